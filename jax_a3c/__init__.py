@@ -1,0 +1,57 @@
+"""A3C and A2C in JAX: the paper's methods, pure where they can be and lock-free where they must.
+
+The public names are loaded when they are first used, so that `import jax_a3c` is quick, touches no device
+and imports no environment library.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jax_a3c.asynchronous import A3CConfig, A3CState, a3c
+    from jax_a3c.synchronous import A2C, A2CConfig, A2CState, a2c
+
+__version__ = "0.1.0"
+
+_MODULES = ("distributions", "envs", "exploration", "losses", "networks", "objectives", "optimizers", "returns")
+_NAMES = {
+    "A2C": "synchronous",
+    "A2CConfig": "synchronous",
+    "A2CState": "synchronous",
+    "a2c": "synchronous",
+    "A3CConfig": "asynchronous",
+    "A3CState": "asynchronous",
+    "a3c": "asynchronous",
+}
+
+__all__ = [
+    "A2C",
+    "A2CConfig",
+    "A2CState",
+    "A3CConfig",
+    "A3CState",
+    "__version__",
+    "a2c",
+    "a3c",
+    "distributions",
+    "envs",
+    "exploration",
+    "losses",
+    "networks",
+    "objectives",
+    "optimizers",
+    "returns",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module behind a public name when the name is first used."""
+    if name in _MODULES:
+        return importlib.import_module(f"jax_a3c.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"jax_a3c.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'jax_a3c' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,198 @@
+"""Who may import what: the layers of the package, and what an import must not drag in."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "jax_a3c"
+
+# The layers, from the bottom up. A row may import what it names; a folder's name stands for all its files.
+BOTTOM = {"types", "checks"}
+MATHS = {"returns", "losses", "distributions", "exploration", "hogwild"}
+LEARNING = {"objectives", "rollouts"}
+RUNNERS = {"synchronous", "asynchronous"}
+BELOW = BOTTOM | MATHS | LEARNING | RUNNERS | {"envs", "networks", "optimizers"}
+TOP = {"methods", "presets", "training"}
+
+RULES: dict[str, set[str]] = {
+    "types": set(),
+    "checks": set(),
+    **dict.fromkeys(MATHS, BOTTOM),
+    "envs.base": BOTTOM,
+    "envs.*": BOTTOM | {"envs.base"},  # the adapters, which do not know each other
+    "envs": BOTTOM | {"envs"},  # make()
+    "optimizers": BOTTOM,
+    "networks": BOTTOM | {"networks", "distributions", "envs.base"},
+    **dict.fromkeys(LEARNING, BOTTOM | MATHS | LEARNING | {"envs.base"}),
+    # Neither runner knows the other, a network, an optimizer or an adapter: these are arguments.
+    **dict.fromkeys(RUNNERS, BOTTOM | MATHS | LEARNING | {"envs.base"}),
+    **dict.fromkeys(TOP, BELOW | TOP | {PACKAGE}),
+    "cli": BELOW | TOP | {PACKAGE},
+    "__main__": {"cli"},
+    PACKAGE: BELOW,  # jax_a3c/__init__.py, for type checkers; at run time its names are lazy
+}
+
+ENVIRONMENT_LIBRARIES = {"gymnax", "envpool", "gymnasium"}
+HEAVY = ENVIRONMENT_LIBRARIES | {"matplotlib", "tensorboardX", "tyro", "tqdm"}
+
+
+class Import(NamedTuple):
+    """One imported module, `lazy` where a function or `if TYPE_CHECKING` keeps it from running on import."""
+
+    name: str
+    lazy: bool
+    line: int
+
+    @property
+    def inner(self) -> str | None:
+        """The name inside the package, or None for another library."""
+        top, _, rest = self.name.partition(".")
+        return (rest or PACKAGE) if top == PACKAGE else None
+
+
+def module_name(path: Path, package: Path) -> str:
+    """`envs.gymnax` for `jax_a3c/envs/gymnax.py`; `envs` and `jax_a3c` for their `__init__`."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or PACKAGE
+
+
+def imports_of(source: str, modules: set[str]) -> Iterator[Import]:
+    """Every import of a file; `from a import b` is `a.b` where that is a module of the package, else `a`."""
+
+    def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, lazy, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"line {node.lineno}: write absolute imports"
+            for alias in node.names:
+                longer = Import(f"{node.module}.{alias.name}", lazy, node.lineno)
+                yield longer if longer.inner in modules else Import(node.module, lazy, node.lineno)
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside |= isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, lazy or inside)
+
+    return visit(ast.parse(source), lazy=False)
+
+
+def allowed(module: str) -> set[str]:
+    """The row of the table for a module; an unknown one has none, and must be given one here."""
+    top = module.split(".")[0]
+    for row in (module, f"{top}.*" if "." in module else module, top):
+        if row in RULES:
+            return RULES[row]
+    raise LookupError(f"{module} has no rule: add it to RULES in {Path(__file__).name}")
+
+
+def violations(package: Path) -> list[str]:
+    """One sentence per broken rule."""
+    files = {module_name(path, package): path for path in sorted(package.rglob("*.py"))}
+    modules = set(files) | set(RULES)
+    found = []
+    for module, path in files.items():
+        try:
+            may = allowed(module)
+        except LookupError as error:
+            found.append(str(error))
+            continue
+        for imported in imports_of(path.read_text(encoding="utf-8"), modules):
+            where = f"{path.relative_to(package.parent)}:{imported.line}"
+            inner, top = imported.inner, imported.name.split(".")[0]
+            if inner:
+                if inner != module and not {inner, inner.split(".")[0]} & may:
+                    found.append(f"{where}: {module} must not import {inner}")
+            elif top in ENVIRONMENT_LIBRARIES:
+                if module != f"envs.{top}":
+                    found.append(f"{where}: only envs.{top} imports {top}")
+                elif not imported.lazy:
+                    found.append(f"{where}: import {top} inside the function that needs it")
+            elif module == "hogwild" and top in {"jax", "jaxlib"}:
+                found.append(f"{where}: hogwild is NumPy only")
+    return found
+
+
+def loaded_by(statements: str) -> set[str]:
+    """Top-level names in `sys.modules` of a fresh interpreter; it fails if `os.environ` changes."""
+    program = (
+        "import json, os, sys; before = dict(os.environ)\n"
+        f"{statements}\n"
+        "assert dict(os.environ) == before, 'os.environ was changed'\n"
+        "print(json.dumps([name.split('.')[0] for name in list(sys.modules)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_package_keeps_its_layers():
+    assert violations(ROOT / PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "message"),
+    [
+        ("types.py", "from jax_a3c import returns", "types must not import returns"),
+        ("returns.py", "from jax_a3c.losses import value_loss", "returns must not import losses"),
+        ("losses.py", "from jax_a3c import a2c", "losses must not import jax_a3c"),
+        ("hogwild.py", "import jax.numpy as jnp", "hogwild is NumPy only"),
+        ("synchronous.py", "def f():\n  import jax_a3c.asynchronous", "must not import asynchronous"),
+        ("asynchronous.py", "from jax_a3c.networks import MLP", "must not import networks"),
+        ("synchronous.py", "from jax_a3c import envs", "must not import envs"),
+        ("rollouts.py", "from jax_a3c.envs.gymnax import make", "must not import envs.gymnax"),
+        ("envs/envpool.py", "from jax_a3c.envs import gymnax", "envs.envpool must not import envs"),
+        ("envs/gymnax.py", "import gymnax", "inside the function"),
+        ("envs/gymnax.py", "def f():\n  import gymnasium", "only envs.gymnasium imports gymnasium"),
+        ("training/loop.py", "def f():\n  import envpool", "only envs.envpool imports envpool"),
+        ("training/loop.py", "from jax_a3c import cli", "training.loop must not import cli"),
+        ("methods.py", "import jax_a3c.cli", "methods must not import cli"),
+        ("utils.py", "", "utils has no rule"),
+    ],
+)
+def test_a_broken_rule_is_found(tmp_path: Path, file: str, source: str, message: str):
+    path = tmp_path / PACKAGE / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    (found,) = violations(tmp_path / PACKAGE)
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("envs/gymnax.py", "from jax_a3c.envs.base import Box\ndef f():\n  import gymnax"),
+        ("envs/gymnax.py", "if TYPE_CHECKING:\n  import gymnax"),
+        ("networks/torsos.py", "from jax_a3c.networks.heads import Q\nfrom jax_a3c.types import Array"),
+        ("training/loop.py", "from jax_a3c import __version__, methods, a2c\nimport jax_a3c.envs"),
+        ("objectives.py", "import jax\nfrom jax_a3c import losses, returns"),
+        ("hogwild.py", "import types\nfrom jax_a3c.types import Array"),  # two modules of one name
+    ],
+)
+def test_a_kept_rule_is_not(tmp_path: Path, file: str, source: str):
+    path = tmp_path / PACKAGE / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert violations(tmp_path / PACKAGE) == []
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert not loaded_by("import jax_a3c") & (HEAVY | {"jax", "jaxlib", "numpy"})
+
+
+def test_importing_the_command_line_does_not_load_jax():
+    assert not loaded_by("import jax_a3c.cli") & (ENVIRONMENT_LIBRARIES | {"jax", "jaxlib", "matplotlib"})
+
+
+def test_the_public_names_load_no_environment_library():
+    # JAX sets variables of its own, so it is imported before the comparison.
+    names = loaded_by(
+        "import jax; before = dict(os.environ)\n"
+        "import jax_a3c; public = [getattr(jax_a3c, name) for name in jax_a3c.__all__]"
+    )
+    assert not names & HEAVY
