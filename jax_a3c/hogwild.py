@@ -1,0 +1,102 @@
+"""Parameters that threads share without a lock: flat float32 buffers and exact counters. NumPy only."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+ALIGNMENT = 64
+"""Bytes; a cache line, and what XLA asks of a buffer that it reads in place."""
+FLUSH_INTERVAL = 1000
+"""Updates of a worker between two sweeps for vanishing statistics."""
+SMALLEST = np.float32(1e-30)
+"""Statistics below this become 0: decaying on they would turn denormal, and each operation slow."""
+
+
+class SharedParameters:
+    """One parameter vector and its optimizer statistics, read and updated by many threads.
+
+    Without a lock, reads and updates interleave element by element: a snapshot may mix two versions and
+    one of two simultaneous additions to an element may be lost. No word is ever torn. This is the contract
+    of Hogwild (Niu et al. 2011) and of the paper. With `lock=True` reads and updates exclude each other.
+
+    The counters are exact in both modes: each worker writes a slot of its own.
+
+    Attributes:
+      parameters: `[P]` float32, 64-byte aligned. theta.
+      statistics: `[P]` float32, 64-byte aligned. The shared statistics of the optimizer, from 0.
+    """
+
+    def __init__(self, initial: np.ndarray, num_workers: int, *, lock: bool = False):
+        """Copy `initial` `[P]` into a fresh shared buffer for `num_workers` threads."""
+        self.parameters = aligned_empty(initial.size)
+        self.parameters[:] = initial
+        self.statistics = aligned_empty(initial.size)
+        self.statistics[:] = 0.0
+        self._guard = threading.Lock() if lock else contextlib.nullcontext()
+        self._env_steps = np.zeros(num_workers, np.int64)
+        self._updates = np.zeros(num_workers, np.int64)
+        self._staleness_sum = np.zeros(num_workers, np.int64)
+        self._staleness_max = np.zeros(num_workers, np.int64)
+
+    @property
+    def env_steps(self) -> int:
+        """T, the environment steps of all workers together."""
+        return int(self._env_steps.sum())
+
+    @property
+    def updates(self) -> int:
+        """Updates of all workers together; also the version of the parameters."""
+        return int(self._updates.sum())
+
+    @property
+    def updates_per_worker(self) -> list[int]:
+        """Updates of each worker."""
+        return self._updates.tolist()
+
+    @property
+    def mean_staleness(self) -> float:
+        """Updates by others between a worker's read and its own update, on average over all updates."""
+        return float(self._staleness_sum.sum() / max(1, self.updates))
+
+    @property
+    def max_staleness(self) -> int:
+        """The largest number of updates by others between a read and the update based on it."""
+        return int(self._staleness_max.max())
+
+    def read(self, out: np.ndarray) -> int:
+        """Copy the parameters into `out` `[P]`, the paper's theta' <- theta; return their version."""
+        with self._guard:
+            version = self.updates
+            np.copyto(out, self.parameters)
+        return version
+
+    def count(self, worker: int, env_steps: int) -> int:
+        """Add environment steps of `worker`; return T, those of all workers."""
+        self._env_steps[worker] += env_steps
+        return self.env_steps
+
+    def apply(self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]) -> None:
+        """Let `change(parameters, statistics)` update the shared buffers in place.
+
+        Args:
+          worker: whose update this is.
+          version: what `read` returned for the parameters that the update was computed from.
+          change: writes to both buffers; it is called under the lock if there is one.
+        """
+        with self._guard:
+            staleness = self.updates - version
+            change(self.parameters, self.statistics)
+            self._updates[worker] += 1
+            if self._updates[worker] % FLUSH_INTERVAL == 0:
+                self.statistics[np.abs(self.statistics) < SMALLEST] = 0.0
+        self._staleness_sum[worker] += staleness
+        self._staleness_max[worker] = max(self._staleness_max[worker], staleness)
+
+
+def aligned_empty(size: int) -> np.ndarray:
+    """Uninitialised float32 vector of `size` entries whose first byte stands on a multiple of 64."""
+    raw = np.empty(size * 4 + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * 4].view(np.float32)

@@ -1,0 +1,103 @@
+"""Optimizers against Optax and against themselves in place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_a3c import optimizers
+from jax_a3c.hogwild import SharedParameters
+
+
+def gradients(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, size)).astype(np.float32)
+
+
+def test_equals_optax_rmsprop_with_eps_in_the_root():
+    ours = optimizers.shared_rmsprop(0.01, decay=0.99, eps=0.1)
+    theirs = optax.rmsprop(0.01, decay=0.99, eps=0.1, eps_in_sqrt=True, initial_scale=0.0)
+    params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+    state, their_state, their_params = ours.init(params), theirs.init(params), params
+    for grad in gradients(100, 8):
+        grads = {"w": jnp.asarray(grad[:6]).reshape(3, 2), "b": jnp.asarray(grad[6:])}
+        changes, state = ours.update(grads, state, params)
+        params = optax.apply_updates(params, changes)
+        changes, their_state = theirs.update(grads, their_state)
+        their_params = optax.apply_updates(their_params, changes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, their_params)
+
+
+def test_by_hand():
+    optimizer = optimizers.shared_rmsprop(0.5, decay=0.75, eps=1.0)
+    state = optimizer.init(jnp.zeros(1))
+    change, state = optimizer.update(jnp.array([2.0]), state)  # g = 0.25 * 4 = 1
+    np.testing.assert_allclose(change, [-0.5 * 2 / np.sqrt(2.0)], rtol=1e-6)
+    change, state = optimizer.update(jnp.array([-4.0]), state)  # g = 0.75 + 0.25 * 16 = 4.75
+    np.testing.assert_allclose(change, [0.5 * 4 / np.sqrt(5.75)], rtol=1e-6)
+
+
+def test_in_place_equals_optax_form_over_1000_updates():
+    schedule = optimizers.linear_schedule(0.01, 900)
+    optimizer = optimizers.shared_rmsprop(schedule)
+    initial = np.random.default_rng(1).normal(size=64).astype(np.float32)
+    shared, scratch = SharedParameters(initial, 1), np.empty(64, np.float32)
+    params, state = jnp.asarray(initial), optimizer.init(jnp.asarray(initial))
+    update = jax.jit(lambda g, s, t: optimizer.update(g, s, env_steps=t))
+    for t, grad in enumerate(gradients(1000, 64)):
+        shared.apply(0, t, lambda p, s, grad=grad, t=t: optimizer.in_place(p, s, grad, scratch, t))
+        changes, state = update(grad, state, np.float32(t))
+        params = optax.apply_updates(params, changes)
+    np.testing.assert_allclose(shared.parameters, params, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(shared.statistics, state.g, rtol=2e-5)
+
+
+def test_linear_schedule_ends_at_exactly_zero_and_stays():
+    schedule = optimizers.linear_schedule(7e-4, 1000)
+    assert schedule(0) == 7e-4
+    assert schedule(500) == pytest.approx(3.5e-4)
+    assert schedule(1000) == 0.0 and schedule(5000) == 0.0
+    np.testing.assert_allclose(schedule(jnp.array([0.0, 1000.0, 2000.0])), [7e-4, 0.0, 0.0])
+
+
+def test_schedule_counts_environment_steps_and_without_them_updates():
+    optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1.0, 10), eps=1.0, decay=1.0)
+    state, grad = optimizer.init(jnp.ones(1)), jnp.ones(1)
+    by_steps, _ = optimizer.update(grad, state, env_steps=5.0)
+    np.testing.assert_allclose(by_steps, [-0.5])
+    _, state = optimizer.update(grad, state)
+    by_updates, _ = optimizer.update(grad, state)
+    np.testing.assert_allclose(by_updates, [-0.9], rtol=1e-6)
+
+
+def test_scale_by_learning_rate_makes_adam():
+    chain = optax.chain(optax.scale_by_adam(), optimizers.scale_by_learning_rate(0.1))
+    adam, params = optax.adam(0.1), jnp.ones(4)
+    grad = jnp.asarray(gradients(1, 4)[0])
+    ours, _ = chain.update(grad, chain.init(params), params)
+    theirs, _ = adam.update(grad, adam.init(params), params)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_learning_rate_can_be_vmapped():
+    def first_change(rate):
+        optimizer = optimizers.shared_rmsprop(rate, eps=1.0, decay=1.0)
+        return optimizer.update(jnp.ones(()), optimizer.init(jnp.ones(())))[0]
+
+    np.testing.assert_allclose(jax.vmap(first_change)(jnp.array([0.1, 0.2])), [-0.1, -0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optimizers.shared_rmsprop(-1.0), "learning_rate must be a number of at least 0, got -1.0"),
+        (lambda: optimizers.shared_rmsprop(0.1, eps=0.0), "eps must be a number above 0, got 0.0"),
+        (lambda: optimizers.shared_rmsprop(0.1, decay=1.5), "decay must be a number between 0 and 1, got 1.5"),
+        (lambda: optimizers.shared_rmsprop("fast"), "learning_rate must be a number of at least 0, got 'fast'"),
+        (lambda: optimizers.linear_schedule(float("nan"), 1), "initial_value must be a number"),
+        (lambda: optimizers.linear_schedule(0.1, 0), "total_env_steps must be a number above 0, got 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
