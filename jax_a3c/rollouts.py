@@ -1,0 +1,158 @@
+"""Unrolling a policy: `num_steps` steps of `N` environments, with the resets between episodes."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.types import ActorState, Array, Carry, Rollout, Transition
+
+AutoReset = Literal["pooled", "exact"]
+Act = Callable[[Array, Carry, Array, Array], tuple[Carry, Array]]
+"""`(key, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`."""
+
+
+class EpisodeSums(NamedTuple):
+    """Running sums over the episodes that ended, so that no per-step record has to leave the device.
+
+    Attributes:
+      episodes: `[]` float32. How many ended.
+      episode_return: `[]` float32. Sum of their returns, in reward units, undiscounted.
+      episode_length: `[]` float32. Sum of their lengths, in environment steps.
+    """
+
+    episodes: Array
+    episode_return: Array
+    episode_length: Array
+
+
+def init_actor(env: JaxEnvironment, carry: Carry, key: Array, num_envs: int) -> ActorState:
+    """Start `num_envs` environments, each with an episode of its own.
+
+    Args:
+      env: the environment, as pure functions.
+      carry: initial recurrent state, `[num_envs, ...]`.
+      key: random key.
+      num_envs: N, at least 1.
+
+    Returns:
+      The acting state before the first step.
+    """
+    reset_key, key = jax.random.split(key)
+    env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
+    return ActorState(
+        env_state=env_state,
+        observation=observation,
+        reset=jnp.ones(num_envs, bool),
+        carry=carry,
+        key=key,
+        episode_return=jnp.zeros(num_envs, jnp.float32),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+    )
+
+
+def unroll(
+    env: JaxEnvironment,
+    act: Act,
+    actor: ActorState,
+    num_steps: int,
+    *,
+    auto_reset: AutoReset = "pooled",
+    stop_at_episode_end: bool = False,
+) -> tuple[ActorState, Rollout, EpisodeSums]:
+    """Act for `num_steps` steps in all environments, on the device, in one loop.
+
+    Args:
+      env: the environment, as pure functions of one instance.
+      act: the policy, `(key, carry, observation, reset) -> (carry, action)`.
+      actor: where to go on.
+      num_steps: T, the paper's t_max, at least 1.
+      auto_reset: where an episode's successor starts. `"exact"` draws a fresh start state for each
+        environment at each step and uses those that are needed. `"pooled"` draws one start state for
+        each environment and rollout: T times less work, the same distribution of start states; only an
+        environment that ends two episodes within one rollout starts both successors alike.
+      stop_at_episode_end: end the rollout after a step that ended the episode in every environment, as
+        the paper's segments do (there is one environment then); the remaining rows have `mask` False.
+
+    Returns:
+      The next acting state, the rollout `[T, N, ...]`, and the sums over the episodes that ended in it.
+    """
+    num_envs = actor.reset.shape[0]
+    # The keys of all steps are drawn here, once: within the loop each draw would cost a kernel of its own.
+    action_key, env_key, reset_key, key = jax.random.split(actor.key, 4)
+    step_keys = tuple(jax.random.split(k, num_steps) for k in (action_key, env_key, reset_key))
+    start = jax.vmap(env.reset)
+    pool = start(jax.random.split(reset_key, num_envs)) if auto_reset == "pooled" else None
+
+    def step(state: tuple[ActorState, EpisodeSums], keys: tuple[Array, Array, Array]) -> Any:
+        actor, sums = state
+        action_key, env_key, reset_key = keys
+        carry, action = act(action_key, actor.carry, actor.observation, actor.reset)
+        env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_envs), actor.env_state, action)
+        ended = timestep.terminated | timestep.truncated
+        fresh = start(jax.random.split(reset_key, num_envs)) if pool is None else pool
+        next_state, observation = _where(ended, fresh, (env_state, timestep.observation))
+        episode_return = actor.episode_return + timestep.reward
+        episode_length = actor.episode_length + 1
+        transition = Transition(
+            observation=actor.observation,
+            reset=actor.reset,
+            action=action,
+            reward=timestep.reward,
+            terminated=timestep.terminated,
+            truncated=timestep.truncated,
+            next_observation=timestep.observation,
+            next_carry=carry,
+            mask=jnp.ones(num_envs, bool),
+        )
+        sums = EpisodeSums(
+            sums.episodes + ended.sum(),
+            sums.episode_return + jnp.sum(episode_return, where=ended),
+            sums.episode_length + jnp.sum(episode_length, where=ended),
+        )
+        actor = ActorState(
+            env_state=next_state,
+            observation=observation,
+            reset=ended,
+            carry=carry,
+            key=actor.key,
+            episode_return=jnp.where(ended, 0.0, episode_return),
+            episode_length=jnp.where(ended, 0, episode_length),
+        )
+        return (actor, sums), transition
+
+    loop = _scan_until_episode_end if stop_at_episode_end else jax.lax.scan
+    zero = jnp.zeros((), jnp.float32)
+    (last, sums), steps = loop(step, (actor, EpisodeSums(zero, zero, zero)), step_keys)
+    return last._replace(key=key), Rollout(actor.carry, steps), sums
+
+
+def _where(condition: Array, new: Any, old: Any) -> Any:
+    """Leafwise `where` with `condition` `[N]` against leaves `[N, ...]`."""
+
+    def select(a: Array, b: Array) -> Array:
+        return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
+
+    return jax.tree.map(select, new, old)
+
+
+def _scan_until_episode_end(step: Callable, state: Any, xs: Any) -> tuple[Any, Transition]:
+    """`lax.scan` of `step` that stops after a transition which ended every environment's episode."""
+    length = jax.tree.leaves(xs)[0].shape[0]
+    _, shapes = jax.eval_shape(step, state, jax.tree.map(lambda x: x[0], xs))
+    rows = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes)
+
+    def unfinished(loop: tuple) -> Array:
+        t, _, _, ended = loop
+        return (t < length) & ~ended
+
+    def body(loop: tuple) -> tuple:
+        t, state, rows, _ = loop
+        state, row = step(state, jax.tree.map(lambda x: x[t], xs))
+        rows = jax.tree.map(lambda buffer, x: buffer.at[t].set(x), rows, row)
+        return t + 1, state, rows, jnp.all(row.terminated | row.truncated)
+
+    _, state, rows, _ = jax.lax.while_loop(unfinished, body, (0, state, rows, False))
+    return state, rows

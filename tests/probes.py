@@ -1,0 +1,133 @@
+"""Probe environments: each isolates one thing that an agent must get right, and has a known value."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_a3c.envs.base import Discrete, EnvSpec
+from jax_a3c.types import Array, TimeStep
+
+
+class State(NamedTuple):
+    """What a probe remembers: the step within the episode and a cue of -1 or 1."""
+
+    time: Array
+    cue: Array
+
+
+class Probe:
+    """Base of the probes: episodes of `length` steps, observation `[time, cue]`, two actions.
+
+    A probe overrides `reward`, and `observe` or `ends` where it differs.
+    """
+
+    length = 1
+
+    def __init__(self):
+        self.spec = EnvSpec(
+            id=f"probe:{type(self).__name__}",
+            observation_shape=(2,),
+            observation_dtype=np.dtype(np.float32),
+            action_space=Discrete(num_actions=2),
+            max_episode_steps=self.length,
+        )
+
+    def reset(self, key: Array) -> tuple[State, Array]:
+        cue = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        state = State(jnp.zeros((), jnp.int32), cue)
+        return state, self.observe(state)
+
+    def step(self, key: Array, state: State, action: Array) -> tuple[State, TimeStep]:
+        reward = self.reward(state, action)
+        state = State(state.time + 1, state.cue)
+        terminated, truncated = self.ends(state, action)
+        reward = jnp.asarray(reward, jnp.float32)
+        return state, TimeStep(self.observe(state), reward, jnp.asarray(terminated), jnp.asarray(truncated))
+
+    def observe(self, state: State) -> Array:
+        return jnp.array([state.time, state.cue], jnp.float32)
+
+    def ends(self, state: State, action: Array) -> tuple[Any, Any]:
+        return state.time >= self.length, jnp.array(False)
+
+    def reward(self, state: State, action: Array) -> Any:
+        raise NotImplementedError
+
+
+class ConstantReward(Probe):
+    """V = 1: does the value function learn at all?"""
+
+    def reward(self, state: State, action: Array) -> Any:
+        return 1.0
+
+
+class ObservedReward(Probe):
+    """V = cue: does the observation reach the value function?"""
+
+    def reward(self, state: State, action: Array) -> Any:
+        return state.cue
+
+
+class TerminalReward(Probe):
+    """Reward 1 on the terminal transition of 3 steps alone: V(time) = gamma^(2 - time)."""
+
+    length = 3
+
+    def reward(self, state: State, action: Array) -> Any:
+        return state.time == self.length - 1
+
+
+class EndlessReward(Probe):
+    """Reward 1 on each step of a task without an end, cut every 4 steps: V = 1 / (1 - gamma)."""
+
+    length = 4
+
+    def observe(self, state: State) -> Array:
+        return jnp.zeros(2)
+
+    def reward(self, state: State, action: Array) -> Any:
+        return 1.0
+
+    def ends(self, state: State, action: Array) -> tuple[Any, Any]:
+        return jnp.array(False), state.time >= self.length
+
+
+class RightAction(Probe):
+    """Reward 1 for action 1, -1 for action 0: does the policy gradient have the right sign?"""
+
+    def reward(self, state: State, action: Array) -> Any:
+        return jnp.where(action == 1, 1.0, -1.0)
+
+
+class MatchingAction(Probe):
+    """Reward 1 for the action that the cue shows: do policy and observation meet?"""
+
+    def reward(self, state: State, action: Array) -> Any:
+        return jnp.where((action == 1) == (state.cue > 0), 1.0, -1.0)
+
+
+class Recall(Probe):
+    """The cue is shown at the first of 3 steps and asked for at the last: is there a memory?"""
+
+    length = 3
+
+    def observe(self, state: State) -> Array:
+        return jnp.array([state.time, jnp.where(state.time == 0, state.cue, 0.0)], jnp.float32)
+
+    def reward(self, state: State, action: Array) -> Any:
+        right = (action == 1) == (state.cue > 0)
+        return jnp.where(state.time == self.length - 1, jnp.where(right, 1.0, -1.0), 0.0)
+
+
+class EitherEnd(Probe):
+    """Action 1 terminates at once, action 0 goes on to a truncation at step 3. For rollouts, not learning."""
+
+    length = 3
+
+    def reward(self, state: State, action: Array) -> Any:
+        return state.time + 1.0
+
+    def ends(self, state: State, action: Array) -> tuple[Any, Any]:
+        return action == 1, state.time >= self.length
