@@ -1,0 +1,314 @@
+"""The asynchronous runner, A3C: threads that update one shared parameter vector without a lock."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jax_a3c.checks import check_choice, check_integer, check_number
+from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.hogwild import SharedParameters, aligned_empty
+from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
+from jax_a3c.rollouts import AutoReset, init_actor, unroll
+from jax_a3c.types import ActorState, Array, Metrics, Params, Progress, TrainingResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class A3CConfig(ActorCriticConfig):
+    """Settings of the asynchronous runner, on top of those of its objective.
+
+    Attributes:
+      num_workers: threads, at least 1. Paper: 16, on as many cores.
+      num_envs: environments of each worker, at least 1. Paper: 1.
+      num_steps: the paper's t_max, the longest segment between two updates, in steps of each environment.
+        Paper: 5; the authors by e-mail: 20.
+      total_timesteps: T_max, the environment steps of all workers after which training ends.
+      max_grad_norm: bound of the gradient's global norm, above 0; None for none. Authors: 40.
+      stop_at_episode_end: a segment ends with the episode, as in Algorithm S3. With several environments:
+        with a step that ends all their episodes.
+      lock: reads and updates of the shared buffers exclude each other. The control experiment.
+      auto_reset: `"pooled"` or `"exact"`, see `rollouts.unroll`.
+    """
+
+    num_workers: int = 2
+    num_envs: int = 1
+    num_steps: int = 20
+    total_timesteps: int = 500_000
+    max_grad_norm: float | None = 40.0
+    stop_at_episode_end: bool = True
+    lock: bool = False
+    auto_reset: AutoReset = "pooled"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_workers", "num_envs", "num_steps", "total_timesteps"):
+            check_integer(name, getattr(self, name), 1)
+        check_choice("auto_reset", self.auto_reset, ("pooled", "exact"))
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+
+
+class A3CState(NamedTuple):
+    """All that a run is at one moment; `run` goes on from it and changes it in place.
+
+    Attributes:
+      shared: parameters, shared statistics and counters.
+      actors: the acting state of each worker.
+      opt_states: what else the optimizer keeps for each worker, `()` for Shared RMSProp.
+    """
+
+    shared: SharedParameters
+    actors: list[ActorState]
+    opt_states: list[Any]
+
+
+def a3c(
+    make_env: Callable[..., JaxEnvironment],
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config: A3CConfig | None = None,
+) -> "Asynchronous":
+    """Asynchronous advantage actor-critic on CPU threads.
+
+    Args:
+      make_env: builds the environment, `() -> env`. Environments written in JAX are pure, one serves all.
+      network: policy and value function, see `networks.actor_critic`.
+      optimizer: `optimizers.shared_rmsprop` is applied in place to statistics that all workers share; any
+        other Optax transformation keeps a state per worker, and its updates are added without a lock.
+      config: settings; the defaults if None.
+
+    Returns:
+      The runner; its `run` trains.
+
+    References:
+      Mnih et al. (2016), Algorithm S3.
+
+    Example:
+      >>> from jax_a3c import a3c, A3CConfig, envs, networks, optimizers
+      >>> env = envs.make("gymnax:CartPole-v1")
+      >>> optimizer = optimizers.shared_rmsprop(7e-4)
+      >>> agent = a3c(lambda: env, networks.actor_critic(env), optimizer, A3CConfig(total_timesteps=1000))
+      >>> agent.run(jax.random.key(0)).progress.env_steps >= 1000
+      True
+    """
+    config = config or A3CConfig()
+    return Asynchronous(make_env(), network, optimizer, actor_critic(network, config), config)
+
+
+class Asynchronous:
+    """Workers that share parameters: the runner for any objective."""
+
+    def __init__(
+        self,
+        env: JaxEnvironment,
+        network: Network,
+        optimizer: optax.GradientTransformation,
+        objective: Objective,
+        config: A3CConfig,
+    ):
+        """Bind the parts; nothing is compiled or started before `init` or `run`."""
+        self.config = config
+        self._env = env
+        self._network = network
+        self._objective = objective
+        self._optimizer = optax.with_extra_args_support(optimizer)
+        self._in_place = getattr(optimizer, "in_place", None)
+        # Lock-free updates of one buffer are an affair of threads and host memory: always the CPU.
+        self._device = jax.local_devices(backend="cpu")[0]
+        shapes = jax.eval_shape(self._init_params, jax.random.key(0))
+        _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+
+    def init(self, key: Array) -> A3CState:
+        """Fresh parameters and one acting state per worker, each with random numbers of its own."""
+        num_workers, num_envs = self.config.num_workers, self.config.num_envs
+        with jax.default_device(self._device):
+            params_key, actors_key = jax.random.split(jax.device_put(key, self._device))
+            flat, _ = ravel_pytree(jax.jit(self._init_params)(params_key))
+            carry = self._network.initial_carry((num_envs,))
+            start = jax.jit(lambda key: init_actor(self._env, carry, key, num_envs))
+            actors = [start(k) for k in jax.random.split(actors_key, num_workers)]
+            opt_state = () if self._in_place else self._optimizer.init(flat)
+        shared = SharedParameters(np.asarray(flat), num_workers, lock=self.config.lock)
+        return A3CState(shared, actors, [opt_state] * num_workers)
+
+    def params(self, state: A3CState) -> Params:
+        """The network's variables, a copy of the shared parameters as they are now."""
+        with jax.default_device(self._device):
+            return self._unravel(jnp.array(state.shared.parameters, copy=True))
+
+    def run(
+        self,
+        key: Array | int = 0,
+        *,
+        state: A3CState | None = None,
+        callback: Callable[[Progress], bool | None] | None = None,
+        interval: float = 0.5,
+    ) -> TrainingResult:
+        """Train until all workers together have taken `total_timesteps` environment steps.
+
+        Args:
+          key: random key, or a seed, of a fresh run; unused if `state` is given.
+          state: where to go on. It is changed in place, so that after a failure or an interrupt it holds
+            what was learned.
+          callback: called in this thread about every `interval` seconds, and once at the end; training ends
+            early when it returns True.
+          interval: seconds, above 0.
+
+        Returns:
+          Parameters, state and counts.
+
+        Raises:
+          Exception: the first one that a worker raised, with its traceback and the worker's number. All
+            workers have ended when it is raised, as they have after Ctrl-C.
+        """
+        check_number("interval", interval, above=0.0)
+        if state is None:
+            state = self.init(jax.random.key(key) if isinstance(key, int) else key)
+        compiling = time.perf_counter()
+        self._compile(state)
+        start, first_step = time.perf_counter(), state.shared.env_steps
+        sums = np.zeros((self.config.num_workers, len(self._metric_names)))
+
+        def report() -> bool:
+            return callback is not None and bool(callback(self._progress(state, sums, start)))
+
+        for _ in self._supervise(state, sums, interval):
+            if report():
+                break
+        progress = self._progress(state, sums, start)
+        report()
+        rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
+        return TrainingResult(self.params(state), state, progress, rate, start - compiling)
+
+    def _work(self, worker: int, state: A3CState, sums: np.ndarray, stop: threading.Event) -> None:
+        """One worker: Algorithm S3 until T > T_max."""
+        shared, size = state.shared, state.shared.parameters.size
+        theta, scratch = aligned_empty(size), aligned_empty(size)
+        while shared.env_steps < self.config.total_timesteps and not stop.is_set():
+            version = shared.read(theta)  # theta' <- theta, a copy: XLA reads the buffer itself
+            state.actors[worker], packed = self._segment(theta, state.actors[worker])  # t_max steps, d theta
+            packed = np.asarray(packed)  # waits for the segment; others hold the interpreter meanwhile
+            gradient, metrics = packed[:size], packed[size:]
+            sums[worker] += metrics
+            env_steps = shared.count(worker, int(metrics[0]))
+            change = self._change(state, worker, theta, gradient, scratch, env_steps)
+            shared.apply(worker, version, change)  # theta <- theta - update(d theta), without a lock
+
+    def _change(
+        self,
+        state: A3CState,
+        worker: int,
+        theta: np.ndarray,
+        gradient: np.ndarray,
+        scratch: np.ndarray,
+        env_steps: int,
+    ) -> Callable[[np.ndarray, np.ndarray], None]:
+        """What a gradient does to the shared parameters and statistics, in place."""
+        if rule := self._in_place:
+            return lambda parameters, statistics: rule(parameters, statistics, gradient, scratch, env_steps)
+        opt_state = state.opt_states[worker]
+        delta, state.opt_states[worker] = self._update(gradient, opt_state, theta, np.float32(env_steps))
+        delta = np.asarray(delta)
+        return lambda parameters, _: np.add(parameters, delta, out=parameters)
+
+    def _supervise(self, state: A3CState, sums: np.ndarray, interval: float) -> Iterator[None]:
+        """Run the workers; yield every `interval` seconds; raise what any of them raised; leave none alive."""
+        stop, outcomes = threading.Event(), queue.SimpleQueue[BaseException | None]()
+
+        def guarded(worker: int) -> None:
+            try:
+                self._work(worker, state, sums, stop)
+                outcomes.put(None)
+            except BaseException as error:
+                error.add_note(f"raised in worker {worker} of {self.config.num_workers}; all workers have ended")
+                outcomes.put(error)
+
+        threads = [
+            threading.Thread(target=guarded, args=(worker,), name=f"a3c-worker-{worker}")
+            for worker in range(self.config.num_workers)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            running = len(threads)
+            while running:
+                try:
+                    outcome = outcomes.get(timeout=interval)
+                except queue.Empty:
+                    yield
+                    continue
+                if outcome is not None:
+                    raise outcome
+                running -= 1
+        finally:
+            stop.set()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+
+    def _compile(self, state: A3CState) -> None:
+        """Compile in this thread, once: all workers run the same program."""
+        if hasattr(self, "_segment"):
+            return
+        names: list[str] = []
+
+        def packed_segment(flat: Array, actor: ActorState) -> tuple[ActorState, Array]:
+            actor, grads, metrics = self._unpacked_segment(self._unravel(flat), actor)
+            names[:] = metrics
+            # One vector: each array that crosses to NumPy costs time under the interpreter lock.
+            return actor, jnp.concatenate([ravel_pytree(grads)[0], jnp.stack(list(metrics.values()))])
+
+        def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
+            return self._optimizer.update(grad, opt_state, flat, env_steps=env_steps)
+
+        theta = jnp.asarray(state.shared.parameters)
+        self._segment = self._on_one_core(packed_segment, theta, state.actors[0])
+        self._metric_names = tuple(names)
+        if not self._in_place:
+            self._update = self._on_one_core(update, theta, state.opt_states[0], theta, np.float32(0))
+
+    def _on_one_core(self, function: Callable, *args: Any) -> Callable:
+        """Compile for the CPU, without XLA's own threads: the workers are the threads."""
+        options = {"xla_cpu_multi_thread_eigen": False}
+        with jax.default_device(self._device):
+            return jax.jit(function).lower(*args).compile(compiler_options=options)
+
+    def _unpacked_segment(self, params: Params, actor: ActorState) -> tuple[ActorState, Params, Metrics]:
+        """Up to t_max steps from `actor` and the gradient of the objective on them."""
+        actor, rollout, episodes = unroll(
+            self._env,
+            lambda *args: self._objective.act(params, *args),
+            actor,
+            self.config.num_steps,
+            auto_reset=self.config.auto_reset,
+            stop_at_episode_end=self.config.stop_at_episode_end,
+        )
+        grads, metrics = gradient(self._objective, params, rollout, self.config.max_grad_norm)
+        env_steps = rollout.steps.mask.sum().astype(jnp.float32)
+        return actor, grads, {"env_steps": env_steps, **metrics, **episodes._asdict()}
+
+    def _init_params(self, key: Array) -> Params:
+        spec, num_envs = self._env.spec, self.config.num_envs
+        observation = jnp.zeros((1, num_envs, *spec.observation_shape), spec.observation_dtype)
+        carry = self._network.initial_carry((num_envs,))
+        return self._network.init(key, carry, observation, jnp.ones((1, num_envs), bool))
+
+    def _progress(self, state: A3CState, sums: np.ndarray, start: float) -> Progress:
+        shared = state.shared
+        return Progress(
+            env_steps=shared.env_steps,
+            updates=shared.updates,
+            updates_per_worker=shared.updates_per_worker,
+            mean_staleness=shared.mean_staleness,
+            max_staleness=shared.max_staleness,
+            metric_sums=dict(zip(self._metric_names, sums.sum(axis=0).tolist(), strict=True)),
+            seconds=time.perf_counter() - start,
+        )

@@ -1,0 +1,206 @@
+"""The synchronous runner: purity, transformations, exact steps, and the probes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from probes import (
+    ConstantReward,
+    EndlessReward,
+    MatchingAction,
+    ObservedReward,
+    Recall,
+    RightAction,
+    TerminalReward,
+)
+
+from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
+from jax_a3c.objectives import actor_critic, gradient
+from jax_a3c.rollouts import unroll
+from jax_a3c.training.loop import Synchronous
+
+
+def make_agent(env, *, optimizer=None, network=None, **settings):
+    network = network or networks.actor_critic(env, hidden=(16,))
+    return network, a2c(env, network, optimizer or optimizers.shared_rmsprop(3e-3, eps=1e-5), A2CConfig(**settings))
+
+
+def train(agent, updates, seed=0):
+    @jax.jit
+    def run(key):
+        return jax.lax.scan(lambda state, _: agent.step(state), agent.init(key), length=updates)
+
+    return run(jax.random.key(seed))
+
+
+def outputs(network, params, observations):
+    """Values and action probabilities for a batch of first observations."""
+    observations = jnp.asarray(observations, jnp.float32)[None]
+    reset = jnp.ones(observations.shape[:2], bool)
+    carry = network.initial_carry(observations.shape[1:2])
+    _, policy, values = network.apply(params, carry, observations, reset)
+    return np.asarray(values[0]), np.exp(policy.log_prob(jnp.ones(reset.shape, jnp.int32)))[0]
+
+
+def test_constant_reward_has_value_one():
+    network, agent = make_agent(ConstantReward())
+    values, _ = outputs(network, train(agent, 500)[0].params, [[0, 1], [0, -1]])
+    np.testing.assert_allclose(values, 1.0, atol=0.05)
+
+
+def test_the_value_follows_the_observation():
+    network, agent = make_agent(ObservedReward())
+    values, _ = outputs(network, train(agent, 500)[0].params, [[0, 1], [0, -1]])
+    np.testing.assert_allclose(values, [1, -1], atol=0.1)
+
+
+def test_a_single_terminal_reward_is_discounted_back():
+    network, agent = make_agent(TerminalReward(), gamma=0.5, num_steps=2)
+    values, _ = outputs(network, train(agent, 1500)[0].params, [[0, 1], [1, 1], [2, 1]])
+    np.testing.assert_allclose(values, [0.25, 0.5, 1.0], atol=0.06)
+
+
+def test_a_time_limit_is_not_an_end():
+    network, agent = make_agent(EndlessReward(), gamma=0.8, num_steps=3)
+    values, _ = outputs(network, train(agent, 1500)[0].params, [[0, 0]])
+    np.testing.assert_allclose(values, 5.0, atol=0.2)
+
+
+@pytest.mark.parametrize("env", [RightAction(), MatchingAction()], ids=lambda env: env.spec.id)
+def test_the_better_action_is_taken(env):
+    network, agent = make_agent(env)
+    _, probabilities = outputs(network, train(agent, 500)[0].params, [[0, 1], [0, -1]])
+    assert probabilities[0] > 0.9
+    assert probabilities[1] > 0.9 if isinstance(env, RightAction) else probabilities[1] < 0.1
+
+
+def test_the_lstm_remembers_and_without_it_nothing_can():
+    env, returns = Recall(), {}
+    for lstm in (16, 0):
+        network = networks.actor_critic(env, hidden=(16,), lstm=lstm)
+        _, agent = make_agent(env, network=network, num_steps=6, num_envs=32)
+        _, metrics = train(agent, 800)
+        recent = {name: float(values[-100:].sum()) for name, values in metrics.items()}
+        returns[lstm] = recent["episode_return"] / recent["episodes"]
+    assert returns[16] > 0.9
+    assert abs(returns[0]) < 0.2
+
+
+def test_continuous_actions_find_the_optimum():
+    class Target(ConstantReward):
+        """Reward -(a - 0.5)^2."""
+
+        def __init__(self):
+            super().__init__()
+            self.spec = envs.EnvSpec(**{**vars(self.spec), "action_space": envs.Box(low=(-2.0,), high=(2.0,))})
+
+        def reward(self, state, action):
+            return -jnp.square(action[0] - 0.5)
+
+    env = Target()
+    for variance in ("parameter", "scalar", "per_dimension"):
+        network = networks.actor_critic(env, hidden=(16,), variance=variance, shared=False)
+        _, agent = make_agent(env, network=network, optimizer=optax.adam(3e-3), ent_coef=1e-4, num_envs=64)
+        params = train(agent, 600)[0].params
+        _, policy, _ = network.apply(params, (), jnp.array([[[0.0, 1.0]]]), jnp.ones((1, 1), bool))
+        np.testing.assert_allclose(policy.mode(), 0.5, atol=0.1, err_msg=variance)
+
+
+def test_step_is_unroll_gradient_update():
+    """The step written out with the same parts, for a recurrent network through truncations."""
+    env = envs.make("gymnax:CartPole-v1", max_steps_in_episode=7)
+    network = networks.actor_critic(env, hidden=(8,), lstm=4)
+    optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 1000))
+    config = A2CConfig(num_envs=3, num_steps=5)
+    agent, objective = a2c(env, network, optimizer, config), actor_critic(network, config)
+    state = jax.jit(agent.init)(jax.random.key(0))
+    for update in range(1, 4):
+        actor, rollout, _ = unroll(env, lambda *args, p=state.params: objective.act(p, *args), state.actor, 5)
+        grads, _ = gradient(objective, state.params, rollout, 0.5)
+        changes, opt_state = optimizer.update(grads, state.opt_state, env_steps=15.0 * update)
+        expected = state._replace(params=optax.apply_updates(state.params, changes), opt_state=opt_state, actor=actor)
+        state, _ = jax.jit(agent.step)(state)
+        leaves = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True)
+        for ours, theirs in leaves:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_compiles_once_and_is_deterministic():
+    _, agent = make_agent(MatchingAction())
+    traces = []
+
+    @jax.jit
+    def step(state):
+        traces.append(1)
+        return agent.step(state)
+
+    finals = []
+    for _ in range(2):
+        state = agent.init(jax.random.key(5))
+        for _ in range(20):
+            state, _ = step(state)
+        finals.append(state.params)
+    assert len(traces) == 1
+    jax.tree.map(np.testing.assert_array_equal, *finals)
+
+
+def test_vmap_over_seeds_and_hyper_parameters():
+    env = MatchingAction()
+    network = networks.actor_critic(env, hidden=(8,))
+
+    def final_entropy(key, learning_rate, ent_coef):
+        optimizer = optimizers.shared_rmsprop(learning_rate, eps=1e-5)
+        agent = a2c(env, network, optimizer, A2CConfig(ent_coef=ent_coef))
+        return jax.lax.scan(lambda s, _: agent.step(s), agent.init(key), length=200)[1]["entropy"][-1]
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    rates, costs = jnp.array([0.0, 1e-2, 1e-2]), jnp.array([0.0, 0.0, 5.0])
+    entropies = jax.jit(jax.vmap(final_entropy))(keys, rates, costs)
+    assert entropies[0] > 0.6, "without a learning rate nothing is learned"
+    assert entropies[1] < 0.1
+    assert entropies[2] > 0.6, "the entropy cost keeps the policy random"
+
+
+def test_every_optax_optimizer_serves():
+    _, agent = make_agent(RightAction(), optimizer=optax.chain(optax.clip(1.0), optax.adamw(1e-2)))
+    assert float(train(agent, 200)[1]["episode_return"][-1]) > 60
+
+
+def test_host_loop_counts_and_stops():
+    _, agent = make_agent(ConstantReward(), num_envs=4, num_steps=5)
+    trainer = Synchronous(agent, A2CConfig(num_envs=4, num_steps=5), 1001)
+    reports = []
+    result = trainer.run(0, callback=reports.append)
+    assert result.progress.env_steps == 1020 and result.progress.updates == 51
+    assert result.progress.metric_sums["episodes"] == 1020
+    assert [r.env_steps for r in reports] == sorted(r.env_steps for r in reports)
+    assert reports[-1] == result.progress
+    stopped = trainer.run(0, callback=lambda progress: progress.updates >= 7)
+    assert 7 <= stopped.progress.updates < 51
+
+
+def test_host_loop_equals_the_steps_one_by_one():
+    _, agent = make_agent(MatchingAction(), num_envs=4)
+    result = Synchronous(agent, A2CConfig(num_envs=4), 4 * 5 * 30).run(jax.random.key(2))
+    state = agent.init(jax.random.key(2))
+    for _ in range(30):
+        state, _ = jax.jit(agent.step)(state)
+    leaves = zip(jax.tree.leaves(result.params), jax.tree.leaves(state.params), strict=True)
+    for ours, theirs in leaves:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be an integer of at least 1, got 0"),
+        ({"num_steps": 2.5}, "num_steps must be an integer of at least 1, got 2.5"),
+        ({"max_grad_norm": 0}, "max_grad_norm must be a number above 0, got 0"),
+        ({"auto_reset": "poold"}, "auto_reset must be one of pooled, exact, got 'poold'; did you mean 'pooled'"),
+        ({"gamma": 2}, "gamma must be a number between 0 and 1, got 2"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        A2CConfig(**settings)
