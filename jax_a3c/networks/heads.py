@@ -1,0 +1,70 @@
+"""Policy heads: features `[..., F]` -> a distribution over actions with float32 parameters."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jax_a3c.distributions import Categorical, DiagonalGaussian
+from jax_a3c.networks.initializers import dense
+from jax_a3c.types import Array
+
+VARIANCES = ("parameter", "scalar", "per_dimension")
+
+
+class CategoricalHead(nn.Module):
+    """Linear logits.
+
+    Attributes:
+      num_actions: A.
+      initialization: "orthogonal" with gain 0.01, so that the first policy is nearly uniform, or "torch".
+    """
+
+    num_actions: int
+    initialization: str = "orthogonal"
+
+    @nn.compact
+    def __call__(self, features: Array) -> Categorical:
+        """`[..., F]` -> logits `[..., A]`."""
+        return Categorical(
+            dense(features, self.num_actions, init=self.initialization, scale=0.01, name="logits")
+        )
+
+
+class GaussianHead(nn.Module):
+    r"""Linear mean and one of three variances.
+
+        "scalar"          sigma^2 = softplus(w x + b) + min_variance,  one for all dimensions (the paper)
+        "per_dimension"   sigma_k^2 = softplus(w_k x + b_k) + min_variance
+        "parameter"       sigma_k^2 = exp(2 log_stddev_k) + min_variance,  of no state (today's practice)
+
+    Attributes:
+      size: number of entries of an action vector, A.
+      variance: one of the three.
+      min_variance: lower bound of the variance in squared action units. It keeps log_prob
+        and its gradient finite.
+      initialization: "orthogonal" with gain 0.01, or "torch"; log_stddev starts at 0.
+
+    References:
+      Mnih et al. (2016), section 9 of the supplement.
+    """
+
+    size: int
+    variance: str = "parameter"
+    min_variance: float = 1e-4
+    initialization: str = "orthogonal"
+
+    @nn.compact
+    def __call__(self, features: Array) -> DiagonalGaussian:
+        """`[..., F]` -> mean `[..., A]`, stddev `[..., A]`, or `[..., 1]` with "scalar"."""
+        mean = dense(features, self.size, init=self.initialization, scale=0.01, name="mean")
+        if self.variance == "parameter":
+            log_stddev = self.param("log_stddev", nn.initializers.zeros, (self.size,), jnp.float32)
+            variance = jnp.broadcast_to(jnp.exp(2.0 * log_stddev), mean.shape)
+        elif self.variance in ("scalar", "per_dimension"):
+            entries = 1 if self.variance == "scalar" else self.size
+            variance = jax.nn.softplus(
+                dense(features, entries, init=self.initialization, scale=0.01, name="variance")
+            )
+        else:
+            raise ValueError(f"unknown variance {self.variance!r}; choose one of {', '.join(VARIANCES)}")
+        return DiagonalGaussian(mean, jnp.sqrt(variance + self.min_variance))

@@ -1,0 +1,55 @@
+"""How weights and biases start: today's orthogonal practice, or Torch's default of 2016."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jax_a3c.types import Array
+
+Initializer = jax.nn.initializers.Initializer
+
+INITS = ("orthogonal", "torch")
+
+
+def initializers(init: str, *, scale: float, fan_in: int) -> dict[str, Any]:
+    """Initialisers of one layer, as the keyword arguments of a Flax layer.
+
+    Args:
+      init: "orthogonal", orthogonal weights times `scale` and zero biases, or "torch",
+        U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, which the paper used.
+      scale: gain of the orthogonal weights; "torch" ignores it.
+      fan_in: number of inputs of one output unit.
+
+    Raises:
+      ValueError: if `init` is unknown.
+
+    References:
+      "torch": e-mail of V. Mnih, wiki of muupan/async-rl (2016).
+    """
+    if init == "orthogonal":
+        return {"kernel_init": nn.initializers.orthogonal(scale), "bias_init": nn.initializers.zeros}
+    if init != "torch":
+        raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def uniform(key: Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return {"kernel_init": uniform, "bias_init": uniform}
+
+
+def dense(
+    inputs: Array,
+    features: int,
+    *,
+    init: str,
+    scale: float,
+    dtype: Any = jnp.float32,
+    name: str | None = None,
+) -> Array:
+    """Apply a new `nn.Dense` inside a compact module: `[..., F]` -> `[..., features]`, parameters float32."""
+    starts = initializers(init, scale=scale, fan_in=inputs.shape[-1])
+    return nn.Dense(features, dtype=dtype, name=name, **starts)(inputs)

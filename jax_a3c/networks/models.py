@@ -1,0 +1,243 @@
+"""Whole networks, actor-critic and Q, and the factories that build them for an environment."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jax_a3c.distributions import Categorical, DiagonalGaussian
+from jax_a3c.envs.base import ActionSpace, Box
+from jax_a3c.networks.heads import VARIANCES, CategoricalHead, GaussianHead
+from jax_a3c.networks.initializers import INITS, dense
+from jax_a3c.networks.recurrent import LSTM
+from jax_a3c.networks.torsos import MLP, MinAtarConv, Mnih2013, Nature, as_real
+from jax_a3c.types import Array, Carry
+
+TORSOS = ("mlp", "mnih2013", "nature", "minatar")
+
+
+class Trunk(nn.Module):
+    """Observations to features: the torso on the merged batch, then the core, if any, over time."""
+
+    torso: nn.Module
+    core: LSTM | None = None
+    num_categories: int | None = None
+
+    @nn.compact
+    def __call__(self, carry: Carry, obs: Array, reset: Array) -> tuple[Carry, Array]:
+        """`[T, *B, *obs_shape]` -> carry after the last step, features `[T, *B, F]` float32."""
+        merged = obs.reshape(-1, *obs.shape[reset.ndim :])  # [T * B, *obs_shape]
+        features = self.torso(as_real(merged, self.num_categories))
+        features = features.reshape(*reset.shape, -1)
+        if self.core is not None:
+            carry, features = self.core(carry, features, reset)
+        return carry, features.astype(jnp.float32)
+
+
+class ActorCritic(nn.Module):
+    """Policy and value of a state.
+
+    Attributes:
+      torso: module from `[M, *obs_shape]` to `[M, F]`.
+      action_space: `Discrete` gives a `Categorical` policy, `Box` a `DiagonalGaussian`.
+      core: `LSTM`, or None for a feed-forward network.
+      shared: policy and value share torso and core, as in the paper's Atari network. False gives each its
+        own, as in the paper's continuous control; with a core the carry is `(policy_carry, value_carry)`.
+      variance: of the Gaussian, see `GaussianHead`.
+      min_variance: of the Gaussian, in squared action units.
+      num_categories: observations are integers below this number, encoded one-hot; None for others.
+      initialization: of the heads, "orthogonal" or "torch"; torso and core have their own field.
+    """
+
+    torso: nn.Module
+    action_space: ActionSpace
+    core: LSTM | None = None
+    shared: bool = True
+    variance: str = "parameter"
+    min_variance: float = 1e-4
+    num_categories: int | None = None
+    initialization: str = "orthogonal"
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
+        """Zeros for `batch_shape`, that of one time step; `()` for a feed-forward network."""
+        if self.core is None:
+            return ()
+        carry = self.core.initial_carry(batch_shape)
+        return carry if self.shared else (carry, carry)
+
+    @nn.compact
+    def __call__(
+        self, carry: Carry, obs: Array, reset: Array
+    ) -> tuple[Carry, Categorical | DiagonalGaussian, Array]:
+        """Run over time.
+
+        Args:
+          carry: `[*B, H]`, the state before obs[0], as from `initial_carry`.
+          obs: `[T, *B, *obs_shape]`.
+          reset: `[T, *B]` bool. The carry is zeroed before obs[t] where True.
+
+        Returns:
+          The carry after the last step, the policy with `[T, *B, ...]` parameters, and the values, `[T, *B]`.
+        """
+        if self.shared:
+            carry, features = _trunk(self, "trunk")(carry, obs, reset)
+            value_features = features
+        else:
+            policy_carry, value_carry = carry if self.core is not None else ((), ())
+            policy_carry, features = _trunk(self, "policy_trunk")(policy_carry, obs, reset)
+            value_carry, value_features = _trunk(self, "value_trunk")(value_carry, obs, reset)
+            carry = (policy_carry, value_carry) if self.core is not None else ()
+        values = dense(value_features, 1, init=self.initialization, scale=1.0, name="value")[..., 0]
+        return carry, self._policy(features), values
+
+    def _policy(self, features: Array) -> Categorical | DiagonalGaussian:
+        if isinstance(self.action_space, Box):
+            size = self.action_space.size
+            return GaussianHead(size, self.variance, self.min_variance, self.initialization, name="policy")(
+                features
+            )
+        return CategoricalHead(self.action_space.num_actions, self.initialization, name="policy")(features)
+
+
+class QNetwork(nn.Module):
+    """Action values, with the signature of `ActorCritic`.
+
+    The distribution is `Categorical(q_values)`: its `mode()` is the greedy action. It is not the policy:
+    acting is epsilon-greedy on the values.
+
+    Attributes:
+      torso: module from `[M, *obs_shape]` to `[M, F]`.
+      action_space: `Discrete`.
+      core: `LSTM`, or None for a feed-forward network.
+      dueling: Q = V + A - mean A (Wang et al., 2016) with linear streams; the paper names it as a
+        possible improvement.
+      num_categories: observations are integers below this number, encoded one-hot; None for others.
+      initialization: of the head, "orthogonal" or "torch"; torso and core have their own field.
+    """
+
+    torso: nn.Module
+    action_space: ActionSpace
+    core: LSTM | None = None
+    dueling: bool = False
+    num_categories: int | None = None
+    initialization: str = "orthogonal"
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
+        """Zeros for `batch_shape`, that of one time step; `()` for a feed-forward network."""
+        return () if self.core is None else self.core.initial_carry(batch_shape)
+
+    @nn.compact
+    def __call__(self, carry: Carry, obs: Array, reset: Array) -> tuple[Carry, Categorical, Array]:
+        """As `ActorCritic`, but the values are those of all actions, `[T, *B, A]`."""
+        num_actions = _num_actions(self.action_space)
+        carry, features = _trunk(self, "trunk")(carry, obs, reset)
+        q_values = dense(features, num_actions, init=self.initialization, scale=1.0, name="q")
+        if self.dueling:
+            values = dense(features, 1, init=self.initialization, scale=1.0, name="value")
+            q_values = values + q_values - q_values.mean(axis=-1, keepdims=True)
+        return carry, Categorical(q_values), q_values
+
+
+def actor_critic(
+    spec: Any,
+    *,
+    torso: str | nn.Module = "mlp",
+    hidden: tuple[int, ...] = (64, 64),
+    lstm: int = 0,
+    shared: bool = True,
+    variance: str = "parameter",
+    min_variance: float = 1e-4,
+    init: str = "orthogonal",
+    dtype: Any = jnp.float32,
+) -> ActorCritic:
+    """Build an actor-critic network for an environment.
+
+    Args:
+      spec: `EnvSpec`, or an object with one as its `.spec`.
+      torso: "mlp", "mnih2013", "nature", "minatar", or a module from `[M, *obs_shape]` to `[M, F]`.
+      hidden: units of the layers of "mlp".
+      lstm: units of the LSTM after the torso; 0 for none.
+      shared: policy and value share torso and core.
+      variance: of a Gaussian policy: "parameter", "scalar" (the paper's) or "per_dimension".
+      min_variance: of a Gaussian policy, in squared action units.
+      init: "orthogonal", or "torch" as the paper's.
+      dtype: of torso and core, such as `jnp.bfloat16`; parameters, heads and outputs are float32.
+
+    Raises:
+      ValueError: if a name is unknown.
+    """
+    spec = getattr(spec, "spec", spec)
+    if variance not in VARIANCES:
+        raise ValueError(f"unknown variance {variance!r}; choose one of {', '.join(VARIANCES)}")
+    return ActorCritic(
+        torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
+        action_space=spec.action_space,
+        core=_core(lstm, init=init, dtype=dtype),
+        shared=shared,
+        variance=variance,
+        min_variance=min_variance,
+        num_categories=spec.num_categories,
+        initialization=init,
+    )
+
+
+def q_network(
+    spec: Any,
+    *,
+    torso: str | nn.Module = "mlp",
+    hidden: tuple[int, ...] = (64, 64),
+    lstm: int = 0,
+    dueling: bool = False,
+    init: str = "orthogonal",
+    dtype: Any = jnp.float32,
+) -> QNetwork:
+    """Build an action-value network for an environment; arguments as of `actor_critic`.
+
+    Raises:
+      ValueError: if a name is unknown, or if the actions are not discrete.
+    """
+    spec = getattr(spec, "spec", spec)
+    _num_actions(spec.action_space)
+    return QNetwork(
+        torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
+        action_space=spec.action_space,
+        core=_core(lstm, init=init, dtype=dtype),
+        dueling=dueling,
+        num_categories=spec.num_categories,
+        initialization=init,
+    )
+
+
+def _trunk(network: ActorCritic | QNetwork, name: str) -> Trunk:
+    """A trunk with torso and core of its own, made from unbound copies; for compact methods."""
+    torso = network.torso.clone(parent=None, name=None)
+    core = None if network.core is None else network.core.clone(parent=None, name=None)
+    return Trunk(torso, core, network.num_categories, name=name)
+
+
+def _num_actions(action_space: ActionSpace) -> int:
+    if isinstance(action_space, Box):
+        raise ValueError(
+            f"a Q network needs discrete actions, got a Box of size {action_space.size}; "
+            "use actor_critic and an actor-critic method (a2c, a3c) for continuous actions"
+        )
+    return action_space.num_actions
+
+
+def _core(units: int, *, init: str, dtype: Any) -> LSTM | None:
+    if units < 0:
+        raise ValueError(f"lstm is a number of units, 0 for none, got {units}")
+    return LSTM(units, initialization=init, dtype=dtype) if units else None
+
+
+def _torso(torso: str | nn.Module, *, hidden: tuple[int, ...], init: str, dtype: Any) -> nn.Module:
+    if init not in INITS:
+        raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+    if isinstance(torso, nn.Module):
+        return torso
+    if torso == "mlp":
+        return MLP(tuple(hidden), initialization=init, dtype=dtype)
+    images = {"mnih2013": Mnih2013, "nature": Nature, "minatar": MinAtarConv}
+    if torso not in images:
+        raise ValueError(f"unknown torso {torso!r}; choose one of {', '.join(TORSOS)} or pass a flax module")
+    return images[torso](initialization=init, dtype=dtype)
