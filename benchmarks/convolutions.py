@@ -27,18 +27,13 @@ run. Their forward pass is 2 to 8 times slower on 84x84 images.
 
 import argparse
 import functools
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
+from measure import RESULTS, interleaved_seconds, spread, write_result
 
 from jax_a3c.networks import convolutions
 from jax_a3c.types import Array
@@ -127,43 +122,29 @@ def measure(layer: tuple, batch: int, repeats: int) -> list[dict[str, object]]:
     compiled = {}
     for form_name, form in FORMS.items():
         for program_name, program in programs(form, (stride, stride), name in FIRST_LAYERS).items():
-            run = jax.jit(program).lower(batches, kernel).compile()
-            jax.block_until_ready(run(batches, kernel))  # warm-up
-            compiled[form_name, program_name] = run
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in compiled}
-    for _ in range(repeats):
-        for key, run in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run(batches, kernel))
-            seconds = time.perf_counter() - start
-            times[key].append(1e3 * seconds / (SCAN_LENGTH if key[1].endswith("scan") else 1))
+            compiled[form_name, program_name] = jax.jit(program).lower(batches, kernel).compile()
+    programs_ = {key: functools.partial(run, batches, kernel) for key, run in compiled.items()}
+    times = {
+        key: [1e3 * seconds / (SCAN_LENGTH if key[1].endswith("scan") else 1) for seconds in values]
+        for key, values in interleaved_seconds(programs_, repeats).items()
+    }
     return [
         {
             "layer": name,
             "batch": batch,
             "form": form_name,
             "program": program_name,
-            "median_ms": round(statistics.median(values), 3),
-            "min_ms": round(min(values), 3),
-            "max_ms": round(max(values), 3),
+            **{f"{name}_ms": value for name, value in spread(values).items()},
         }
         for (form_name, program_name), values in times.items()
     ]
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:
     """Measure, print a table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/convolutions.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "convolutions.json")
     args = parser.parse_args()
     rows = []
     for layer in LAYERS:
@@ -174,19 +155,7 @@ def main() -> None:
             for form in FORMS:
                 cells = [f"{row['median_ms']:9.2f}" for row in new if row["form"] == form]
                 print(f"  {form:10s}", *cells, flush=True)
-    result = {
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "device": jax.devices()[0].device_kind},
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-        },
-        "load_average": os.getloadavg(),
-        "repeats": args.repeats,
-        "rows": rows,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, rows, repeats=args.repeats)
 
 
 if __name__ == "__main__":

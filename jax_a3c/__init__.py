@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("distributions", "envs", "exploration", "losses", "networks", "objectives", "optimizers", "returns")
+_MODULES = (
+    "distributions",
+    "envs",
+    "exploration",
+    "losses",
+    "networks",
+    "objectives",
+    "optimizers",
+    "returns",
+)
 _NAMES = {
     "A2C": "synchronous",
     "A2CConfig": "synchronous",

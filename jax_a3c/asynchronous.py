@@ -125,16 +125,17 @@ class Asynchronous:
         self._device = jax.local_devices(backend="cpu")[0]
         shapes = jax.eval_shape(self._init_params, jax.random.key(0))
         _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+        self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
+        carry = network.initial_carry((config.num_envs,))
+        self._init_actor = jax.jit(lambda key: init_actor(env, carry, key, config.num_envs))
 
     def init(self, key: Array) -> A3CState:
         """Fresh parameters and one acting state per worker, each with random numbers of its own."""
-        num_workers, num_envs = self.config.num_workers, self.config.num_envs
+        num_workers = self.config.num_workers
         with jax.default_device(self._device):
             params_key, actors_key = jax.random.split(jax.device_put(key, self._device))
-            flat, _ = ravel_pytree(jax.jit(self._init_params)(params_key))
-            carry = self._network.initial_carry((num_envs,))
-            start = jax.jit(lambda key: init_actor(self._env, carry, key, num_envs))
-            actors = [start(k) for k in jax.random.split(actors_key, num_workers)]
+            flat = self._init_flat(params_key)
+            actors = [self._init_actor(k) for k in jax.random.split(actors_key, num_workers)]
             opt_state = () if self._in_place else self._optimizer.init(flat)
         shared = SharedParameters(np.asarray(flat), num_workers, lock=self.config.lock)
         return A3CState(shared, actors, [opt_state] * num_workers)
@@ -220,7 +221,7 @@ class Asynchronous:
         return lambda parameters, _: np.add(parameters, delta, out=parameters)
 
     def _supervise(self, state: A3CState, sums: np.ndarray, interval: float) -> Iterator[None]:
-        """Run the workers; yield every `interval` seconds; raise what any of them raised; leave none alive."""
+        """Run the workers; yield every `interval` seconds; raise what any raised; leave none alive."""
         stop, outcomes = threading.Event(), queue.SimpleQueue[BaseException | None]()
 
         def guarded(worker: int) -> None:
@@ -228,7 +229,9 @@ class Asynchronous:
                 self._work(worker, state, sums, stop)
                 outcomes.put(None)
             except BaseException as error:
-                error.add_note(f"raised in worker {worker} of {self.config.num_workers}; all workers have ended")
+                error.add_note(
+                    f"raised in worker {worker} of {self.config.num_workers}; all workers have ended"
+                )
                 outcomes.put(error)
 
         threads = [
@@ -277,7 +280,7 @@ class Asynchronous:
 
     def _on_one_core(self, function: Callable, *args: Any) -> Callable:
         """Compile for the CPU, without XLA's own threads: the workers are the threads."""
-        options = {"xla_cpu_multi_thread_eigen": False}
+        options: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
         with jax.default_device(self._device):
             return jax.jit(function).lower(*args).compile(compiler_options=options)
 

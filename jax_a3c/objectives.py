@@ -23,9 +23,13 @@ class Network(Protocol):
     true the network forgets its carry before it sees that observation.
     """
 
-    init: Callable[..., Params]
-    apply: Callable[..., tuple[Carry, Any, Array]]
-    """`(params, carry, observation, reset) -> (carry, distribution, values)`."""
+    @property
+    def init(self) -> Callable[..., Params]:
+        """`(key, carry, observation, reset) -> params`."""
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """`(params, carry, observation, reset) -> (carry, distribution, values)`."""
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         """Recurrent state at the start of an episode, `[*batch_shape, ...]`."""
@@ -103,7 +107,9 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
       Mnih et al. (2016), section 4 and Algorithm S3; Schulman et al. (2016) for lambda < 1.
     """
 
-    def act(params: Params, key: Array, carry: Carry, observation: Array, reset: Array) -> tuple[Carry, Array]:
+    def act(
+        params: Params, key: Array, carry: Carry, observation: Array, reset: Array
+    ) -> tuple[Carry, Array]:
         carry, policy, _ = network.apply(params, carry, observation[None], reset[None])
         return carry, policy.sample(key)[0]
 
@@ -127,7 +133,9 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
             "entropy": policy.entropy(),
         }
         means = {name: jnp.mean(x, where=steps.mask) for name, x in per_step.items()}
-        total = means["policy_loss"] + config.vf_coef * means["value_loss"] - config.ent_coef * means["entropy"]
+        total = (
+            means["policy_loss"] + config.vf_coef * means["value_loss"] - config.ent_coef * means["entropy"]
+        )
         # The mean over steps and environments, times the number of steps: the sum over a segment.
         length = steps.mask.sum() / steps.mask[0].size
         return total * (length if config.loss_reduction == "sum" else 1.0), {"loss": total, **means}
@@ -164,7 +172,9 @@ def next_values(network: Network, params: Params, rollout: Rollout, values: Arra
 
     def with_final_observations() -> Array:
         own = value(steps.next_carry, steps.next_observation, steps.reset)
-        return jnp.where(truncated.reshape(truncated.shape + (1,) * (own.ndim - truncated.ndim)), own, following)
+        return jnp.where(
+            truncated.reshape(truncated.shape + (1,) * (own.ndim - truncated.ndim)), own, following
+        )
 
     return jax.lax.cond(jnp.any(truncated[:-1]), with_final_observations, lambda: following)
 

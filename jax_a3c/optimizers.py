@@ -52,11 +52,11 @@ class RMSPropState(NamedTuple):
     """State of `shared_rmsprop` under Optax.
 
     Attributes:
-      count: `[]` int32. Number of updates.
+      updates: `[]` int32. Number of updates so far.
       g: like the parameters, float32. Moving average of the squared gradient.
     """
 
-    count: Array
+    updates: Array
     g: Any
 
 
@@ -167,9 +167,9 @@ def shared_rmsprop(
     ) -> tuple[Any, RMSPropState]:
         del params
         g = jax.tree.map(lambda g, grad: decay * g + (1.0 - decay) * grad * grad, state.g, updates)
-        eta = schedule(state.count if env_steps is None else env_steps)
+        eta = schedule(state.updates if env_steps is None else env_steps)
         updates = jax.tree.map(lambda grad, g: -eta * grad / jnp.sqrt(g + eps), updates, g)
-        return updates, RMSPropState(optax.safe_increment(state.count), g)
+        return updates, RMSPropState(optax.safe_increment(state.updates), g)
 
     def in_place(
         parameters: np.ndarray,

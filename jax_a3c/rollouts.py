@@ -123,7 +123,7 @@ def unroll(
         )
         return (actor, sums), transition
 
-    loop = _scan_until_episode_end if stop_at_episode_end else jax.lax.scan
+    loop: Callable = _scan_until_episode_end if stop_at_episode_end else jax.lax.scan
     zero = jnp.zeros((), jnp.float32)
     (last, sums), steps = loop(step, (actor, EpisodeSums(zero, zero, zero)), step_keys)
     return last._replace(key=key), Rollout(actor.carry, steps), sums

@@ -137,7 +137,11 @@ def synchronous(
     def step(state: A2CState) -> tuple[A2CState, Metrics]:
         params, opt_state, actor, updates = state
         actor, rollout, episodes = unroll(
-            env, lambda *args: objective.act(params, *args), actor, config.num_steps, auto_reset=config.auto_reset
+            env,
+            lambda *args: objective.act(params, *args),
+            actor,
+            config.num_steps,
+            auto_reset=config.auto_reset,
         )
         grads, metrics = gradient(objective, params, rollout, config.max_grad_norm)
         env_steps = (updates + 1).astype(jnp.float32) * steps_per_update

@@ -18,7 +18,9 @@ def sample_action(space, key):
 
 
 def test_every_registered_environment_can_be_made_but_the_one_that_downloads():
-    assert {env_id.removeprefix("gymnax:") for env_id in IDS} == set(gymnax.registered_envs) - {"MNISTBandit-bsuite"}
+    assert {env_id.removeprefix("gymnax:") for env_id in IDS} == set(gymnax.registered_envs) - {
+        "MNISTBandit-bsuite"
+    }
     assert len(IDS) >= 25
 
 
@@ -34,7 +36,9 @@ def test_every_environment_runs_in_a_loop_with_the_shapes_it_declares(env_id):
         lambda key: jax.lax.scan(step, env.reset(key)[0], jax.random.split(key, 3)), jax.random.key(0)
     )
     assert jax.tree.structure(last) == jax.tree.structure(state)
-    assert [(x.shape, x.dtype) for x in jax.tree.leaves(last)] == [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(last)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(state)
+    ]
     assert (observation.shape, observation.dtype) == (env.spec.observation_shape, env.spec.observation_dtype)
     assert steps.observation.shape == (3, *env.spec.observation_shape)
     assert (steps.reward.shape, steps.reward.dtype) == ((3,), jnp.float32)
@@ -50,7 +54,9 @@ def test_step_equals_gymnax_less_its_auto_reset(name):
     for key in jax.random.split(jax.random.key(1), 12):
         action = sample_action(env.spec.action_space, key)
         state, timestep = env.step(key, state, action)
-        their_observation, their_state, reward, terminated, _ = theirs.step_env(key, their_state, action, params)
+        their_observation, their_state, reward, terminated, _ = theirs.step_env(
+            key, their_state, action, params
+        )
         np.testing.assert_array_equal(timestep.observation, their_observation)
         np.testing.assert_allclose(timestep.reward, np.squeeze(reward))
         assert bool(timestep.terminated) == bool(terminated)

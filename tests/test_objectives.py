@@ -104,7 +104,9 @@ def test_rows_after_the_end_of_a_segment_do_not_count():
     grads, metrics = gradient(objective, params, rollout, None)
     expected, expected_metrics = gradient(objective, params, whole, None)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), grads, expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), metrics, expected_metrics)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), metrics, expected_metrics
+    )
 
 
 def test_gradient_is_that_of_algorithm_s3():
@@ -138,7 +140,9 @@ def test_the_value_of_a_cut_episode_is_that_of_its_final_observation():
     carry = jax.tree.map(lambda x: x[3], rollout.steps.next_carry)
     own = bootstrap(network, params, carry, rollout.steps.next_observation[3])
     np.testing.assert_allclose(following[3], own, rtol=1e-5)
-    assert np.abs(np.asarray(following[3] - values[4])).min() > 1e-3, "not the value of the next episode's start"
+    assert np.abs(np.asarray(following[3] - values[4])).min() > 1e-3, (
+        "not the value of the next episode's start"
+    )
 
 
 def test_normalized_advantages_leave_the_value_loss_alone():
@@ -163,7 +167,9 @@ def test_clipping_bounds_the_global_norm_and_keeps_the_direction():
     norm = optax.tree.norm(free)
     assert norm > 0.5
     np.testing.assert_allclose(optax.tree.norm(clipped), 0.5, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a * 0.5 / norm, b, rtol=1e-4, atol=1e-7), free, clipped)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a * 0.5 / norm, b, rtol=1e-4, atol=1e-7), free, clipped
+    )
     np.testing.assert_allclose(metrics["grad_norm"], clipped_metrics["grad_norm"], rtol=1e-6)
 
 

@@ -92,8 +92,14 @@ def test_learning_rate_can_be_vmapped():
     [
         (lambda: optimizers.shared_rmsprop(-1.0), "learning_rate must be a number of at least 0, got -1.0"),
         (lambda: optimizers.shared_rmsprop(0.1, eps=0.0), "eps must be a number above 0, got 0.0"),
-        (lambda: optimizers.shared_rmsprop(0.1, decay=1.5), "decay must be a number between 0 and 1, got 1.5"),
-        (lambda: optimizers.shared_rmsprop("fast"), "learning_rate must be a number of at least 0, got 'fast'"),
+        (
+            lambda: optimizers.shared_rmsprop(0.1, decay=1.5),
+            "decay must be a number between 0 and 1, got 1.5",
+        ),
+        (
+            lambda: optimizers.shared_rmsprop("fast"),
+            "learning_rate must be a number of at least 0, got 'fast'",
+        ),
         (lambda: optimizers.linear_schedule(float("nan"), 1), "initial_value must be a number"),
         (lambda: optimizers.linear_schedule(0.1, 0), "total_env_steps must be a number above 0, got 0"),
     ],

@@ -91,7 +91,9 @@ def test_episode_sums_and_running_returns():
 def test_a_segment_ends_with_the_episode(num_steps):
     env = TerminalReward()
     actor = init_actor(env, (), jax.random.key(0), 1)
-    last, rollout, sums = jax.jit(lambda a: unroll(env, random_act, a, num_steps, stop_at_episode_end=True))(actor)
+    last, rollout, sums = jax.jit(lambda a: unroll(env, random_act, a, num_steps, stop_at_episode_end=True))(
+        actor
+    )
     taken = min(num_steps, 3)
     assert rollout.steps.mask[:, 0].tolist() == [True] * taken + [False] * (num_steps - taken)
     assert bool(last.reset[0]) == (taken == 3) and float(sums.episodes) == (taken == 3)
@@ -105,7 +107,9 @@ def test_start_states_of_the_pool_have_the_environments_distribution():
     for auto_reset in ("pooled", "exact"):
         actor = init_actor(env, (), jax.random.key(0), 500)
         _, rollout, _ = unroll(env, random_act, actor, 6, auto_reset=auto_reset)
-        starts[auto_reset] = np.sort(np.asarray(rollout.steps.observation[2]).ravel())  # a first observation each
+        starts[auto_reset] = np.sort(
+            np.asarray(rollout.steps.observation[2]).ravel()
+        )  # a first observation each
         assert rollout.steps.reset[2].all()
     # Two-sample Kolmogorov-Smirnov: at 2,000 values each, 0.06 is exceeded in 1 of 700 cases by chance.
     grid = np.linspace(-0.05, 0.05, 200)

@@ -23,7 +23,9 @@ from jax_a3c.training.loop import Synchronous
 
 def make_agent(env, *, optimizer=None, network=None, **settings):
     network = network or networks.actor_critic(env, hidden=(16,))
-    return network, a2c(env, network, optimizer or optimizers.shared_rmsprop(3e-3, eps=1e-5), A2CConfig(**settings))
+    return network, a2c(
+        env, network, optimizer or optimizers.shared_rmsprop(3e-3, eps=1e-5), A2CConfig(**settings)
+    )
 
 
 def train(agent, updates, seed=0):
@@ -93,7 +95,9 @@ def test_continuous_actions_find_the_optimum():
 
         def __init__(self):
             super().__init__()
-            self.spec = envs.EnvSpec(**{**vars(self.spec), "action_space": envs.Box(low=(-2.0,), high=(2.0,))})
+            self.spec = envs.EnvSpec(
+                **{**vars(self.spec), "action_space": envs.Box(low=(-2.0,), high=(2.0,))}
+            )
 
         def reward(self, state, action):
             return -jnp.square(action[0] - 0.5)
@@ -119,7 +123,9 @@ def test_step_is_unroll_gradient_update():
         actor, rollout, _ = unroll(env, lambda *args, p=state.params: objective.act(p, *args), state.actor, 5)
         grads, _ = gradient(objective, state.params, rollout, 0.5)
         changes, opt_state = optimizer.update(grads, state.opt_state, env_steps=15.0 * update)
-        expected = state._replace(params=optax.apply_updates(state.params, changes), opt_state=opt_state, actor=actor)
+        expected = state._replace(
+            params=optax.apply_updates(state.params, changes), opt_state=opt_state, actor=actor
+        )
         state, _ = jax.jit(agent.step)(state)
         leaves = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True)
         for ours, theirs in leaves:
@@ -197,7 +203,10 @@ def test_host_loop_equals_the_steps_one_by_one():
         ({"num_envs": 0}, "num_envs must be an integer of at least 1, got 0"),
         ({"num_steps": 2.5}, "num_steps must be an integer of at least 1, got 2.5"),
         ({"max_grad_norm": 0}, "max_grad_norm must be a number above 0, got 0"),
-        ({"auto_reset": "poold"}, "auto_reset must be one of pooled, exact, got 'poold'; did you mean 'pooled'"),
+        (
+            {"auto_reset": "poold"},
+            "auto_reset must be one of pooled, exact, got 'poold'; did you mean 'pooled'",
+        ),
         ({"gamma": 2}, "gamma must be a number between 0 and 1, got 2"),
     ],
 )

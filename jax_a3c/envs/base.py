@@ -1,11 +1,7 @@
 """The protocol of environments: a description and two pure functions."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-
-import jax
-import numpy as np
 
 from jax_a3c.types import Array, TimeStep
 

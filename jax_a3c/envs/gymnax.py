@@ -54,7 +54,9 @@ class GymnaxEnvironment:
         truncated = self._env.is_truncated(state, self._params)
         observation, state = _cast((observation, state), self._structure)
         reward = jnp.asarray(reward, jnp.float32).reshape(())
-        return state, TimeStep(observation, reward, jnp.asarray(terminated, bool), jnp.asarray(truncated, bool))
+        return state, TimeStep(
+            observation, reward, jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+        )
 
 
 def available() -> list[str]:

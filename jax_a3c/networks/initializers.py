@@ -9,8 +9,6 @@ import jax.numpy as jnp
 
 from jax_a3c.types import Array
 
-Initializer = jax.nn.initializers.Initializer
-
 INITS = ("orthogonal", "torch")
 
 

@@ -1,0 +1,94 @@
+"""What return do the presets reach, over seeds, and in how many seconds?
+
+    python benchmarks/learning.py [--only a3c gymnax:CartPole-v1] [--seeds 10] [--episodes 100]
+
+Trains every preset with the final weights evaluated over complete episodes, greedy and sampled, on
+environments of their own, and writes one row for each run. A row that exists for the same settings and seed
+is kept, so that the script can be ended and started again.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from measure import RESULTS, write_result
+from tqdm import tqdm
+
+from jax_a3c.presets import PRESETS
+from jax_a3c.training.experiment import build
+from jax_a3c.training.settings import resolve
+from jax_a3c.training.train import evaluate
+
+# Beside the presets: settings that a claim of the README needs too.
+VARIANTS = {
+    ("a3c", "gymnax:CartPole-v1"): [{"num_workers": 8}],
+    ("a2c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
+    ("a3c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
+}
+
+
+def main() -> None:
+    """Train, print a table and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", default=[], help="methods and environment ids to keep")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=RESULTS / "learning.json")
+    args = parser.parse_args()
+    old = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    rows = {json.dumps([row["method"], row["env"], row["settings"], row["seed"]]): row for row in old}
+    cases = [
+        (method, env_id, variant)
+        for (method, env_id) in PRESETS
+        for variant in ({}, *VARIANTS.get((method, env_id), []))
+        if not args.only or {method, env_id} >= set(args.only) or {method, env_id} <= set(args.only)
+    ]
+    with tqdm(total=len(cases) * args.seeds) as bar:
+        for method, env_id, variant in cases:
+            settings = resolve(method, env_id, **variant, eval_episodes=args.episodes)
+            experiment = None
+            for seed in range(args.seeds):
+                bar.set_description(f"{method} {env_id} {variant or ''}")
+                plain = json.loads(json.dumps(dataclasses.asdict(settings)))
+                key = json.dumps([method, env_id, plain, seed])
+                if key not in rows:
+                    experiment = experiment or build(method, env_id, settings)
+                    result = experiment.trainer.run(seed)
+                    scores = evaluate(experiment, settings, result.params, jax.random.key(10_000 + seed))
+                    rows[key] = {
+                        "method": method,
+                        "env": env_id,
+                        "variant": variant,
+                        "seed": seed,
+                        **{name: round(x, 3) if isinstance(x, float) else x for name, x in scores.items()},
+                        "env_steps": result.progress.env_steps,
+                        "seconds": round(result.progress.seconds, 2),
+                        "compile_seconds": round(result.compile_seconds, 2),
+                        "settings": plain,
+                    }
+                bar.update()
+    print_table(list(rows.values()))
+    write_result(args.out, list(rows.values()), episodes=args.episodes)
+
+
+def print_table(rows: list[dict]) -> None:
+    """Over seeds: mean, lowest and highest return of the policy that counts, steps, longest time."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["env"], json.dumps(row["variant"])), []).append(row)
+    for (method, env_id, variant), runs in groups.items():
+        scores = np.array([run["eval_return_mean"] for run in runs])
+        seconds = [run["seconds"] for run in runs]
+        print(
+            f"{method} {env_id} {variant if variant != '{}' else ''}: {scores.mean():.2f} "
+            f"(lowest {scores.min():.2f}, highest {scores.max():.2f}; {runs[0]['eval_policy']}) "
+            f"over {len(runs)} seeds, {runs[0]['settings']['total_timesteps']:,} steps, "
+            f"at most {max(seconds):.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What all benchmarks share: one timer that interleaves what it compares, one format of results."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jax_a3c.training.run_directory import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved_seconds(programs: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[float]]:
+    """Seconds of each program, A B C A B C ..., so that a slow minute of the machine meets them all.
+
+    Args:
+      programs: what to run, by name; compiled already. Their results are waited for.
+      repeats: rounds, after one that is thrown away.
+
+    Returns:
+      `repeats` times for each name.
+    """
+    times: dict[Any, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats + 1):
+        for name, run in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - start)
+    return {name: values[1:] for name, values in times.items()}
+
+
+def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
+    """Median, minimum and maximum."""
+    ordered = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, digits) for name, value in ordered.items()}
+
+
+def write_result(path: Path, rows: list[dict[str, Any]], **settings: Any) -> None:
+    """Write rows with all that a figure must name: machine, versions, commit, load, settings."""
+    result = {
+        "environment": environment(),
+        "load_average": os.getloadavg(),
+        "settings": settings,
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {path}")

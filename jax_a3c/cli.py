@@ -1,0 +1,273 @@
+"""`jax-a3c`: train, evaluate, plot and look things up from the command line.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jax_a3c.presets import PRESETS
+from jax_a3c.training.settings import Settings, resolve
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+"""Exit codes: of a refused command, and of a run that SIGINT or SIGTERM ended (128 + SIGINT)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train METHOD on ENV.
+
+    The defaults shown are the preset's where there is one for METHOD and ENV (see `jax-a3c presets`).
+    Integers may be written as 1e6.
+    """
+
+    method: tyro.conf.Positional[str]
+    """a2c or a3c."""
+    env: tyro.conf.Positional[str]
+    """Environment id such as gymnax:CartPole-v1; `jax-a3c envs` lists them."""
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+    run_dir: Path | None = None
+    """Folder to write to; runs/METHOD-ENV-TIME if left out."""
+    dry_run: bool = False
+    """Print settings, shapes and the parameter count, and stop before anything compiles."""
+    quiet: bool = False
+    """No progress bar."""
+    tensorboard: bool = False
+    """Write TensorBoard events too."""
+
+    def __call__(self) -> int:
+        """Run the command."""
+        if self.dry_run:
+            return _describe(self.method, self.env, self.settings)
+        from jax_a3c.training.train import train
+
+        name = f"{self.method}-{self.env.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run_dir = self.run_dir or Path("runs", name)
+        summary = train(
+            self.method, self.env, self.settings, run_dir, quiet=self.quiet, tensorboard=self.tensorboard
+        )
+        _print_table([_summary_row(run_dir, summary)])
+        return 0 if summary["status"] == "completed" else INTERRUPTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Evaluate the final parameters of a run over complete episodes."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    episodes: int = 100
+    """Complete episodes, for each of greedy and sampled actions."""
+    seed: int = 1
+    """Of start states and sampled actions."""
+
+    def __call__(self) -> int:
+        """Run the command."""
+        from jax_a3c.training.run_directory import RunDirectory
+        from jax_a3c.training.train import evaluate_run
+
+        results = evaluate_run(RunDirectory(self.run_dir), num_episodes=self.episodes, seed=self.seed)
+        print(json.dumps(results, indent=2))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draw the learning curves of runs into one picture and print their summaries."""
+
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    output: Path = Path("learning_curve.png")
+    """The PNG file to write."""
+
+    def __call__(self) -> int:
+        """Run the command."""
+        from jax_a3c.training.plots import learning_curves
+        from jax_a3c.training.run_directory import RunDirectory
+
+        if not self.run_dirs:
+            raise ValueError("run_dirs must name at least one folder of a run")
+        runs = [RunDirectory(path) for path in self.run_dirs]
+        print(f"wrote {learning_curves(runs, self.output)}")
+        _print_table(
+            [_summary_row(run.path, run.summary()) for run in runs if (run.path / "summary.json").exists()]
+        )
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Print versions, devices and processor of this machine."""
+
+    def __call__(self) -> int:
+        """Run the command."""
+        from jax_a3c.training.run_directory import environment
+
+        print(json.dumps(environment(), indent=2))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presets:
+    """List the tuned settings with their measured results."""
+
+    def __call__(self) -> int:
+        """Run the command."""
+        for (method, env_id), preset in PRESETS.items():
+            settings = " ".join(f"{name}={value}" for name, value in preset.settings.items())
+            print(f"{method} {env_id}\n  {settings}\n  {preset.result}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envs:
+    """List the environments that can be made."""
+
+    def __call__(self) -> int:
+        """Run the command."""
+        from jax_a3c import envs
+
+        rows = []
+        for env_id in envs.available():
+            spec = envs.make(env_id).spec
+            actions = spec.action_space
+            rows.append(
+                {
+                    "id": env_id,
+                    "observation": f"{spec.num_categories} categories"
+                    if spec.num_categories
+                    else f"{spec.observation_shape} {spec.observation_dtype}",
+                    "actions": f"{actions.num_actions} discrete"
+                    if isinstance(actions, envs.Discrete)
+                    else f"{actions.size} continuous",
+                    "time limit": spec.max_episode_steps,
+                }
+            )
+        _print_table(rows)
+        return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command of `jax-a3c`.
+
+    Args:
+      arguments: of the command line, those of the process if None.
+
+    Returns:
+      The exit code: 0, or 2 if the command was refused, or 130 if a run was interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        train = tyro.conf.subcommand("train", default=_train_defaults(arguments))
+        command: Any = tyro.cli(
+            Annotated[Train, train]
+            | Annotated[Eval, tyro.conf.subcommand("eval")]
+            | Annotated[Plot, tyro.conf.subcommand("plot")]
+            | Annotated[Info, tyro.conf.subcommand("info")]
+            | Annotated[Presets, tyro.conf.subcommand("presets")]
+            | Annotated[Envs, tyro.conf.subcommand("envs")],
+            prog="jax-a3c",
+            description="A3C and A2C in JAX.",
+            args=arguments,
+            registry=_integers(),
+        )
+        return command()
+    except ValueError as error:
+        print(f"jax-a3c: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _train_defaults(arguments: list[str]) -> Train:
+    """What `train` starts from: the settings of the method and environment that stand first."""
+    positional = arguments[1:3] if arguments[:1] == ["train"] else []
+    if len(positional) == 2 and not any(word.startswith("-") for word in positional):
+        return Train(method=positional[0], env=positional[1], settings=resolve(*positional))
+    return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Settings())
+
+
+def _integers() -> tyro.constructors.ConstructorRegistry:
+    """Let integers be written as `1e6` too."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    def parse(words: list[str]) -> int:
+        try:
+            return int(words[0])
+        except ValueError:
+            if not float(words[0]).is_integer():
+                raise ValueError(f"{words[0]} is not an integer") from None
+            return int(float(words[0]))
+
+    @registry.primitive_rule
+    def rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if info.type is not int:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=parse,
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def _describe(method: str, env_id: str, settings: Settings) -> int:
+    """What `--dry-run` prints."""
+    import math
+
+    from jax_a3c.training.experiment import build
+    from jax_a3c.training.run_directory import named_leaves
+
+    experiment = build(method, env_id, settings)
+    print(f"{method} on {env_id}")
+    for name, value in dataclasses.asdict(settings).items():
+        print(f"  {name} = {value}")
+    print(experiment.env.spec)
+    shapes = {name: leaf.shape for name, leaf in named_leaves(experiment.parameters_like()).items()}
+    for name, shape in shapes.items():
+        print(f"  {name} {shape}")
+    print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
+    return 0
+
+
+def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a summary that a terminal has room for."""
+    row = {
+        "method": summary["method"],
+        "env": summary["env"],
+        "seed": summary["seed"],
+        "status": summary["status"],
+    }
+    if "env_steps" in summary:
+        row |= {
+            "env steps": f"{summary['env_steps']:,}",
+            "seconds": f"{summary['seconds']:.1f}",
+            "steps/s": f"{summary['env_steps_per_second']:,.0f}",
+        }
+    if "eval_return_mean" in summary:
+        row["return"] = f"{summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
+        row["evaluated"] = f"{summary['eval_episodes']} episodes, {summary['eval_policy']}"
+    return {**row, "run": run_dir}
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows as aligned columns; a row may lack some of them."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

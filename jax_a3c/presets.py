@@ -1,0 +1,89 @@
+"""Tuned settings for a method and an environment, each with the result that was measured with it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings that differ from the method's defaults, and what they reach.
+
+    Attributes:
+      settings: fields of `training.Settings`.
+      result: the measured result, as recorded in `benchmarks/results/`.
+    """
+
+    settings: dict[str, Any]
+    result: str
+
+
+PRESETS: dict[tuple[str, str], Preset] = {
+    ("a2c", "gymnax:CartPole-v1"): Preset(
+        settings={"total_timesteps": 500_000, "learning_rate": 2e-3},
+        result="",
+    ),
+    ("a3c", "gymnax:CartPole-v1"): Preset(
+        settings={"total_timesteps": 500_000, "num_workers": 2, "learning_rate": 5e-3, "reward_scale": 0.1},
+        result="",
+    ),
+    ("a2c", "gymnax:Acrobot-v1"): Preset(
+        settings={"total_timesteps": 1_000_000, "learning_rate": 2e-3, "reward_scale": 0.05},
+        result="",
+    ),
+    ("a3c", "gymnax:Acrobot-v1"): Preset(
+        settings={
+            "total_timesteps": 1_000_000,
+            "num_workers": 2,
+            "learning_rate": 5e-3,
+            "reward_scale": 0.05,
+        },
+        result="",
+    ),
+    ("a2c", "gymnax:Catch-bsuite"): Preset(
+        settings={"total_timesteps": 500_000, "learning_rate": 2e-3},
+        result="",
+    ),
+    ("a3c", "gymnax:Catch-bsuite"): Preset(
+        settings={"total_timesteps": 500_000, "num_workers": 2, "learning_rate": 5e-3},
+        result="",
+    ),
+    ("a2c", "gymnax:MemoryChain-bsuite"): Preset(
+        settings={
+            "total_timesteps": 500_000,
+            "lstm": True,
+            "lstm_size": 64,
+            "num_envs": 64,
+            "num_steps": 16,
+            "gae_lambda": 0.95,
+            "normalize_advantages": True,
+            "optimizer": "adam",
+            "learning_rate": 2e-3,
+        },
+        result="",
+    ),
+    ("a3c", "gymnax:MemoryChain-bsuite"): Preset(
+        settings={
+            "total_timesteps": 500_000,
+            "num_workers": 2,
+            "lstm": True,
+            "lstm_size": 32,
+            "learning_rate": 5e-3,
+        },
+        result="",
+    ),
+    ("a2c", "gymnax:Pendulum-v1"): Preset(
+        settings={
+            "total_timesteps": 5_000_000,
+            "num_envs": 32,
+            "num_steps": 8,
+            "gamma": 0.95,
+            "gae_lambda": 0.9,
+            "ent_coef": 0.0,
+            "reward_scale": 0.1,
+            "shared_trunk": False,
+            "learning_rate": 1e-3,
+        },
+        result="",
+    ),
+}
+"""By method and environment id."""

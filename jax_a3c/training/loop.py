@@ -1,0 +1,97 @@
+"""The host loop around the synchronous runner: many updates in each call of one compiled program."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_a3c.synchronous import A2C, A2CConfig, A2CState
+from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
+
+REPORTS = 200
+"""Reports of a run at least, as far as it has as many updates: the points of its learning curve."""
+
+
+class Synchronous:
+    """Trains a synchronous method from the host; the counterpart of `asynchronous.Asynchronous`."""
+
+    def __init__(self, agent: A2C, config: A2CConfig, total_timesteps: int):
+        """Bind the parts; nothing is compiled before `run`."""
+        self.config = config
+        self._agent = agent
+        self._steps_per_update = config.num_envs * config.num_steps
+        self._total_updates = -(-total_timesteps // self._steps_per_update)
+        self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
+
+    def init(self, key: Array) -> A2CState:
+        """Fresh parameters and environments."""
+        return jax.jit(self._agent.init)(key)
+
+    def params(self, state: A2CState) -> Params:
+        """The network's variables."""
+        return state.params
+
+    def run(
+        self,
+        key: Array | int = 0,
+        *,
+        state: A2CState | None = None,
+        callback: Callable[[Progress], bool | None] | None = None,
+        interval: float = 0.5,
+    ) -> TrainingResult:
+        """Train until `total_timesteps` environment steps are taken.
+
+        Args:
+          key: random key, or a seed, of a fresh run; unused if `state` is given.
+          state: where to go on; its buffers are donated.
+          callback: called at least every `interval` seconds or so, and at the end; training ends early when
+            it returns True.
+          interval: seconds that one call to the device may take.
+
+        Returns:
+          Parameters, state and counts.
+        """
+        if state is None:
+            state = self.init(jax.random.key(key) if isinstance(key, int) else key)
+        compiling = time.perf_counter()
+        program = self._compile(state)
+        start, first = time.perf_counter(), int(state.updates)
+        done, chunk = first, 1
+        sums: dict[str, float] = {}
+        progress = self._progress(done, 0.0, sums)
+        while done < self._total_updates:
+            called = time.perf_counter()
+            count = min(chunk, self._total_updates - done)
+            state, metrics = program(state, np.int32(count))
+            metrics = jax.device_get(metrics)
+            done += count
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in metrics.items()}
+            progress = self._progress(done, time.perf_counter() - start, sums)
+            if callback is not None and callback(progress):
+                break
+            affordable = count * interval / max(time.perf_counter() - called, 1e-9)
+            chunk = max(1, min(2 * chunk, int(affordable), self._total_updates // REPORTS))
+        rate = (done - first) * self._steps_per_update / max(progress.seconds, 1e-9)
+        return TrainingResult(state.params, state, progress, rate, start - compiling)
+
+    def _compile(self, state: A2CState) -> Callable:
+        """One program for any number of updates: the number is an argument, the loop runs on the device."""
+        if self._program is None:
+            shapes = jax.eval_shape(self._agent.step, state)[1]
+
+            def updates(state: A2CState, count: Array) -> tuple[A2CState, Metrics]:
+                def body(_: Array, carry: tuple[A2CState, Metrics]) -> tuple[A2CState, Metrics]:
+                    state, sums = carry
+                    state, metrics = self._agent.step(state)
+                    return state, jax.tree.map(jnp.add, sums, metrics)
+
+                zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+                return jax.lax.fori_loop(0, count, body, (state, zeros))
+
+            self._program = jax.jit(updates, donate_argnums=0).lower(state, np.int32(0)).compile()
+        return self._program
+
+    def _progress(self, updates: int, seconds: float, sums: dict[str, float]) -> Progress:
+        return Progress(updates * self._steps_per_update, updates, seconds, sums, [updates])

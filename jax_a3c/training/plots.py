@@ -1,0 +1,71 @@
+"""Learning curves of runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jax_a3c.training.run_directory import RunDirectory
+
+WINDOW = 9
+"""Lines of `metrics.jsonl` over which a curve is averaged; the single lines are shown faintly."""
+
+
+def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
+    """Draw the mean return of training episodes against environment steps and against seconds.
+
+    Args:
+      runs: at least one; runs of the same method and environment get the same colour.
+      output: the PNG file to write.
+
+    Returns:
+      `output`.
+
+    Raises:
+      ValueError: if a run has recorded no episode, or the extra `plots` is missing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("plots need the extra of that name: pip install 'jax-a3c[plots]'") from None
+    # Figure and canvas without pyplot: no global state, no choice of a window system.
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2, sharey=True)
+    labels: dict[str, str] = {}
+    for run in runs:
+        method, env_id, _ = run.config()
+        label = f"{method} {env_id}"
+        colour = labels.setdefault(label, f"C{len(labels)}")
+        steps, seconds, returns = _curve(run)
+        for axis, x in zip(axes, (steps, seconds), strict=True):
+            axis.plot(x, returns, color=colour, alpha=0.25, linewidth=1)
+            axis.plot(x, _smooth(returns), color=colour, linewidth=2)
+    for axis, name in zip(axes, ("environment steps", "seconds of training"), strict=True):
+        axis.set_xlabel(name)
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("mean return of training episodes")
+    for label, colour in labels.items():
+        axes[1].plot([], [], color=colour, linewidth=2, label=label)
+    axes[1].legend(loc="lower right")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=130)
+    return output
+
+
+def _curve(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, seconds and mean return of the lines in which an episode ended."""
+    rows = [row for row in run.metrics() if row.get("episode_return") is not None]
+    if not rows:
+        raise ValueError(f"{str(run.path)!r} has recorded no complete episode yet")
+    columns = ([row[name] for row in rows] for name in ("env_steps", "seconds", "episode_return"))
+    steps, seconds, returns = (np.asarray(column, float) for column in columns)
+    return steps, seconds, returns
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean over `WINDOW` points, over fewer at both ends."""
+    kernel = np.ones(min(WINDOW, len(values)))
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")

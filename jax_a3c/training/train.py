@@ -1,0 +1,267 @@
+"""One run from start to end: train, record, evaluate, summarise."""
+
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jax_a3c.training import plots
+from jax_a3c.training.evaluation import Evaluation, evaluator
+from jax_a3c.training.experiment import Experiment, build
+from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.settings import Settings
+from jax_a3c.types import Progress, TrainingResult
+
+ROWS = 200
+"""Lines of `metrics.jsonl` that a run writes at most, evenly over its steps."""
+PER_EPISODE = ("episode_return", "episode_length")
+COUNTS = ("episodes", "env_steps", "nonfinite_gradients")
+MAX_NONFINITE = 100
+"""Updates in a row whose gradient is not finite, after which a run is given up."""
+
+
+class Recorder:
+    """Turns progress into lines of `metrics.jsonl`, a progress bar, and TensorBoard events if wanted."""
+
+    def __init__(self, run: RunDirectory, total_timesteps: int, *, quiet: bool, tensorboard: bool):
+        """Write to `run`; the progress bar goes to the terminal unless `quiet`."""
+        self._run = run
+        self._interval = total_timesteps / ROWS
+        self._last = Progress(0, 0, 0.0, {}, [])
+        self._bar = tqdm(
+            total=total_timesteps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True
+        )
+        self._events = _event_writer(run.path) if tensorboard else None
+
+    def __call__(self, progress: Progress) -> None:
+        """Record what happened since the last line, if that is enough for a new one."""
+        self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
+        if progress.env_steps - self._last.env_steps >= self._interval:
+            self.write(progress)
+
+    def write(self, progress: Progress) -> None:
+        """Record what happened since the last line."""
+        row = interval_metrics(self._last, progress)
+        if row["updates"] == self._last.updates:
+            return
+        self._last = progress
+        self._run.append_metrics(row)
+        if (
+            row["nonfinite_gradients"] >= MAX_NONFINITE
+            and row["nonfinite_gradients"] >= row["interval_updates"]
+        ):
+            raise FloatingPointError(
+                f"no gradient of the last {row['interval_updates']} updates was finite, at "
+                f"{row['env_steps']} environment steps; the parameters were kept: try a smaller learning_rate"
+            )
+        self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
+        if self._events is not None:
+            for name, value in row.items():
+                self._events.add_scalar(f"train/{name}", value, row["env_steps"])
+
+    def close(self, progress: Progress | None) -> None:
+        """Write what is left and release the terminal and the files."""
+        try:
+            if progress is not None:
+                self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
+                self.write(progress)
+        finally:
+            self._bar.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
+    """One line of metrics for what happened between two moments of a run.
+
+    Args:
+      last: the earlier moment.
+      now: the later one.
+
+    Returns:
+      Counts so far (`env_steps, updates, seconds`); over the interval the number of episodes that ended,
+      their mean return and length (NaN without any), the objective's metrics averaged over updates, and
+      steps per second; `mean_staleness` so far.
+    """
+    sums = {name: value - last.metric_sums.get(name, 0.0) for name, value in now.metric_sums.items()}
+    updates = now.updates - last.updates
+    row: dict[str, Any] = {"env_steps": now.env_steps, "updates": now.updates, "seconds": now.seconds}
+    row |= {"interval_updates": updates, "mean_staleness": now.mean_staleness}
+    row["env_steps_per_second"] = (now.env_steps - last.env_steps) / max(now.seconds - last.seconds, 1e-9)
+    for name, value in sums.items():
+        if name in PER_EPISODE:
+            row[name] = value / sums["episodes"] if sums["episodes"] else float("nan")
+        elif name == "env_steps":
+            continue
+        else:
+            row[name] = value if name in COUNTS else value / max(1, updates)
+    return row
+
+
+def train(
+    method: str,
+    env_id: str,
+    settings: Settings,
+    run_dir: Path,
+    *,
+    quiet: bool = False,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """Train, evaluate and write the run directory.
+
+    SIGINT and SIGTERM end training within about a second; what was learned is evaluated no more, but saved,
+    and the summary's status is `interrupted`. A second one ends the program at once.
+
+    Args:
+      method: a name of `methods.METHODS`.
+      env_id: such as `gymnax:CartPole-v1`.
+      settings: as `resolve` gives them.
+      run_dir: folder to write to.
+      quiet: no progress bar.
+      tensorboard: write TensorBoard events too.
+
+    Returns:
+      The summary, as in `summary.json`.
+
+    Raises:
+      ValueError: if a setting or the folder is of no use.
+    """
+    experiment = build(method, env_id, settings)
+    run = RunDirectory.create(run_dir, method, env_id, dataclasses.asdict(settings))
+    recorder = Recorder(run, settings.total_timesteps, quiet=quiet, tensorboard=tensorboard)
+    training_key, evaluation_key = jax.random.split(jax.random.key(settings.seed))
+    trainer, result = experiment.trainer, None
+    summary: dict[str, Any] = {"method": method, "env": env_id, "seed": settings.seed, "status": "failed"}
+    try:
+        with _stop_on_signal() as stopped:
+
+            def report(progress: Progress) -> bool:
+                recorder(progress)
+                return stopped.is_set()
+
+            result = trainer.run(training_key, callback=report, interval=0.05)
+        run.save_params(result.params)
+        summary |= _counts(result)
+        summary["status"] = "interrupted" if stopped.is_set() else "completed"
+        recorder.close(result.progress)
+        if not stopped.is_set():
+            summary |= evaluate(experiment, settings, result.params, evaluation_key)
+    except BaseException as error:
+        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        raise
+    finally:
+        recorder.close(None)
+        run.write_summary(summary)
+    try:
+        plots.learning_curves([run], run.path / "learning_curve.png")
+    except ValueError as error:
+        print(f"no learning curve was drawn: {error}", file=sys.stderr)
+    return summary
+
+
+def evaluate(experiment: Experiment, settings: Settings, params: Any, key: jax.Array) -> dict[str, Any]:
+    """Evaluate greedy and sampled actions over complete episodes on environments of their own.
+
+    Args:
+      experiment: the parts of the run.
+      settings: how many episodes, and which policy counts.
+      params: variables of the network.
+      key: random key.
+
+    Returns:
+      `eval_return_mean`, `eval_return_std` and `eval_episodes` for the policy that counts, `eval_policy`, and
+      mean, deviation and mean length for each policy by name.
+    """
+    results: dict[str, Evaluation] = {}
+    for policy in ("greedy", "sampled"):
+        play = evaluator(
+            experiment.env, experiment.network, num_episodes=settings.eval_episodes, policy=policy
+        )
+        results[policy] = play(params, key)
+    summary: dict[str, Any] = {"eval_policy": settings.eval_policy, "eval_episodes": settings.eval_episodes}
+    for policy, result in results.items():
+        summary[f"eval_{policy}_return_mean"] = float(np.mean(result.returns, dtype=np.float64))
+        summary[f"eval_{policy}_return_std"] = float(np.std(result.returns, dtype=np.float64))
+        summary[f"eval_{policy}_episode_length_mean"] = float(np.mean(result.lengths))
+    for name in ("return_mean", "return_std"):
+        summary[f"eval_{name}"] = summary[f"eval_{settings.eval_policy}_{name}"]
+    return summary
+
+
+def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int) -> dict[str, Any]:
+    """Evaluate the final parameters of a run.
+
+    Args:
+      run: whose training ended.
+      num_episodes: complete episodes for each policy, at least 1.
+      seed: of start states and sampled actions.
+
+    Returns:
+      As `evaluate`.
+
+    Raises:
+      ValueError: if the folder holds no run that ended, or `num_episodes` is out of range.
+    """
+    method, env_id, settings = run.config()
+    settings = dataclasses.replace(settings, eval_episodes=num_episodes)
+    experiment = build(method, env_id, settings)
+    params = run.load_params(experiment.parameters_like())
+    return evaluate(experiment, settings, params, jax.random.key(seed))
+
+
+def _counts(result: TrainingResult) -> dict[str, Any]:
+    progress = result.progress
+    return {
+        "env_steps": progress.env_steps,
+        "updates": progress.updates,
+        "seconds": progress.seconds,
+        "compile_seconds": result.compile_seconds,
+        "env_steps_per_second": result.env_steps_per_second,
+        "updates_per_worker": progress.updates_per_worker,
+        "mean_staleness": progress.mean_staleness,
+        "max_staleness": progress.max_staleness,
+        "nonfinite_gradients": int(progress.metric_sums.get("nonfinite_gradients", 0)),
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one acts as if nothing were installed."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped  # only the main thread may install handlers; the program around us has its own
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        del frame
+        stopped.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    try:
+        for number in previous:
+            signal.signal(number, handle)
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _event_writer(path: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "tensorboard needs the extra of that name: pip install 'jax-a3c[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(path))

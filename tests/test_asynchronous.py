@@ -1,0 +1,288 @@
+"""The asynchronous runner: one worker is the plain loop, failures surface, no thread is left."""
+
+import dataclasses
+import gc
+import itertools
+import os
+import signal
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from probes import MatchingAction, RightAction, TerminalReward
+
+from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks, optimizers
+from jax_a3c.objectives import actor_critic, gradient
+from jax_a3c.optimizers import InPlaceTransformation
+from jax_a3c.rollouts import init_actor, unroll
+
+CARTPOLE = envs.make("gymnax:CartPole-v1", max_steps_in_episode=30)
+NETWORK = networks.actor_critic(CARTPOLE, hidden=(8,))
+
+
+def make_agent(env=CARTPOLE, network=NETWORK, optimizer=None, **settings):
+    optimizer = optimizer or optimizers.shared_rmsprop(1e-2)
+    return a3c(
+        lambda: env, network, optimizer, A3CConfig(**{"total_timesteps": 2000, "num_steps": 5, **settings})
+    )
+
+
+def worker_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("a3c-worker")]
+
+
+class TimedError(RuntimeError):
+    """Knows when it was raised."""
+
+    def __init__(self):
+        super().__init__("the cat pulled the plug")
+        self.raised_at = time.perf_counter()
+
+
+def failing_optimizer(worker, fail_at=3):
+    """Shared RMSProp that raises in update number `fail_at` of one worker."""
+    optimizer, calls = optimizers.shared_rmsprop(1e-3), itertools.count()
+
+    def in_place(*args):
+        if threading.current_thread().name == f"a3c-worker-{worker}" and next(calls) == fail_at:
+            raise TimedError
+        optimizer.in_place(*args)
+
+    return InPlaceTransformation(optimizer.init, optimizer.update, in_place)
+
+
+def sequential_loop(config, optimizer, updates, key):
+    """A3C with one worker, written out: no thread, no shared buffer, no flat vectors."""
+    objective = actor_critic(NETWORK, config)
+    params_key, actors_key = jax.random.split(key)
+    actor = init_actor(CARTPOLE, (), jax.random.split(actors_key, 1)[0], 1)
+    params = NETWORK.init(params_key, (), jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool))
+    theta, unravel = ravel_pytree(params)
+    theta = np.array(theta)
+    g, scratch, env_steps = np.zeros_like(theta), np.zeros_like(theta), 0
+
+    @jax.jit
+    def segment(theta, actor):
+        params = unravel(theta)
+        actor, rollout, _ = unroll(
+            CARTPOLE,
+            lambda *args: objective.act(params, *args),
+            actor,
+            config.num_steps,
+            stop_at_episode_end=config.stop_at_episode_end,
+        )
+        grads, _ = gradient(objective, params, rollout, config.max_grad_norm)
+        return actor, ravel_pytree(grads)[0], rollout.steps.mask.sum()
+
+    for _ in range(updates):
+        actor, grad, steps = segment(theta.copy(), actor)
+        env_steps += int(steps)
+        optimizer.in_place(theta, g, np.asarray(grad), scratch, env_steps)
+    return theta, g
+
+
+@pytest.mark.parametrize("stop_at_episode_end", [True, False])
+def test_one_worker_equals_the_sequential_loop_bit_for_bit_over_1000_updates(stop_at_episode_end):
+    optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 5000))
+    config = A3CConfig(
+        num_workers=1, num_steps=5, total_timesteps=5000, stop_at_episode_end=stop_at_episode_end
+    )
+    result = a3c(lambda: CARTPOLE, NETWORK, optimizer, config).run(jax.random.key(7))
+    updates = result.progress.updates
+    assert updates >= 1000
+    theta, g = sequential_loop(config, optimizer, updates, jax.random.key(7))
+    np.testing.assert_array_equal(result.state.shared.parameters, theta)
+    np.testing.assert_array_equal(result.state.shared.statistics, g)
+
+
+def test_one_worker_is_deterministic_and_seeds_differ():
+    finals = [make_agent(num_workers=1).run(seed).state.shared.parameters for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(finals[0], finals[1])
+    assert not np.array_equal(finals[0], finals[2])
+
+
+def test_equals_the_synchronous_runner_with_one_environment():
+    """Same parameters, acting state and rollout: same loss, gradient and update."""
+    optimizer = optimizers.shared_rmsprop(1e-2)
+    settings = {"num_envs": 1, "num_steps": 5, "loss_reduction": "sum", "max_grad_norm": 40.0}
+    ours = {"num_workers": 1, "num_steps": 5, "stop_at_episode_end": False}
+    asynchronous = make_agent(optimizer=optimizer, **ours)
+    state = asynchronous.init(jax.random.key(0))
+    synchronous = a2c(CARTPOLE, NETWORK, optimizer, A2CConfig(**settings))
+    params = asynchronous.params(state)
+    lockstep = synchronous.init(jax.random.key(0))._replace(params=params, actor=state.actors[0])
+    for update in range(1, 6):
+        lockstep, metrics = jax.jit(synchronous.step)(lockstep)
+        asynchronous.config = A3CConfig(total_timesteps=5 * update, **ours)
+        result = asynchronous.run(state=state)
+        assert result.progress.updates == update
+        for name in ("loss", "policy_loss", "value_loss", "entropy", "grad_norm"):
+            np.testing.assert_allclose(
+                result.progress.metric_sums[name], metrics[name], rtol=1e-4, err_msg=name
+            )
+        theirs = ravel_pytree(lockstep.params)[0]
+        np.testing.assert_allclose(state.shared.parameters, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("lock", [True, False])
+@pytest.mark.parametrize(
+    "optimizer", [optimizers.shared_rmsprop(3e-3), optax.adam(3e-3)], ids=["rmsprop", "adam"]
+)
+def test_workers_learn_together(lock, optimizer):
+    env = MatchingAction()
+    network = networks.actor_critic(env, hidden=(16,))
+    agent = make_agent(
+        env, network, optimizer, num_workers=3, lock=lock, total_timesteps=9000, stop_at_episode_end=False
+    )
+    result = agent.run(0)
+    observations = jnp.array([[[0.0, 1.0], [0.0, -1.0]]])
+    _, policy, _ = network.apply(result.params, (), observations, jnp.ones((1, 2), bool))
+    assert policy.mode().tolist() == [[1, 0]]
+    assert sum(result.progress.updates_per_worker) == result.progress.updates
+    assert all(count > 0 for count in result.progress.updates_per_worker)
+    assert result.progress.env_steps >= 9000
+    assert result.progress.metric_sums["env_steps"] == result.progress.env_steps
+    assert not worker_threads()
+
+
+def test_segments_end_with_episodes_and_steps_are_counted_exactly():
+    env = TerminalReward()
+    agent = make_agent(env, networks.actor_critic(env, hidden=(4,)), num_workers=2, total_timesteps=600)
+    result = agent.run(0)
+    assert result.progress.env_steps == 3 * result.progress.updates  # episodes of 3 steps, t_max 5
+    assert result.progress.metric_sums["episodes"] == result.progress.updates
+
+
+def test_workers_have_streams_of_their_own():
+    state = make_agent(num_workers=8).init(jax.random.key(0))
+    observations = {tuple(np.asarray(actor.observation).ravel().tolist()) for actor in state.actors}
+    keys = {tuple(jax.random.key_data(actor.key).tolist()) for actor in state.actors}
+    assert len(observations) == len(keys) == 8
+
+
+def test_several_environments_for_each_worker_and_an_lstm():
+    env = RightAction()
+    network = networks.actor_critic(env, hidden=(8,), lstm=4)
+    agent = make_agent(env, network, num_envs=4, stop_at_episode_end=False, total_timesteps=4000)
+    result = agent.run(0)
+    assert result.progress.env_steps == 20 * result.progress.updates
+
+
+def test_a_run_can_go_on():
+    agent = make_agent(num_workers=1, total_timesteps=1000)
+    first = agent.run(0)
+    before = first.progress.updates
+    agent.config = A3CConfig(num_workers=1, num_steps=5, total_timesteps=2000)
+    second = agent.run(state=first.state)
+    assert second.progress.env_steps >= 2000 and second.progress.updates > before
+    assert second.compile_seconds < first.compile_seconds
+
+
+def test_the_workers_program_is_compiled_once(monkeypatch):
+    traces = []
+    network = networks.actor_critic(CARTPOLE, hidden=(8,))
+    agent = make_agent(network=network, num_workers=4)
+    segment = agent._unpacked_segment
+    monkeypatch.setattr(agent, "_unpacked_segment", lambda *args: traces.append(1) or segment(*args))
+    for seed in range(3):
+        agent.run(seed)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 8])
+def test_a_workers_exception_is_raised_with_its_traceback_and_all_end(num_workers):
+    worker = num_workers - 1
+    agent = make_agent(optimizer=failing_optimizer(worker), num_workers=num_workers, total_timesteps=10**9)
+    state = agent.init(jax.random.key(0))
+    with pytest.raises(RuntimeError, match="the cat pulled the plug") as caught:
+        agent.run(state=state)
+    assert not worker_threads()
+    assert f"raised in worker {worker} of {num_workers}" in caught.value.__notes__[0]
+    assert "in_place" in "".join(traceback.format_exception(caught.value))
+    assert state.shared.env_steps > 0, "what was learned is still there"
+
+
+def test_exceptions_surface_within_a_second_100_times_of_100():
+    agent = make_agent(total_timesteps=10**9, num_workers=5)
+    for repeat in range(100):
+        agent._in_place = failing_optimizer(repeat % 5, repeat // 5).in_place
+        with pytest.raises(TimedError) as caught:
+            agent.run(repeat)
+        assert time.perf_counter() - caught.value.raised_at < 1.0
+        assert not worker_threads()
+
+
+def test_ctrl_c_ends_all_workers():
+    agent = make_agent(total_timesteps=10**9, num_workers=3)
+    state = agent.init(jax.random.key(0))
+
+    def interrupt(progress):
+        if progress.updates > 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        agent.run(state=state, callback=interrupt, interval=0.05)
+    assert not worker_threads()
+    assert state.shared.updates > 10
+
+
+def test_a_callback_can_end_the_run_and_its_errors_end_it_too():
+    agent = make_agent(total_timesteps=10**9, num_workers=2)
+    result = agent.run(0, callback=lambda progress: progress.updates > 5, interval=0.01)
+    assert result.progress.updates > 5 and not worker_threads()
+    with pytest.raises(ZeroDivisionError):
+        agent.run(0, callback=lambda progress: 1 / 0, interval=0.01)
+    assert not worker_threads()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4, 16, 40])
+def test_starting_and_stopping_40_times(num_workers):
+    agent = make_agent(num_workers=num_workers, total_timesteps=1000)
+    state, before = agent.init(jax.random.key(0)), threading.active_count()
+    for cycle in range(1, 41):
+        agent.config = dataclasses.replace(agent.config, total_timesteps=1000 * cycle)
+        assert agent.run(state=state).progress.env_steps >= 1000 * cycle
+        assert threading.active_count() == before
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_memory_does_not_grow_with_the_number_of_updates():
+    agent = make_agent(num_workers=2, total_timesteps=5000)
+    state = agent.run(0).state
+    gc.collect()
+    memory, arrays = resident_bytes(), len(jax.live_arrays())
+    agent.config = dataclasses.replace(agent.config, total_timesteps=100_000)
+    progress = agent.run(state=state).progress
+    gc.collect()
+    assert progress.updates > 20_000
+    assert len(jax.live_arrays()) <= arrays
+    assert resident_bytes() - memory < 4e6
+
+
+def test_staleness_is_zero_alone_and_reported_in_company():
+    assert make_agent(num_workers=1).run(0).progress.max_staleness == 0
+    progress = make_agent(num_workers=4, total_timesteps=20000).run(0).progress
+    assert 0 < progress.mean_staleness <= progress.max_staleness
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_workers": 0}, "num_workers must be an integer of at least 1, got 0"),
+        ({"total_timesteps": 1e6}, "total_timesteps must be an integer of at least 1, got 1000000.0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be a number above 0, got -1.0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        A3CConfig(**settings)

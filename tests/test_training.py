@@ -1,0 +1,281 @@
+"""The host side: settings, run directory, metrics, evaluation, plots, and the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+from probes import EndlessReward, TerminalReward
+
+from jax_a3c import cli, networks
+from jax_a3c.methods import METHODS
+from jax_a3c.presets import PRESETS
+from jax_a3c.training.evaluation import evaluator
+from jax_a3c.training.experiment import build
+from jax_a3c.training.run_directory import RunDirectory, environment
+from jax_a3c.training.settings import resolve
+from jax_a3c.training.train import interval_metrics, train
+from jax_a3c.types import Progress
+
+CARTPOLE = "gymnax:CartPole-v1"
+SUMMARY = {
+    "method",
+    "env",
+    "seed",
+    "env_steps",
+    "updates",
+    "seconds",
+    "compile_seconds",
+    "env_steps_per_second",
+    "eval_return_mean",
+    "eval_return_std",
+    "eval_episodes",
+    "status",
+}
+
+
+@pytest.fixture(scope="module", params=["a2c", "a3c"])
+def run(request, tmp_path_factory):
+    """A short run of each method by the command line."""
+    path = tmp_path_factory.mktemp("runs") / request.param
+    flags = [
+        "--total-timesteps",
+        "2e4",
+        "--eval-episodes",
+        "5",
+        "--run-dir",
+        str(path),
+        "--quiet",
+        "--hidden",
+        "8",
+    ]
+    assert cli.main(["train", request.param, CARTPOLE, *flags, "--tensorboard"]) == 0
+    return RunDirectory(path)
+
+
+def test_the_run_directory_is_complete(run):
+    files = {path.name for path in run.path.iterdir()}
+    assert {
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "learning_curve.png",
+        "summary.json",
+    } <= files
+    assert not [name for name in files if name.endswith(".partial")]
+    assert (run.path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    described = json.loads((run.path / "env.json").read_text())
+    assert {"python", "packages", "devices", "cpu", "git_commit"} <= set(described)
+
+
+def test_the_summary_has_what_other_programs_rely_on(run):
+    summary = run.summary()
+    assert set(summary) >= SUMMARY
+    assert summary["status"] == "completed" and summary["eval_episodes"] == 5
+    assert summary["env_steps"] >= 20_000
+    assert summary["eval_return_mean"] == summary["eval_greedy_return_mean"]
+    assert summary["eval_greedy_episode_length_mean"] == summary["eval_greedy_return_mean"], (
+        "CartPole pays 1 a step"
+    )
+    rows = run.metrics()
+    assert rows[-1]["env_steps"] == summary["env_steps"] and rows[-1]["updates"] == summary["updates"]
+    assert sum(row["interval_updates"] for row in rows) == summary["updates"]
+    assert all(row["episode_return"] is None or row["episode_return"] > 5 for row in rows)
+
+
+def test_settings_are_written_as_they_were_resolved(run):
+    method, env_id, settings = run.config()
+    assert settings == resolve(method, env_id, total_timesteps=20_000, eval_episodes=5, hidden=(8,))
+
+
+def test_parameters_survive_the_disk(run):
+    method, env_id, settings = run.config()
+    experiment = build(method, env_id, settings)
+    params = run.load_params(experiment.parameters_like())
+    path = run.path.with_name(f"{method}-copy")
+    (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+    copy = RunDirectory(path)
+    copy.save_params(params)
+    jax.tree.map(np.testing.assert_array_equal, copy.load_params(params), params)
+
+
+def test_damaged_or_foreign_parameters_are_refused(run, tmp_path):
+    method, env_id, settings = run.config()
+    like = build(method, env_id, settings).parameters_like()
+    whole = (run.path / "checkpoints/final.npz").read_bytes()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="has no checkpoints/final"):
+        RunDirectory(tmp_path).load_params(like)
+    (tmp_path / "checkpoints/final.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read, it is damaged"):
+        RunDirectory(tmp_path).load_params(like)
+    (tmp_path / "checkpoints/final.npz").write_bytes(whole)
+    wider = build(method, env_id, resolve(method, env_id, hidden=(9,))).parameters_like()
+    with pytest.raises(ValueError, match="is of another network"):
+        RunDirectory(tmp_path).load_params(wider)
+
+
+def test_eval_and_plot_commands(run, tmp_path, capsys):
+    assert cli.main(["eval", str(run.path), "--episodes", "3"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["eval_episodes"] == 3 and results["eval_greedy_return_mean"] > 5
+    assert cli.main(["plot", str(run.path), str(run.path), "--output", str(tmp_path / "both.png")]) == 0
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+    assert "completed" in capsys.readouterr().out
+
+
+def test_a_run_is_never_written_over(run, capsys):
+    before = run.summary()
+    flags = ["--run-dir", str(run.path), "--total-timesteps", "100"]
+    assert cli.main(["train", "a2c", CARTPOLE, *flags]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert run.summary() == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
+    settings = resolve(method, CARTPOLE, total_timesteps=10**9)
+    path = tmp_path / "run"
+
+    def interrupt():
+        lines = path / "metrics.jsonl"
+        while not (path / "config.json").exists():
+            finished.wait(0.05)
+        finished.wait(8.0 if not lines.exists() else 1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    finished = threading.Event()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        summary = train(method, CARTPOLE, settings, path, quiet=True)
+    finally:
+        finished.set()
+        thread.join()
+    assert summary["status"] == "interrupted" and summary["env_steps"] > 0
+    assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
+    assert RunDirectory(path).load_params(build(method, CARTPOLE, settings).parameters_like())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_failure_is_recorded_and_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax_a3c.training.train.evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("a2c", CARTPOLE, resolve("a2c", CARTPOLE, total_timesteps=1000), tmp_path / "run", quiet=True)
+    summary = RunDirectory(tmp_path / "run").summary()
+    assert summary["status"] == "failed" and "ZeroDivisionError" in summary["error"]
+    assert summary["env_steps"] >= 1000
+
+
+def test_evaluation_counts_the_first_complete_episode_of_each_environment():
+    for env, expected in ((TerminalReward(), (1.0, 3)), (EndlessReward(), (4.0, 4))):
+        network = networks.actor_critic(env, hidden=(4,), lstm=3)
+        carry = network.initial_carry((1,))
+        params = network.init(
+            jax.random.key(0), carry, np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool)
+        )
+        for policy in ("greedy", "sampled"):
+            result = evaluator(env, network, num_episodes=7, policy=policy)(params, jax.random.key(1))
+            assert result.returns.tolist() == [expected[0]] * 7
+            assert result.lengths.tolist() == [expected[1]] * 7
+
+
+def test_interval_metrics_are_differences():
+    last = Progress(
+        100, 10, 1.0, {"loss": 5.0, "episodes": 2.0, "episode_return": 20.0, "episode_length": 20.0}, [10]
+    )
+    sums = {"loss": 25.0, "episodes": 6.0, "episode_return": 100.0, "episode_length": 60.0}
+    row = interval_metrics(last, Progress(300, 20, 2.0, sums, [20]))
+    assert row["loss"] == 2.0 and row["episodes"] == 4.0
+    assert row["episode_return"] == 20.0 and row["episode_length"] == 10.0
+    assert row["env_steps_per_second"] == 200.0 and row["interval_updates"] == 10
+
+
+@pytest.mark.parametrize(("method", "env_id"), PRESETS)
+def test_every_preset_can_be_built_and_has_a_result(method, env_id):
+    build(method, env_id, resolve(method, env_id)).parameters_like()
+    assert any(character.isdigit() for character in PRESETS[method, env_id].result)
+
+
+def test_dry_run_prints_settings_shapes_and_the_parameter_count(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "a3c", CARTPOLE, "--dry-run", "--hidden", "8", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "num_steps = " in printed and "(4, 8)" in printed
+    parameters = 4 * 8 + 8 + 8 * 4 + 4 + 4 * 2 + 2 + 4 + 1
+    assert f"{parameters} parameters" in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["info"], ["presets"], ["envs"]])
+def test_commands_that_only_look_things_up(command, capsys):
+    assert cli.main(command) == 0
+    assert len(capsys.readouterr().out) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a2c", "gymnax:CartPole-v2"], "did you mean 'gymnax:CartPole-v1'"),
+        (["a2d", CARTPOLE], "method must be one of"),
+        (["a2c", CARTPOLE, "--num-envs", "0"], "num_envs must be an integer of at least 1, got 0"),
+        (["a2c", CARTPOLE, "--num-envs", "1.5"], "1.5 is not an integer"),
+        (["a2c", CARTPOLE, "--gamma", "1.5"], "gamma must be a number between 0 and 1, got 1.5"),
+        (["a2c", CARTPOLE, "--num-workers", "4"], "num_workers is a setting of the asynchronous methods"),
+        (["a2c", CARTPOLE, "--lock"], "lock is a setting of the asynchronous methods"),
+        (["a3c", CARTPOLE, "--max-grad-norm", "-1"], "max_grad_norm must be a number above 0, got -1"),
+        (
+            ["a3c", CARTPOLE, "--learning-rate", "nan"],
+            "learning_rate must be a number of at least 0, got nan",
+        ),
+        (["a3c", CARTPOLE, "--network", "nature"], "Nature needs image observations"),
+        (["a2c", CARTPOLE, "--network", "nature"], "Nature needs image observations"),
+        (["a3c", CARTPOLE, "--hidden", "0"], "hidden must be an integer of at least 1, got 0"),
+    ],
+)
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_bad_input_is_refused_before_anything_is_written(
+    arguments, message, dry, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(["train", *arguments, *dry])
+    except SystemExit as exit_:  # the parser's own way out
+        code = exit_.code
+    printed = capsys.readouterr()
+    assert code == 2
+    text = " ".join((printed.err + printed.out).replace("│", " ").split())
+    assert message in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_eval_and_plot_refuse_what_is_no_run(tmp_path, capsys):
+    for command in (["eval", str(tmp_path)], ["plot", str(tmp_path)], ["eval", str(tmp_path / "missing")]):
+        assert cli.main(command) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys, jax_a3c.cli as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('jax' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip().endswith("False") and "train" in printed
+
+
+def test_the_machine_describes_itself():
+    described = environment()
+    assert described["packages"]["jax"] == jax.__version__
+    assert described["cpu_cores"] >= 1 and described["devices"]
