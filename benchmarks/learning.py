@@ -17,6 +17,7 @@ import numpy as np
 from measure import RESULTS, write_result
 from tqdm import tqdm
 
+from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.experiment import build
 from jax_a3c.training.settings import resolve
@@ -33,18 +34,19 @@ VARIANTS = {
 def main() -> None:
     """Train, print a table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[], help="methods and environment ids to keep")
+    parser.add_argument("--only", nargs="+", default=[], help="a method, an environment id, or both")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULTS / "learning.json")
     args = parser.parse_args()
+    use_worker_threads()
     old = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     rows = {json.dumps([row["method"], row["env"], row["settings"], row["seed"]]): row for row in old}
     cases = [
         (method, env_id, variant)
         for (method, env_id) in PRESETS
         for variant in ({}, *VARIANTS.get((method, env_id), []))
-        if not args.only or {method, env_id} >= set(args.only) or {method, env_id} <= set(args.only)
+        if set(args.only) <= {method, env_id}
     ]
     with tqdm(total=len(cases) * args.seeds) as bar:
         for method, env_id, variant in cases:

@@ -1,6 +1,6 @@
 """How many steps per second do more workers of A3C make, with and without a lock?
 
-    python benchmarks/scaling.py [--workers 1 2] [--repeats 7] [--timesteps 200000] [--short]
+    python benchmarks/scaling.py [--workers 1 2] [--repeats 15] [--timesteps 100000] [--short]
 
 Each round runs every number of workers, lock-free and locked, one after the other; the ratio of a round
 compares with one worker, lock-free, of the same round. Compilation is apart. Environment: CartPole, t_max 20,
@@ -14,6 +14,7 @@ from pathlib import Path
 from measure import RESULTS, spread, write_result
 from tqdm import tqdm
 
+from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.training.experiment import build
 from jax_a3c.training.settings import resolve
 
@@ -24,13 +25,14 @@ def main() -> None:
     """Measure, print a table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--timesteps", type=int, default=200_000, help="of each run")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--timesteps", type=int, default=100_000, help="of each run")
     parser.add_argument(
         "--short", action="store_true", help="1 and 2 workers, three rounds, a fifth of the steps"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
     args = parser.parse_args()
+    use_worker_threads()
     if args.short:
         args.workers, args.repeats, args.timesteps = [1, 2], 3, args.timesteps // 5
     runs = {}

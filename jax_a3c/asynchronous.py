@@ -103,6 +103,16 @@ def a3c(
     return Asynchronous(make_env(), network, optimizer, actor_critic(network, config), config)
 
 
+def use_worker_threads() -> None:
+    """Let XLA run a worker's program on the worker's own thread.
+
+    By default JAX hands each program on the CPU to a pool, and two workers are four threads that wait for
+    each other, which costs them about a fifth of their steps. This sets `jax_cpu_enable_async_dispatch` for the process, and must be called before JAX first
+    uses the CPU; later it has no effect. The command line does it.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 class Asynchronous:
     """Workers that share parameters: the runner for any objective."""
 
@@ -279,8 +289,15 @@ class Asynchronous:
             self._update = self._on_one_core(update, theta, state.opt_states[0], theta, np.float32(0))
 
     def _on_one_core(self, function: Callable, *args: Any) -> Callable:
-        """Compile for the CPU, without XLA's own threads: the workers are the threads."""
-        options: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
+        """Compile for the CPU, without XLA's own threads: the workers are the threads.
+
+        By default XLA runs independent operations of one program side by side on a pool. One worker then
+        takes 1.4 cores, and two workers make 1.4 times its steps instead of 1.8 times.
+        """
+        options: dict[str, str | bool] = {
+            "xla_cpu_multi_thread_eigen": False,
+            "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        }
         with jax.default_device(self._device):
             return jax.jit(function).lower(*args).compile(compiler_options=options)
 

@@ -85,5 +85,20 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         result="",
     ),
+    ("a2c", "gymnax:Breakout-MinAtar"): Preset(
+        settings={
+            "total_timesteps": 10_000_000,
+            "network": "minatar",
+            "num_envs": 64,
+            "num_steps": 16,
+            "gae_lambda": 0.95,
+            "normalize_advantages": True,
+            "ent_coef": 0.1,
+            "optimizer": "adam",
+            "learning_rate": 2e-3,
+            "eval_policy": "sampled",
+        },
+        result="",
+    ),
 }
 """By method and environment id."""

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jax_a3c.asynchronous import use_worker_threads
+from jax_a3c.methods import METHODS
 from jax_a3c.training import plots
 from jax_a3c.training.evaluation import Evaluation, evaluator
 from jax_a3c.training.experiment import Experiment, build
@@ -135,6 +137,8 @@ def train(
     Raises:
       ValueError: if a setting or the folder is of no use.
     """
+    if METHODS[method].runner == "asynchronous":
+        use_worker_threads()
     experiment = build(method, env_id, settings)
     run = RunDirectory.create(run_dir, method, env_id, dataclasses.asdict(settings))
     recorder = Recorder(run, settings.total_timesteps, quiet=quiet, tensorboard=tensorboard)
