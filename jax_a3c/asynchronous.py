@@ -107,8 +107,9 @@ def use_worker_threads() -> None:
     """Let XLA run a worker's program on the worker's own thread.
 
     By default JAX hands each program on the CPU to a pool, and two workers are four threads that wait for
-    each other, which costs them about a fifth of their steps. This sets `jax_cpu_enable_async_dispatch` for the process, and must be called before JAX first
-    uses the CPU; later it has no effect. The command line does it.
+    each other, which costs them about a fifth of their steps. This sets `jax_cpu_enable_async_dispatch` for
+    the process, and must be called before JAX first uses the CPU; later it has no effect. The command line
+    does it.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
