@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -136,6 +136,7 @@ class Asynchronous:
         self._device = jax.local_devices(backend="cpu")[0]
         shapes = jax.eval_shape(self._init_params, jax.random.key(0))
         _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+        self._compiled = False
         self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
         carry = network.initial_carry((config.num_envs,))
         self._init_actor = jax.jit(lambda key: init_actor(env, carry, key, config.num_envs))
@@ -192,9 +193,7 @@ class Asynchronous:
         def report() -> bool:
             return callback is not None and bool(callback(self._progress(state, sums, start)))
 
-        for _ in self._supervise(state, sums, interval):
-            if report():
-                break
+        self._supervise(state, sums, interval, report)
         progress = self._progress(state, sums, start)
         report()
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
@@ -231,8 +230,10 @@ class Asynchronous:
         delta = np.asarray(delta)
         return lambda parameters, _: np.add(parameters, delta, out=parameters)
 
-    def _supervise(self, state: A3CState, sums: np.ndarray, interval: float) -> Iterator[None]:
-        """Run the workers; yield every `interval` seconds; raise what any raised; leave none alive."""
+    def _supervise(
+        self, state: A3CState, sums: np.ndarray, interval: float, report: Callable[[], bool]
+    ) -> None:
+        """Run the workers, report every `interval` seconds, raise what one raised, leave none alive."""
         stop, outcomes = threading.Event(), queue.SimpleQueue[BaseException | None]()
 
         def guarded(worker: int) -> None:
@@ -257,7 +258,8 @@ class Asynchronous:
                 try:
                     outcome = outcomes.get(timeout=interval)
                 except queue.Empty:
-                    yield
+                    if report():
+                        stop.set()
                     continue
                 if outcome is not None:
                     raise outcome
@@ -265,12 +267,12 @@ class Asynchronous:
         finally:
             stop.set()
             for thread in threads:
-                if thread.ident is not None:
+                if thread.ident is not None:  # it was started
                     thread.join()
 
     def _compile(self, state: A3CState) -> None:
         """Compile in this thread, once: all workers run the same program."""
-        if hasattr(self, "_segment"):
+        if self._compiled:
             return
         names: list[str] = []
 
@@ -283,11 +285,12 @@ class Asynchronous:
         def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
             return self._optimizer.update(grad, opt_state, flat, env_steps=env_steps)
 
-        theta = jnp.asarray(state.shared.parameters)
+        theta = state.shared.parameters
         self._segment = self._on_one_core(packed_segment, theta, state.actors[0])
         self._metric_names = tuple(names)
         if not self._in_place:
             self._update = self._on_one_core(update, theta, state.opt_states[0], theta, np.float32(0))
+        self._compiled = True
 
     def _on_one_core(self, function: Callable, *args: Any) -> Callable:
         """Compile for the CPU, without XLA's own threads: the workers are the threads.
