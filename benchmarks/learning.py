@@ -20,6 +20,7 @@ from tqdm import tqdm
 from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.experiment import build
+from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import resolve
 from jax_a3c.training.train import evaluate
 
@@ -42,6 +43,7 @@ def main() -> None:
     use_worker_threads()
     old = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     rows = {json.dumps([row["method"], row["env"], row["settings"], row["seed"]]): row for row in old}
+    commit = environment()["git_commit"]
     cases = [
         (method, env_id, variant)
         for (method, env_id) in PRESETS
@@ -65,6 +67,7 @@ def main() -> None:
                         "env": env_id,
                         "variant": variant,
                         "seed": seed,
+                        "commit": commit,
                         **{name: round(x, 3) if isinstance(x, float) else x for name, x in scores.items()},
                         "env_steps": result.progress.env_steps,
                         "seconds": round(result.progress.seconds, 2),

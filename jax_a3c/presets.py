@@ -44,7 +44,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         result="",
     ),
     ("a3c", "gymnax:Catch-bsuite"): Preset(
-        settings={"total_timesteps": 500_000, "num_workers": 2, "learning_rate": 5e-3},
+        settings={"total_timesteps": 500_000, "num_workers": 2, "learning_rate": 2e-3},
         result="",
     ),
     ("a2c", "gymnax:MemoryChain-bsuite"): Preset(
@@ -82,6 +82,21 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "reward_scale": 0.1,
             "shared_trunk": False,
             "learning_rate": 1e-3,
+        },
+        result="",
+    ),
+    ("a3c", "gymnax:Pendulum-v1"): Preset(
+        settings={
+            "total_timesteps": 4_000_000,
+            "num_workers": 2,
+            "num_envs": 8,
+            "stop_at_episode_end": False,
+            "gamma": 0.95,
+            "gae_lambda": 0.9,
+            "ent_coef": 1e-4,
+            "reward_scale": 0.1,
+            "shared_trunk": False,
+            "learning_rate": 3e-3,
         },
         result="",
     ),

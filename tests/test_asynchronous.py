@@ -88,6 +88,7 @@ def sequential_loop(config, optimizer, updates, key):
     return theta, g
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("stop_at_episode_end", [True, False])
 def test_one_worker_equals_the_sequential_loop_bit_for_bit_over_1000_updates(stop_at_episode_end):
     optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 5000))

@@ -32,18 +32,6 @@ actor_critic = partial(networks.actor_critic, init="torch")
 q_network = partial(networks.q_network, init="torch")
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request):
-    """Compile without optimisation, in half the time, but for the convolutions and the exact claims."""
-    if "conv" in request.node.name or "exactly" in request.node.name:
-        yield
-        return
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def make_spec(shape=(4,), dtype=np.float32, action_space=DISCRETE, num_categories=None):
     return EnvSpec(
         id="test:v0",
@@ -238,6 +226,7 @@ def test_sequence_equals_single_steps(shared):
     all_close(whole[0], carry, atol=1e-6)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("length", [1, 4])
 def test_reset_row_equals_fresh_carry_exactly(length):
     network = actor_critic(make_spec(), hidden=(8,), lstm=8)
@@ -409,6 +398,7 @@ def conv_cost(module, params, images):
     return jnp.sum(jnp.sin(module.apply(params, images)))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("shape", "size", "stride", "features"),
     [
@@ -434,12 +424,14 @@ def test_conv_equals_flax(shape, size, stride, features):
     all_close(*results, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.optimized
 def test_conv_has_the_parameters_of_flax():
     ours, theirs = Conv(5, (3, 3), (2, 2)), nn.Conv(5, (3, 3), (2, 2), padding="VALID")
     images = jnp.zeros((1, 8, 8, 4))
     assert all_equal(ours.init(KEY, images), theirs.init(KEY, images))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("channels", [4, 16])  # patches, canonical
 def test_conv_equals_flax_under_jit_vmap_and_scan(channels):
     ours, theirs = Conv(5, (3, 3), (2, 2)), nn.Conv(5, (3, 3), (2, 2), padding="VALID")
@@ -457,6 +449,7 @@ def test_conv_equals_flax_under_jit_vmap_and_scan(channels):
     all_close(*scans, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("channels", [4, 16])
 def test_conv_compiles_to_the_form_of_the_device(channels):
     images, kernel = jnp.zeros((2, 8, 8, channels)), jnp.zeros((3, 3, channels, 5))
