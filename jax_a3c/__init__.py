@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_a3c.asynchronous import A3CConfig, A3CState, a3c
+    from jax_a3c.asynchronous import A3CConfig, A3CState, a3c, use_worker_threads
     from jax_a3c.synchronous import A2C, A2CConfig, A2CState, a2c
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ _NAMES = {
     "A3CConfig": "asynchronous",
     "A3CState": "asynchronous",
     "a3c": "asynchronous",
+    "use_worker_threads": "asynchronous",
 }
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "objectives",
     "optimizers",
     "returns",
+    "use_worker_threads",
 ]
 
 

@@ -1,5 +1,6 @@
 """The asynchronous runner, A3C: threads that update one shared parameter vector without a lock."""
 
+import numbers
 import queue
 import threading
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jax_a3c.checks import check_choice, check_integer, check_number
+from jax_a3c.checks import InputError, check_boolean, check_choice, check_integer, check_number
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
@@ -38,7 +39,7 @@ class A3CConfig(ActorCriticConfig):
       auto_reset: `"pooled"` or `"exact"`, see `rollouts.unroll`.
     """
 
-    num_workers: int = 2
+    num_workers: int = 16
     num_envs: int = 1
     num_steps: int = 20
     total_timesteps: int = 500_000
@@ -51,6 +52,8 @@ class A3CConfig(ActorCriticConfig):
         super().__post_init__()
         for name in ("num_workers", "num_envs", "num_steps", "total_timesteps"):
             check_integer(name, getattr(self, name), 1)
+        check_boolean("stop_at_episode_end", self.stop_at_episode_end)
+        check_boolean("lock", self.lock)
         check_choice("auto_reset", self.auto_reset, ("pooled", "exact"))
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, above=0.0)
@@ -134,17 +137,27 @@ class Asynchronous:
         self._in_place = getattr(optimizer, "in_place", None)
         # Lock-free updates of one buffer are an affair of threads and host memory: always the CPU.
         self._device = jax.local_devices(backend="cpu")[0]
-        shapes = jax.eval_shape(self._init_params, jax.random.key(0))
-        _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+        with jax.default_device(self._device):
+            shapes = jax.eval_shape(self._init_params, jax.random.key(0))
+            _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+            carry = network.initial_carry((config.num_envs,))
         self._compiled = False
         self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
-        carry = network.initial_carry((config.num_envs,))
         self._init_actor = jax.jit(lambda key: init_actor(env, carry, key, config.num_envs))
 
-    def init(self, key: Array) -> A3CState:
-        """Fresh parameters and one acting state per worker, each with random numbers of its own."""
+    def init(self, key: Array | int) -> A3CState:
+        """Start a run: fresh parameters, and an acting state with random numbers of its own per worker.
+
+        Args:
+          key: random key, or a seed.
+
+        Returns:
+          The state, for `run`.
+        """
         num_workers = self.config.num_workers
         with jax.default_device(self._device):
+            if isinstance(key, numbers.Integral):
+                key = jax.random.key(int(key))
             params_key, actors_key = jax.random.split(jax.device_put(key, self._device))
             flat = self._init_flat(params_key)
             actors = [self._init_actor(k) for k in jax.random.split(actors_key, num_workers)]
@@ -153,7 +166,14 @@ class Asynchronous:
         return A3CState(shared, actors, [opt_state] * num_workers)
 
     def params(self, state: A3CState) -> Params:
-        """The network's variables, a copy of the shared parameters as they are now."""
+        """The network's variables.
+
+        Args:
+          state: of this run.
+
+        Returns:
+          A copy of the shared parameters as they are now, in the tree of `network.init`.
+        """
         with jax.default_device(self._device):
             return self._unravel(jnp.array(state.shared.parameters, copy=True))
 
@@ -184,7 +204,11 @@ class Asynchronous:
         """
         check_number("interval", interval, above=0.0)
         if state is None:
-            state = self.init(jax.random.key(key) if isinstance(key, int) else key)
+            state = self.init(key)
+        if len(state.actors) != self.config.num_workers:
+            raise InputError(
+                f"num_workers is {self.config.num_workers}, but state is that of {len(state.actors)} workers"
+            )
         compiling = time.perf_counter()
         self._compile(state)
         start, first_step = time.perf_counter(), state.shared.env_steps
@@ -266,9 +290,7 @@ class Asynchronous:
                 running -= 1
         finally:
             stop.set()
-            for thread in threads:
-                if thread.ident is not None:  # it was started
-                    thread.join()
+            _join([thread for thread in threads if thread.ident is not None])  # those that were started
 
     def _compile(self, state: A3CState) -> None:
         """Compile in this thread, once: all workers run the same program."""
@@ -336,3 +358,16 @@ class Asynchronous:
             metric_sums=dict(zip(self._metric_names, sums.sum(axis=0).tolist(), strict=True)),
             seconds=time.perf_counter() - start,
         )
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    """Wait for all threads, also if Ctrl-C comes meanwhile; it is raised when they have ended."""
+    interrupt = None
+    while threads:
+        try:
+            threads[0].join()
+            threads = threads[1:]
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt

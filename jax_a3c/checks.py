@@ -7,12 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 
+class InputError(ValueError):
+    """What the user asked for cannot be done; the message names the value and the way out."""
+
+
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf
 ) -> None:
     """Refuse what is not a finite real number in [low, high] and greater than `above`.
 
-    Arrays pass: a hyper-parameter under `vmap` is traced and has no value to look at.
+    A traced array passes: a hyper-parameter under `vmap` has no value to look at.
 
     Args:
       name: of the setting, as the user wrote it.
@@ -22,14 +26,16 @@ def check_number(
       above: the value must exceed this one.
 
     Raises:
-      ValueError: if it is not such a number.
+      InputError: if it is not such a number.
     """
-    if hasattr(value, "dtype"):
+    if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):  # without importing JAX
         return
+    if hasattr(value, "dtype") and value.ndim == 0:
+        value = value.item()
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if is_number and low <= value <= high and value > above:
         return
-    raise ValueError(f"{name} must be a number {_range(low, high, above)}, got {value!r}".replace("  ", " "))
+    raise InputError(f"{name} must be a number {_range(low, high, above)}, got {value!r}".replace("  ", " "))
 
 
 def check_integer(name: str, value: Any, low: int) -> None:
@@ -41,10 +47,24 @@ def check_integer(name: str, value: Any, low: int) -> None:
       low: smallest allowed value.
 
     Raises:
-      ValueError: if it is not such an integer.
+      InputError: if it is not such an integer.
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+        raise InputError(f"{name} must be an integer of at least {low}, got {value!r}")
+
+
+def check_boolean(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False; the string "False" would count as true.
+
+    Args:
+      name: of the setting, as the user wrote it.
+      value: what the user gave.
+
+    Raises:
+      InputError: if it is something else.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -56,14 +76,14 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
       choices: what is allowed.
 
     Raises:
-      ValueError: if it is none of them; the message names the nearest one.
+      InputError: if it is none of them; the message names the nearest one.
     """
     choices = tuple(choices)
     if value in choices:
         return
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+    raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
 def _range(low: float, high: float, above: float) -> str:

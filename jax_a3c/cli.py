@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -14,12 +15,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from jax_a3c.checks import InputError
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.settings import Settings, resolve
 
+FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
-"""Exit codes: of a refused command, and of a run that SIGINT or SIGTERM ended (128 + SIGINT)."""
+"""Exit codes: of a run that diverged, of a refused command, and after SIGINT or SIGTERM (128 + SIGINT)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,7 @@ class Plot:
         from jax_a3c.training.run_directory import RunDirectory
 
         if not self.run_dirs:
-            raise ValueError("run_dirs must name at least one folder of a run")
+            raise InputError("run_dirs must name at least one folder of a run")
         runs = [RunDirectory(path) for path in self.run_dirs]
         print(f"wrote {learning_curves(runs, self.output)}")
         _print_table(
@@ -163,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: of the command line, those of the process if None.
 
     Returns:
-      The exit code: 0, or 2 if the command was refused, or 130 if a run was interrupted.
+      The exit code: 0; 1 if training diverged, 2 if the command was refused, 130 if it was interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -181,16 +184,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             registry=_integers(),
         )
         return command()
-    except ValueError as error:
+    except InputError as error:
         print(f"jax-a3c: error: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except FloatingPointError as error:
+        print(f"jax-a3c: error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("jax-a3c: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _train_defaults(arguments: list[str]) -> Train:
-    """What `train` starts from: the settings of the method and environment that stand first."""
-    positional = arguments[1:3] if arguments[:1] == ["train"] else []
-    if len(positional) == 2 and not any(word.startswith("-") for word in positional):
-        return Train(method=positional[0], env=positional[1], settings=resolve(*positional))
+    """What `train` starts from: the settings of the method and environment, which must stand first.
+
+    Before them no flag is taken: its value could not be told from the method's name.
+    """
+    words = arguments[1:] if arguments[:1] == ["train"] else []
+    if len(words) >= 2 and not any(word.startswith("-") for word in words[:2]):
+        return Train(method=words[0], env=words[1], settings=resolve(*words[:2]))
+    if words and not {"-h", "--help"} & set(words):
+        raise InputError("METHOD and ENV come first: jax-a3c train METHOD ENV [--flag value ...]")
     return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Settings())
 
 
@@ -199,12 +213,12 @@ def _integers() -> tyro.constructors.ConstructorRegistry:
     registry = tyro.constructors.ConstructorRegistry()
 
     def parse(words: list[str]) -> int:
-        try:
+        with contextlib.suppress(ValueError):
             return int(words[0])
-        except ValueError:
-            if not float(words[0]).is_integer():
-                raise ValueError(f"{words[0]} is not an integer") from None
-            return int(float(words[0]))
+        with contextlib.suppress(ValueError, OverflowError):
+            if float(words[0]).is_integer():
+                return int(float(words[0]))
+        raise ValueError(f"{words[0]} is not an integer")
 
     @registry.primitive_rule
     def rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
@@ -242,19 +256,14 @@ def _describe(method: str, env_id: str, settings: Settings) -> int:
 
 def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a summary that a terminal has room for."""
-    row = {
-        "method": summary["method"],
-        "env": summary["env"],
-        "seed": summary["seed"],
-        "status": summary["status"],
-    }
-    if "env_steps" in summary:
+    row = {name: summary.get(name) for name in ("method", "env", "seed", "status")}
+    if summary.get("env_steps") is not None:
         row |= {
             "env steps": f"{summary['env_steps']:,}",
             "seconds": f"{summary['seconds']:.1f}",
             "steps/s": f"{summary['env_steps_per_second']:,.0f}",
         }
-    if "eval_return_mean" in summary:
+    if summary.get("eval_return_mean") is not None:
         row["return"] = f"{summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
         row["evaluated"] = f"{summary['eval_episodes']} episodes, {summary['eval_policy']}"
     return {**row, "run": run_dir}

@@ -8,10 +8,6 @@ import numpy as np
 
 ALIGNMENT = 64
 """Bytes; a cache line, and what XLA asks of a buffer that it reads in place."""
-FLUSH_INTERVAL = 1000
-"""Updates of a worker between two sweeps for vanishing statistics."""
-SMALLEST = np.float32(1e-30)
-"""Statistics below this become 0: decaying on they would turn denormal, and each operation slow."""
 
 
 class SharedParameters:
@@ -89,8 +85,6 @@ class SharedParameters:
             staleness = self.updates - version
             change(self.parameters, self.statistics)
             self._updates[worker] += 1
-            if self._updates[worker] % FLUSH_INTERVAL == 0:
-                self.statistics[np.abs(self.statistics) < SMALLEST] = 0.0
         self._staleness_sum[worker] += staleness
         self._staleness_max[worker] = max(self._staleness_max[worker], staleness)
 

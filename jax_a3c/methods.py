@@ -10,12 +10,10 @@ class Method:
 
     Attributes:
       runner: who applies the gradient; `"synchronous"` one jitted loop, `"asynchronous"` threads.
-      objective: its name in `jax_a3c.objectives`.
       defaults: settings of `training.Settings` with which this method starts where no preset says more.
     """
 
     runner: Literal["synchronous", "asynchronous"]
-    objective: Literal["actor_critic"]
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
@@ -24,7 +22,6 @@ METHODS = {
     # at norm 40, epsilon 0.1 inside the root, learning rate 7e-4 to 0.
     "a3c": Method(
         runner="asynchronous",
-        objective="actor_critic",
         defaults={
             "num_workers": 16,
             "num_envs": 1,
@@ -40,7 +37,6 @@ METHODS = {
     # norm and epsilon.
     "a2c": Method(
         runner="synchronous",
-        objective="actor_critic",
         defaults={
             "num_envs": 16,
             "num_steps": 5,

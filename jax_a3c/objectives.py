@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_a3c import losses, returns
-from jax_a3c.checks import check_choice, check_number
+from jax_a3c.checks import check_boolean, check_choice, check_number
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
 
@@ -55,8 +55,8 @@ class ActorCriticConfig:
     Attributes:
       gamma: discount per environment step, in [0, 1]. Paper: 0.99.
       gae_lambda: lambda of the advantages, in [0, 1]; 1 gives the paper's n-step returns.
-      vf_coef: weight of the value loss 0.5 (R - V)^2, at least 0. 1 gives the gradient (V - R), which is
-        what the authors used: the paper's 2 (V - R) times the 0.5 that they reported by e-mail.
+      vf_coef: weight of the value loss 0.5 (R - V)^2, at least 0. 1 gives the gradient (V - R): the paper's
+        2 (V - R) times the 0.5 that the authors reported by e-mail, read literally.
       ent_coef: weight of the policy's entropy, beta, at least 0. Paper: 0.01 for discrete actions, 1e-4
         for continuous ones.
       loss_reduction: `"sum"` adds the losses of the T steps of a rollout, as the paper's accumulated
@@ -83,6 +83,7 @@ class ActorCriticConfig:
         check_number("vf_coef", self.vf_coef, 0.0)
         check_number("ent_coef", self.ent_coef, 0.0)
         check_number("reward_scale", self.reward_scale)
+        check_boolean("normalize_advantages", self.normalize_advantages)
         check_choice("loss_reduction", self.loss_reduction, ("sum", "mean"))
         if self.reward_clip is not None:
             check_number("reward_clip", self.reward_clip, above=0.0)
@@ -194,14 +195,16 @@ def gradient(
 
     Returns:
       The gradient, shaped like `params`, and the objective's metrics with `grad_norm` (before clipping) and
-      `nonfinite_gradients` (0 or 1) added.
+      `nonfinite_gradients` (0 or 1) added; the others are 0 where that is 1.
     """
     grads, metrics = jax.grad(objective.loss, has_aux=True)(params, rollout)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     scale = jnp.ones(()) if max_grad_norm is None else jnp.minimum(1.0, max_grad_norm / (norm + 1e-12))
     grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), grads)
-    return grads, {**metrics, "grad_norm": norm, "nonfinite_gradients": 1.0 - finite}
+    # Metrics are summed over many updates: one NaN would take them all.
+    metrics = {name: jnp.where(finite, x, 0.0) for name, x in {**metrics, "grad_norm": norm}.items()}
+    return grads, {**metrics, "nonfinite_gradients": 1.0 - finite}
 
 
 def _normalize(advantages: Array, mask: Array) -> Array:

@@ -15,6 +15,10 @@ Schedule = Callable[[Any], Any]
 """From the number of environment steps taken so far, a float or an array, to a learning rate."""
 
 
+SMALLEST = np.float32(1e-30)
+"""Floor of g in place; XLA flushes such numbers to 0, NumPy does not."""
+
+
 class InPlaceRule(Protocol):
     """The update of an optimizer on flat float32 buffers that other threads may be writing as well."""
 
@@ -184,6 +188,8 @@ def shared_rmsprop(
         scratch *= np.float32(1.0 - decay)
         statistics *= np.float32(decay)
         statistics += scratch
+        # Decaying on without a gradient, g would turn denormal, and each operation on it slow.
+        np.maximum(statistics, SMALLEST, out=statistics)
         np.add(statistics, np.float32(eps), out=scratch)
         np.sqrt(scratch, out=scratch)
         np.divide(gradient, scratch, out=scratch)

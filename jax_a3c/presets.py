@@ -20,15 +20,15 @@ class Preset:
 PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "gymnax:CartPole-v1"): Preset(
         settings={"total_timesteps": 500_000, "learning_rate": 2e-3},
-        result="",
+        result="500 (500 to 500), greedy, 10 seeds, at most 1 s on 2 cores",
     ),
     ("a3c", "gymnax:CartPole-v1"): Preset(
         settings={"total_timesteps": 500_000, "num_workers": 2, "learning_rate": 5e-3, "reward_scale": 0.1},
-        result="",
+        result="500 (500 to 500), greedy, 10 seeds, at most 8 s on 2 cores",
     ),
     ("a2c", "gymnax:Acrobot-v1"): Preset(
         settings={"total_timesteps": 1_000_000, "learning_rate": 2e-3, "reward_scale": 0.05},
-        result="",
+        result="-83.1 (-83.8 to -82.4), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("a3c", "gymnax:Acrobot-v1"): Preset(
         settings={
@@ -37,15 +37,15 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "learning_rate": 5e-3,
             "reward_scale": 0.05,
         },
-        result="",
+        result="-82.7 (-83.5 to -81.7), greedy, 5 seeds, at most 15 s on 2 cores",
     ),
     ("a2c", "gymnax:Catch-bsuite"): Preset(
         settings={"total_timesteps": 500_000, "learning_rate": 2e-3},
-        result="",
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 1 s on 2 cores",
     ),
     ("a3c", "gymnax:Catch-bsuite"): Preset(
         settings={"total_timesteps": 500_000, "num_workers": 2, "learning_rate": 2e-3},
-        result="",
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 11 s on 2 cores",
     ),
     ("a2c", "gymnax:MemoryChain-bsuite"): Preset(
         settings={
@@ -59,7 +59,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "optimizer": "adam",
             "learning_rate": 2e-3,
         },
-        result="",
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 6 s on 2 cores",
     ),
     ("a3c", "gymnax:MemoryChain-bsuite"): Preset(
         settings={
@@ -69,7 +69,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "lstm_size": 32,
             "learning_rate": 5e-3,
         },
-        result="",
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 37 s on 2 cores",
     ),
     ("a2c", "gymnax:Pendulum-v1"): Preset(
         settings={
@@ -83,7 +83,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "shared_trunk": False,
             "learning_rate": 1e-3,
         },
-        result="",
+        result="-154 (-161 to -143), greedy, 5 seeds, at most 9 s on 2 cores",
     ),
     ("a3c", "gymnax:Pendulum-v1"): Preset(
         settings={
@@ -98,7 +98,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "shared_trunk": False,
             "learning_rate": 3e-3,
         },
-        result="",
+        result="-151 (-162 to -143), greedy, 5 seeds, at most 8 s on 2 cores",
     ),
     ("a2c", "gymnax:Breakout-MinAtar"): Preset(
         settings={
@@ -113,7 +113,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "learning_rate": 2e-3,
             "eval_policy": "sampled",
         },
-        result="",
+        result="28.4 (12.5 to 55.3), sampled, 3 seeds, at most 254 s on 2 cores",
     ),
 }
 """By method and environment id."""

@@ -17,6 +17,8 @@ Act = Callable[[Array, Carry, Array, Array], tuple[Carry, Array]]
 class EpisodeSums(NamedTuple):
     """Running sums over the episodes that ended, so that no per-step record has to leave the device.
 
+    An episode whose return is not finite is left out.
+
     Attributes:
       episodes: `[]` float32. How many ended.
       episode_return: `[]` float32. Sum of their returns, in reward units, undiscounted.
@@ -107,10 +109,11 @@ def unroll(
             next_carry=carry,
             mask=jnp.ones(num_envs, bool),
         )
+        counted = ended & jnp.isfinite(episode_return)
         sums = EpisodeSums(
-            sums.episodes + ended.sum(),
-            sums.episode_return + jnp.sum(episode_return, where=ended),
-            sums.episode_length + jnp.sum(episode_length, where=ended),
+            sums.episodes + counted.sum(),
+            sums.episode_return + jnp.sum(episode_return, where=counted),
+            sums.episode_length + jnp.sum(episode_length, where=counted),
         )
         actor = ActorState(
             env_state=next_state,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class A2CConfig(ActorCriticConfig):
     num_steps: int = 5
     max_grad_norm: float | None = 0.5
     auto_reset: AutoReset = "pooled"
-    loss_reduction: Any = "mean"
+    loss_reduction: Literal["sum", "mean"] = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()

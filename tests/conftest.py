@@ -5,9 +5,10 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def quick_compilation(request):
-    """Compile without most optimisations, which takes half the time, unless a test is marked `optimized`."""
+def unoptimized_compilation(request):
+    """Compile modules marked `unoptimized` in half the time, but for their tests marked `optimized`."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", "optimized" not in request.keywords)
+    unoptimized = "unoptimized" in request.keywords and "optimized" not in request.keywords
+    jax.config.update("jax_disable_most_optimizations", unoptimized)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

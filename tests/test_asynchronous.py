@@ -16,22 +16,22 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from probes import MatchingAction, RightAction, TerminalReward
+from probes import EndlessReward, MatchingAction, Recall, TerminalReward
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks, optimizers
 from jax_a3c.objectives import actor_critic, gradient
 from jax_a3c.optimizers import InPlaceTransformation
 from jax_a3c.rollouts import init_actor, unroll
 
+pytestmark = pytest.mark.unoptimized
 CARTPOLE = envs.make("gymnax:CartPole-v1", max_steps_in_episode=30)
 NETWORK = networks.actor_critic(CARTPOLE, hidden=(8,))
 
 
 def make_agent(env=CARTPOLE, network=NETWORK, optimizer=None, **settings):
     optimizer = optimizer or optimizers.shared_rmsprop(1e-2)
-    return a3c(
-        lambda: env, network, optimizer, A3CConfig(**{"total_timesteps": 2000, "num_steps": 5, **settings})
-    )
+    settings = {"total_timesteps": 2000, "num_steps": 5, "num_workers": 2, **settings}
+    return a3c(lambda: env, network, optimizer, A3CConfig(**settings))
 
 
 def worker_threads():
@@ -168,12 +168,32 @@ def test_workers_have_streams_of_their_own():
     assert len(observations) == len(keys) == 8
 
 
-def test_several_environments_for_each_worker_and_an_lstm():
-    env = RightAction()
-    network = networks.actor_critic(env, hidden=(8,), lstm=4)
-    agent = make_agent(env, network, num_envs=4, stop_at_episode_end=False, total_timesteps=4000)
-    result = agent.run(0)
-    assert result.progress.env_steps == 20 * result.progress.updates
+def test_an_lstm_remembers_across_segments_with_several_environments_for_each_worker():
+    env = Recall()
+    network = networks.actor_critic(env, hidden=(16,), lstm=16)
+    settings = {"num_envs": 8, "num_steps": 4, "stop_at_episode_end": False, "num_workers": 2}
+    agent = make_agent(env, network, optax.adam(3e-3), total_timesteps=60_000, **settings)
+    reports = []
+    progress = agent.run(0, callback=reports.append, interval=0.02).progress
+    assert progress.env_steps == 8 * 4 * progress.updates
+    late = next(report for report in reports if report.env_steps > 40_000).metric_sums
+    sums = {name: progress.metric_sums[name] - late[name] for name in ("episodes", "episode_return")}
+    assert sums["episode_return"] / sums["episodes"] > 0.8
+
+
+def test_a_time_limit_is_not_an_end_and_the_segment_stops_there():
+    env = EndlessReward()
+    network = networks.actor_critic(env, hidden=(8,))
+    optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 20_000))
+    params = make_agent(env, network, optimizer, gamma=0.8, total_timesteps=20_000).run(0).params
+    _, _, values = network.apply(params, (), jnp.zeros((1, 1, 2)), jnp.ones((1, 1), bool))
+    np.testing.assert_allclose(values, 5.0, atol=0.3)
+
+
+def test_a_state_of_other_workers_is_refused():
+    state = make_agent(num_workers=3).init(0)
+    with pytest.raises(ValueError, match="num_workers is 2, but state is that of 3 workers"):
+        make_agent(num_workers=2).run(state=state)
 
 
 def test_a_run_can_go_on():
@@ -281,6 +301,8 @@ def test_staleness_is_zero_alone_and_reported_in_company():
     [
         ({"num_workers": 0}, "num_workers must be an integer of at least 1, got 0"),
         ({"total_timesteps": 1e6}, "total_timesteps must be an integer of at least 1, got 1000000.0"),
+        ({"lock": "no"}, "lock must be True or False, got 'no'"),
+        ({"gamma": np.float32(2)}, "gamma must be a number between 0 and 1, got 2.0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be a number above 0, got -1.0"),
     ],
 )

@@ -52,6 +52,14 @@ def test_in_place_equals_optax_form_over_1000_updates():
     np.testing.assert_allclose(shared.statistics, state.g, rtol=2e-5)
 
 
+def test_statistics_never_turn_denormal():
+    optimizer = optimizers.shared_rmsprop(0.1, decay=0.5)
+    theta, g, scratch = (np.ones(4, np.float32) for _ in range(3))
+    for _ in range(300):
+        optimizer.in_place(theta, g, np.zeros(4, np.float32), scratch, 0)
+    assert (g >= np.finfo(np.float32).tiny).all() and (theta == 1.0).all()
+
+
 def test_linear_schedule_ends_at_exactly_zero_and_stays():
     schedule = optimizers.linear_schedule(7e-4, 1000)
     assert schedule(0) == 7e-4

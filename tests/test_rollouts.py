@@ -9,6 +9,8 @@ from probes import EitherEnd, EndlessReward, TerminalReward
 from jax_a3c import envs
 from jax_a3c.rollouts import init_actor, unroll
 
+pytestmark = pytest.mark.unoptimized
+
 
 def random_act(key, carry, observation, reset):
     return carry, jax.random.bernoulli(key, 0.4, reset.shape).astype(jnp.int32)

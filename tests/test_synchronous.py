@@ -20,6 +20,8 @@ from jax_a3c.objectives import actor_critic, gradient
 from jax_a3c.rollouts import unroll
 from jax_a3c.training.loop import Synchronous
 
+pytestmark = pytest.mark.unoptimized
+
 
 def make_agent(env, *, optimizer=None, network=None, **settings):
     network = network or networks.actor_critic(env, hidden=(16,))
@@ -187,6 +189,22 @@ def test_host_loop_counts_and_stops():
     assert reports[-1] == result.progress
     stopped = trainer.run(0, callback=lambda progress: progress.updates >= 7)
     assert 7 <= stopped.progress.updates < 51
+
+
+def test_host_loop_compiles_once_and_can_go_on():
+    _, agent = make_agent(ConstantReward(), num_envs=4)
+    traces = []
+    counting = agent._replace(step=lambda state: traces.append(1) or agent.step(state))
+    trainer = Synchronous(counting, A2CConfig(num_envs=4), 2000)
+    first = trainer.run(0)
+    traced = len(traces)
+    kept = jax.tree.map(np.asarray, first.params)
+    trainer.run(1)
+    trainer._total_updates *= 2
+    second = trainer.run(state=first.state)
+    assert len(traces) == traced, "one program serves every run and every number of updates"
+    assert second.progress.env_steps == 4000
+    jax.tree.map(np.testing.assert_array_equal, first.params, kept)
 
 
 def test_host_loop_equals_the_steps_one_by_one():

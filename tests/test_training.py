@@ -22,6 +22,7 @@ from jax_a3c.training.settings import resolve
 from jax_a3c.training.train import interval_metrics, train
 from jax_a3c.types import Progress
 
+pytestmark = pytest.mark.unoptimized
 CARTPOLE = "gymnax:CartPole-v1"
 SUMMARY = {
     "method",
@@ -141,28 +142,50 @@ def test_a_run_is_never_written_over(run, capsys):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
-    settings = resolve(method, CARTPOLE, total_timesteps=10**9)
+    settings = resolve(method, CARTPOLE, total_timesteps=10**8)
     path = tmp_path / "run"
 
     def interrupt():
-        lines = path / "metrics.jsonl"
-        while not (path / "config.json").exists():
-            finished.wait(0.05)
-        finished.wait(8.0 if not lines.exists() else 1.0)
+        while not (path / "metrics.jsonl").exists() and not finished.wait(0.05):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     finished = threading.Event()
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
-    try:
-        summary = train(method, CARTPOLE, settings, path, quiet=True)
-    finally:
-        finished.set()
-        thread.join()
+    summary = train(method, CARTPOLE, settings, path, quiet=True)
+    finished.set()
+    thread.join()
     assert summary["status"] == "interrupted" and summary["env_steps"] > 0
     assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
     assert RunDirectory(path).load_params(build(method, CARTPOLE, settings).parameters_like())
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_diverges_is_given_up_and_said_so(method, tmp_path, capsys):
+    path = tmp_path / "run"
+    flags = ["--reward-scale", "1e38", "--run-dir", str(path), "--quiet", "--total-timesteps", "5e4"]
+    assert cli.main(["train", method, CARTPOLE, *flags]) == 1
+    assert "no gradient was finite" in capsys.readouterr().err
+    run = RunDirectory(path)
+    params = run.load_params(build(*run.config()).parameters_like())
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    summary = run.summary()
+    assert set(summary) >= SUMMARY and summary["status"] == "failed" and summary["nonfinite_gradients"] >= 100
+    assert all(row["loss"] is not None for row in run.metrics())
+
+
+def test_a_workers_failure_leaves_what_was_learned(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("the environment broke")
+
+    monkeypatch.setattr("jax_a3c.asynchronous.Asynchronous._change", broken)
+    with pytest.raises(ValueError, match="the environment broke"):
+        cli.main(["train", "a3c", CARTPOLE, "--run-dir", str(tmp_path / "run"), "--quiet"])
+    run = RunDirectory(tmp_path / "run")
+    assert run.summary()["status"] == "failed" and "the environment broke" in run.summary()["error"]
+    assert run.load_params(build(*run.config()).parameters_like())
 
 
 def test_a_failure_is_recorded_and_raised(tmp_path, monkeypatch):
@@ -237,6 +260,10 @@ def test_commands_that_only_look_things_up(command, capsys):
         ),
         (["a3c", CARTPOLE, "--network", "nature"], "Nature needs image observations"),
         (["a2c", CARTPOLE, "--network", "nature"], "Nature needs image observations"),
+        (["--seed", "3", "a3c", CARTPOLE], "METHOD and ENV come first"),
+        (["a3c", "--seed", "3", CARTPOLE], "METHOD and ENV come first"),
+        (["a3c", CARTPOLE, "--num-envs", "few"], "few is not an integer"),
+        (["a3c", CARTPOLE, "--seed", "1e20"], "seed must be a number between 0 and"),
         (["a3c", CARTPOLE, "--hidden", "0"], "hidden must be an integer of at least 1, got 0"),
     ],
 )
@@ -254,6 +281,13 @@ def test_bad_input_is_refused_before_anything_is_written(
     text = " ".join((printed.err + printed.out).replace("│", " ").split())
     assert message in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(["train", "a2c", CARTPOLE, "--run-dir", str(path)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
 
 
 def test_eval_and_plot_refuse_what_is_no_run(tmp_path, capsys):

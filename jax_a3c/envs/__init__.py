@@ -3,6 +3,7 @@
 import difflib
 from typing import Any
 
+from jax_a3c.checks import InputError
 from jax_a3c.envs import gymnax
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, JaxEnvironment
 
@@ -37,7 +38,7 @@ def make(env_id: str, /, **options: Any) -> JaxEnvironment:
     """
     backend, _, name = env_id.partition(":")
     if backend not in BACKENDS or name not in BACKENDS[backend].available():
-        raise ValueError(f"unknown environment {env_id!r}; {_suggestion(env_id)}")
+        raise InputError(f"unknown environment {env_id!r}; {_suggestion(env_id)}")
     return BACKENDS[backend].make(name, **options)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_a3c.checks import InputError
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec
 from jax_a3c.types import Array, TimeStep
 
@@ -76,7 +77,7 @@ def make(name: str, **options: Any) -> GymnaxEnvironment:
         if option not in fields:
             near = difflib.get_close_matches(option, fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(fields)}"
-            raise ValueError(f"'gymnax:{name}' has no setting {option!r}; {hint}")
+            raise InputError(f"'gymnax:{name}' has no setting {option!r}; {hint}")
     return GymnaxEnvironment(name, env, dataclasses.replace(params, **options))
 
 
@@ -88,7 +89,7 @@ def _action_space(name: str, space: Any) -> ActionSpace:
     if kind == "Box" and len(space.shape) == 1:
         low, high = (np.broadcast_to(np.asarray(b, float), space.shape) for b in (space.low, space.high))
         return Box(low=tuple(low.tolist()), high=tuple(high.tolist()))
-    raise ValueError(
+    raise InputError(
         f"'gymnax:{name}' has the action space {space!r}; supported are Discrete and Box of one axis"
     )
 

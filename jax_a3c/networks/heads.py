@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jax_a3c.checks import InputError
 from jax_a3c.distributions import Categorical, DiagonalGaussian
 from jax_a3c.networks.initializers import dense
 from jax_a3c.types import Array
@@ -66,5 +67,5 @@ class GaussianHead(nn.Module):
                 dense(features, entries, init=self.initialization, scale=0.01, name="variance")
             )
         else:
-            raise ValueError(f"unknown variance {self.variance!r}; choose one of {', '.join(VARIANCES)}")
+            raise InputError(f"unknown variance {self.variance!r}; choose one of {', '.join(VARIANCES)}")
         return DiagonalGaussian(mean, jnp.sqrt(variance + self.min_variance))

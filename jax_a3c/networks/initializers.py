@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jax_a3c.checks import InputError
 from jax_a3c.types import Array
 
 INITS = ("orthogonal", "torch")
@@ -30,7 +31,7 @@ def initializers(init: str, *, scale: float, fan_in: int) -> dict[str, Any]:
     if init == "orthogonal":
         return {"kernel_init": nn.initializers.orthogonal(scale), "bias_init": nn.initializers.zeros}
     if init != "torch":
-        raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+        raise InputError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
     bound = 1.0 / math.sqrt(fan_in)
 
     def uniform(key: Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jax_a3c.checks import InputError
 from jax_a3c.distributions import Categorical, DiagonalGaussian
 from jax_a3c.envs.base import ActionSpace, Box
 from jax_a3c.networks.heads import VARIANCES, CategoricalHead, GaussianHead
@@ -168,7 +169,7 @@ def actor_critic(
     """
     spec = getattr(spec, "spec", spec)
     if variance not in VARIANCES:
-        raise ValueError(f"unknown variance {variance!r}; choose one of {', '.join(VARIANCES)}")
+        raise InputError(f"unknown variance {variance!r}; choose one of {', '.join(VARIANCES)}")
     return ActorCritic(
         torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
         action_space=spec.action_space,
@@ -217,7 +218,7 @@ def _trunk(network: ActorCritic | QNetwork, name: str) -> Trunk:
 
 def _num_actions(action_space: ActionSpace) -> int:
     if isinstance(action_space, Box):
-        raise ValueError(
+        raise InputError(
             f"a Q network needs discrete actions, got a Box of size {action_space.size}; "
             "use actor_critic and an actor-critic method (a2c, a3c) for continuous actions"
         )
@@ -226,18 +227,18 @@ def _num_actions(action_space: ActionSpace) -> int:
 
 def _core(units: int, *, init: str, dtype: Any) -> LSTM | None:
     if units < 0:
-        raise ValueError(f"lstm is a number of units, 0 for none, got {units}")
+        raise InputError(f"lstm is a number of units, 0 for none, got {units}")
     return LSTM(units, initialization=init, dtype=dtype) if units else None
 
 
 def _torso(torso: str | nn.Module, *, hidden: tuple[int, ...], init: str, dtype: Any) -> nn.Module:
     if init not in INITS:
-        raise ValueError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+        raise InputError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
     if isinstance(torso, nn.Module):
         return torso
     if torso == "mlp":
         return MLP(tuple(hidden), initialization=init, dtype=dtype)
     images = {"mnih2013": Mnih2013, "nature": Nature, "minatar": MinAtarConv}
     if torso not in images:
-        raise ValueError(f"unknown torso {torso!r}; choose one of {', '.join(TORSOS)} or pass a flax module")
+        raise InputError(f"unknown torso {torso!r}; choose one of {', '.join(TORSOS)} or pass a flax module")
     return images[torso](initialization=init, dtype=dtype)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jax_a3c.checks import InputError
 from jax_a3c.networks.convolutions import Conv
 from jax_a3c.networks.initializers import dense, initializers
 from jax_a3c.types import Array
@@ -130,7 +131,7 @@ def _convolutions(
 def _check_image(name: str, shape: tuple[int, ...], layers: tuple[tuple[int, int, int], ...]) -> None:
     """Raise a ValueError unless `shape` is an image on which every layer has room."""
     if len(shape) != 3:
-        raise ValueError(
+        raise InputError(
             f"{name} needs image observations [height, width, channels], got shape {shape}; "
             'use torso="mlp" for vectors, or add the missing axis in the environment'
         )
@@ -138,7 +139,7 @@ def _check_image(name: str, shape: tuple[int, ...], layers: tuple[tuple[int, int
     for _, size, stride in reversed(layers):
         smallest = (smallest - 1) * stride + size
     if min(shape[:2]) < smallest:
-        raise ValueError(
+        raise InputError(
             f"{name} needs images of at least {smallest}x{smallest} pixels, got observation shape {shape} "
             "[height, width, channels]; move the channels last if they are first, "
             'or use a smaller torso such as "minatar" or "mlp"'

@@ -52,7 +52,7 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
       The parts.
 
     Raises:
-      ValueError: if a setting, the id, or their combination is of no use; the message names it.
+      InputError: if a setting, the id, or their combination is of no use; the message names it.
     """
     check_method(method, settings)
     env = envs.make(env_id)

@@ -1,5 +1,6 @@
 """The host loop around the synchronous runner: many updates in each call of one compiled program."""
 
+import numbers
 import time
 from collections.abc import Callable
 
@@ -25,12 +26,14 @@ class Synchronous:
         self._total_updates = -(-total_timesteps // self._steps_per_update)
         self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
 
-    def init(self, key: Array) -> A2CState:
-        """Fresh parameters and environments."""
+    def init(self, key: Array | int) -> A2CState:
+        """Start a run: fresh parameters and environments from a random key or a seed."""
+        if isinstance(key, numbers.Integral):
+            key = jax.random.key(int(key))
         return jax.jit(self._agent.init)(key)
 
     def params(self, state: A2CState) -> Params:
-        """The network's variables."""
+        """The network's variables in the state of a run."""
         return state.params
 
     def run(
@@ -45,7 +48,7 @@ class Synchronous:
 
         Args:
           key: random key, or a seed, of a fresh run; unused if `state` is given.
-          state: where to go on; its buffers are donated.
+          state: where to go on.
           callback: called at least every `interval` seconds or so, and at the end; training ends early when
             it returns True.
           interval: seconds that one call to the device may take.
@@ -54,7 +57,9 @@ class Synchronous:
           Parameters, state and counts.
         """
         if state is None:
-            state = self.init(jax.random.key(key) if isinstance(key, int) else key)
+            state = self.init(key)
+        else:  # a copy, since the program takes the buffers of what it is given
+            state = jax.tree.map(lambda x: x.copy(), state)
         compiling = time.perf_counter()
         program = self._compile(state)
         start, first = time.perf_counter(), int(state.updates)
@@ -73,6 +78,8 @@ class Synchronous:
                 break
             affordable = count * interval / max(time.perf_counter() - called, 1e-9)
             chunk = max(1, min(2 * chunk, int(affordable), self._total_updates // REPORTS))
+        if done == first and callback is not None:
+            callback(progress)
         rate = (done - first) * self._steps_per_update / max(progress.seconds, 1e-9)
         return TrainingResult(state.params, state, progress, rate, start - compiling)
 

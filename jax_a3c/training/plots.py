@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_a3c.checks import InputError
 from jax_a3c.training.run_directory import RunDirectory
 
 WINDOW = 9
@@ -22,13 +23,13 @@ def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
       `output`.
 
     Raises:
-      ValueError: if a run has recorded no episode, or the extra `plots` is missing.
+      InputError: if a run has recorded no episode, `output` cannot be written, or matplotlib is missing.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("plots need the extra of that name: pip install 'jax-a3c[plots]'") from None
+        raise InputError("plots need the extra of that name: pip install 'jax-a3c[plots]'") from None
     # Figure and canvas without pyplot: no global state, no choice of a window system.
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -50,8 +51,11 @@ def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
     for label, colour in labels.items():
         axes[1].plot([], [], color=colour, linewidth=2, label=label)
     axes[1].legend(loc="lower right")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=130)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=130, format="png")
+    except OSError as error:
+        raise InputError(f"output {str(output)!r} cannot be written: {error}") from error
     return output
 
 
@@ -59,7 +63,7 @@ def _curve(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps, seconds and mean return of the lines in which an episode ended."""
     rows = [row for row in run.metrics() if row.get("episode_return") is not None]
     if not rows:
-        raise ValueError(f"{str(run.path)!r} has recorded no complete episode yet")
+        raise InputError(f"{str(run.path)!r} has recorded no complete episode yet")
     columns = ([row[name] for row in rows] for name in ("env_steps", "seconds", "episode_return"))
     steps, seconds, returns = (np.asarray(column, float) for column in columns)
     return steps, seconds, returns

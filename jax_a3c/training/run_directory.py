@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_a3c.checks import InputError
 from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.types import Params
 
@@ -44,13 +45,16 @@ class RunDirectory:
           The run directory, with `config.json` and `env.json` written.
 
         Raises:
-          ValueError: if the folder holds a run already.
+          InputError: if the folder holds a run already or cannot be written.
         """
         if (path / "config.json").exists():
-            raise ValueError(f"run_dir {str(path)!r} holds a run already; choose another folder or remove it")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            raise InputError(f"run_dir {str(path)!r} holds a run already; choose another folder or remove it")
         run = cls(path)
-        run._write("config.json", {"method": method, "env": env_id, "settings": settings})
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            run._write("config.json", {"method": method, "env": env_id, "settings": settings})
+        except OSError as error:
+            raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
         run._write("env.json", environment())
         return run
 
@@ -58,14 +62,14 @@ class RunDirectory:
         """Method, environment id and settings of the run.
 
         Raises:
-          ValueError: if the folder holds no run, or one that this version cannot read.
+          InputError: if the folder holds no run, or one that this version cannot read.
         """
         config = self._read("config.json")
         try:
             settings = {**config["settings"], "hidden": tuple(config["settings"]["hidden"])}
             return config["method"], config["env"], resolve(config["method"], config["env"], **settings)
         except (KeyError, TypeError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{self.path / 'config.json'} is not a run's configuration: {error!r}"
             ) from error
 
@@ -78,7 +82,7 @@ class RunDirectory:
         """The lines of `metrics.jsonl`; a last one that was cut off is left out."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
-            raise ValueError(f"{str(self.path)!r} holds no metrics.jsonl; is it a run directory?")
+            raise InputError(f"{str(self.path)!r} holds no metrics.jsonl; is it a run directory?")
         rows = []
         for line in path.read_text().splitlines():
             try:
@@ -95,7 +99,7 @@ class RunDirectory:
         """The run's `summary.json`.
 
         Raises:
-          ValueError: if there is none, because the run did not end.
+          InputError: if there is none, because the run did not end.
         """
         return self._read("summary.json")
 
@@ -119,21 +123,21 @@ class RunDirectory:
           The variables.
 
         Raises:
-          ValueError: if the file is missing, unreadable or of another network.
+          InputError: if the file is missing, unreadable or of another network.
         """
         path = self.path / PARAMETERS
         try:
             with np.load(path, allow_pickle=False) as file:
                 stored = dict(file)
         except FileNotFoundError:
-            raise ValueError(f"{str(self.path)!r} has no {PARAMETERS}; its training did not end") from None
+            raise InputError(f"{str(self.path)!r} has no {PARAMETERS}; its training did not end") from None
         except Exception as error:
-            raise ValueError(f"{path} cannot be read, it is damaged: {error}") from error
+            raise InputError(f"{path} cannot be read, it is damaged: {error}") from error
 
         for name, leaf in named_leaves(like).items():
             found = stored[name].shape if name in stored else "nothing"
             if found != leaf.shape:
-                raise ValueError(
+                raise InputError(
                     f"{path} is of another network: {name} should be {leaf.shape}, found {found}"
                 )
         return jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in named_leaves(like)])
@@ -146,11 +150,11 @@ class RunDirectory:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
         if not path.exists():
-            raise ValueError(f"{str(self.path)!r} holds no {name}; is it the directory of a run that ended?")
+            raise InputError(f"{str(self.path)!r} holds no {name}; is it the directory of a run that ended?")
         try:
             return json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise InputError(f"{path} is damaged: {error}") from error
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -184,9 +188,14 @@ def _cpu_model() -> str:
 
 def _git_commit() -> str | None:
     """Commit of the source tree that this package was imported from, None if it is installed without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # some repository around a .venv is not ours
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.SubprocessError):
         return None
 

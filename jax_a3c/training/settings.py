@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jax_a3c.checks import check_choice, check_integer, check_number
+from jax_a3c.checks import InputError, check_boolean, check_choice, check_integer, check_number
 from jax_a3c.methods import METHODS
 from jax_a3c.presets import PRESETS
 
@@ -84,6 +84,9 @@ class Settings:
         for name in ("total_timesteps", "num_envs", "num_steps", "num_workers", "lstm_size", "eval_episodes"):
             check_integer(name, getattr(self, name), 1)
         check_integer("seed", self.seed, 0)
+        check_number("seed", self.seed, 0, 2**31 - 1)
+        for name in ("stop_at_episode_end", "lock", "normalize_advantages", "lstm", "shared_trunk"):
+            check_boolean(name, getattr(self, name))
         check_number("learning_rate", self.learning_rate, 0.0)
         check_number("rmsprop_decay", self.rmsprop_decay, 0.0, 1.0)
         check_number("rmsprop_eps", self.rmsprop_eps, above=0.0)
@@ -113,7 +116,7 @@ def resolve(method: str, env_id: str, **overrides: Any) -> Settings:
       The settings.
 
     Raises:
-      ValueError: if the method or a field is unknown, or a value is refused.
+      InputError: if the method or a field is unknown, or a value is refused.
     """
     check_choice("method", method, METHODS)
     names = [field.name for field in dataclasses.fields(Settings)]
@@ -133,12 +136,13 @@ def check_method(method: str, settings: Settings) -> None:
       settings: of a run with that method.
 
     Raises:
-      ValueError: if a setting of the asynchronous runner is given to a synchronous method.
+      InputError: if a setting of the asynchronous runner is given to a synchronous method.
     """
+    check_choice("method", method, METHODS)
     if METHODS[method].runner == "asynchronous":
         return
     for name, neutral in SYNCHRONOUS.items():
         if getattr(settings, name) != neutral:
-            raise ValueError(
+            raise InputError(
                 f"{name} is a setting of the asynchronous methods; {method} is synchronous: leave it out"
             )

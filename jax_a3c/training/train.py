@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jax_a3c.asynchronous import use_worker_threads
+from jax_a3c.asynchronous import Asynchronous, use_worker_threads
+from jax_a3c.checks import InputError, check_integer, check_number
 from jax_a3c.methods import METHODS
 from jax_a3c.training import plots
 from jax_a3c.training.evaluation import Evaluation, evaluator
@@ -29,6 +30,11 @@ PER_EPISODE = ("episode_return", "episode_length")
 COUNTS = ("episodes", "env_steps", "nonfinite_gradients")
 MAX_NONFINITE = 100
 """Updates in a row whose gradient is not finite, after which a run is given up."""
+SUMMARY = (
+    *("method", "env", "seed", "status", "env_steps", "updates", "seconds", "compile_seconds"),
+    *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes"),
+)
+"""Keys that every `summary.json` has; null where a run did not come so far."""
 
 
 class Recorder:
@@ -39,16 +45,22 @@ class Recorder:
         self._run = run
         self._interval = total_timesteps / ROWS
         self._last = Progress(0, 0, 0.0, {}, [])
+        self._nonfinite = 0
         self._bar = tqdm(
             total=total_timesteps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True
         )
-        self._events = _event_writer(run.path) if tensorboard else None
+        self._events = _event_writer()(str(run.path)) if tensorboard else None
 
     def __call__(self, progress: Progress) -> None:
         """Record what happened since the last line, if that is enough for a new one."""
         self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
         if progress.env_steps - self._last.env_steps >= self._interval:
             self.write(progress)
+
+    @property
+    def failed(self) -> bool:
+        """So many updates in a row had no finite gradient that there is no sense in going on."""
+        return self._nonfinite >= MAX_NONFINITE
 
     def write(self, progress: Progress) -> None:
         """Record what happened since the last line."""
@@ -57,14 +69,8 @@ class Recorder:
             return
         self._last = progress
         self._run.append_metrics(row)
-        if (
-            row["nonfinite_gradients"] >= MAX_NONFINITE
-            and row["nonfinite_gradients"] >= row["interval_updates"]
-        ):
-            raise FloatingPointError(
-                f"no gradient of the last {row['interval_updates']} updates was finite, at "
-                f"{row['env_steps']} environment steps; the parameters were kept: try a smaller learning_rate"
-            )
+        all_bad = row["nonfinite_gradients"] >= row["interval_updates"]
+        self._nonfinite = self._nonfinite + row["interval_updates"] if all_bad else 0
         self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
         if self._events is not None:
             for name, value in row.items():
@@ -120,7 +126,7 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
-    SIGINT and SIGTERM end training within about a second; what was learned is evaluated no more, but saved,
+    SIGINT and SIGTERM end training within about a second; what was learned is saved, but evaluated no more,
     and the summary's status is `interrupted`. A second one ends the program at once.
 
     Args:
@@ -135,30 +141,48 @@ def train(
       The summary, as in `summary.json`.
 
     Raises:
-      ValueError: if a setting or the folder is of no use.
+      InputError: if a setting or the folder is of no use.
+      FloatingPointError: if the gradients stay without a finite value.
     """
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
     experiment = build(method, env_id, settings)
+    if tensorboard:
+        _event_writer()
     run = RunDirectory.create(run_dir, method, env_id, dataclasses.asdict(settings))
     recorder = Recorder(run, settings.total_timesteps, quiet=quiet, tensorboard=tensorboard)
     training_key, evaluation_key = jax.random.split(jax.random.key(settings.seed))
-    trainer, result = experiment.trainer, None
-    summary: dict[str, Any] = {"method": method, "env": env_id, "seed": settings.seed, "status": "failed"}
+    summary: dict[str, Any] = dict.fromkeys(SUMMARY)
+    summary |= {"method": method, "env": env_id, "seed": settings.seed, "status": "failed"}
+    trainer = experiment.trainer
     try:
         with _stop_on_signal() as stopped:
 
             def report(progress: Progress) -> bool:
                 recorder(progress)
-                return stopped.is_set()
+                return stopped.is_set() or recorder.failed
 
-            result = trainer.run(training_key, callback=report, interval=0.05)
-        run.save_params(result.params)
-        summary |= _counts(result)
-        summary["status"] = "interrupted" if stopped.is_set() else "completed"
-        recorder.close(result.progress)
-        if not stopped.is_set():
-            summary |= evaluate(experiment, settings, result.params, evaluation_key)
+            state: Any = trainer.init(training_key)
+            try:
+                result = trainer.run(state=state, callback=report, interval=0.05)
+            except BaseException:
+                if isinstance(trainer, Asynchronous):  # its state is changed in place: keep what was learned
+                    run.save_params(trainer.params(state))
+                raise
+            run.save_params(result.params)
+            summary |= _counts(result)
+            recorder.close(result.progress)
+            if recorder.failed:
+                raise FloatingPointError(
+                    f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the parameters of "
+                    "before are saved: try a smaller learning_rate or reward_scale"
+                )
+            if not stopped.is_set():
+                summary |= evaluate(experiment, settings, result.params, evaluation_key)
+            summary["status"] = "interrupted" if stopped.is_set() else "completed"
+    except KeyboardInterrupt:
+        summary["status"] = "interrupted"
+        raise
     except BaseException as error:
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         raise
@@ -167,7 +191,7 @@ def train(
         run.write_summary(summary)
     try:
         plots.learning_curves([run], run.path / "learning_curve.png")
-    except ValueError as error:
+    except InputError as error:
         print(f"no learning curve was drawn: {error}", file=sys.stderr)
     return summary
 
@@ -213,8 +237,10 @@ def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int) -> dict[str
       As `evaluate`.
 
     Raises:
-      ValueError: if the folder holds no run that ended, or `num_episodes` is out of range.
+      InputError: if the folder holds no run that ended, or `num_episodes` is out of range.
     """
+    check_integer("episodes", num_episodes, 1)
+    check_number("seed", seed, 0, 2**31 - 1)
     method, env_id, settings = run.config()
     settings = dataclasses.replace(settings, eval_episodes=num_episodes)
     experiment = build(method, env_id, settings)
@@ -261,11 +287,12 @@ def _stop_on_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _event_writer(path: Path) -> Any:
+def _event_writer() -> Any:
+    """TensorBoard's writer of events, a class."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ValueError(
+        raise InputError(
             "tensorboard needs the extra of that name: pip install 'jax-a3c[tensorboard]'"
         ) from None
-    return SummaryWriter(str(path))
+    return SummaryWriter
