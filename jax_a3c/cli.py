@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -33,9 +34,9 @@ class Train:
     Integers may be written as 1e6.
     """
 
-    method: tyro.conf.Positional[str]
+    method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")]
     """a2c or a3c."""
-    env: tyro.conf.Positional[str]
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment id such as gymnax:CartPole-v1; `jax-a3c envs` lists them."""
     settings: tyro.conf.OmitArgPrefixes[Settings]
     run_dir: Path | None = None
@@ -190,6 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"jax-a3c: error: {error}", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:  # the reader of our output has had enough, `jax-a3c envs | head` say
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's own flush at exit
+        return 0
     except KeyboardInterrupt:
         print("jax-a3c: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -70,6 +70,8 @@ def _curve(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over `WINDOW` points, over fewer at both ends."""
-    kernel = np.ones(min(WINDOW, len(values)))
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+    """Mean over the last `WINDOW` points, at the start over those that there are: no look ahead."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - WINDOW, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
