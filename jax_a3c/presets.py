@@ -108,7 +108,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "num_steps": 16,
             "gae_lambda": 0.95,
             "normalize_advantages": True,
-            "ent_coef": 0.1,
+            "ent_coef": 0.2,
             "optimizer": "adam",
             "learning_rate": 2e-3,
             "eval_policy": "sampled",
