@@ -159,6 +159,9 @@ def next_values(network: Network, params: Params, rollout: Rollout, values: Arra
 
     Returns:
       `[T, *B, ...]`. Of no meaning where the episode terminated.
+
+    References:
+      Pardo et al. (2018), Time Limits in Reinforcement Learning.
     """
     params, values = jax.lax.stop_gradient((params, values))
     steps = rollout.steps

@@ -77,7 +77,7 @@ def linear_schedule(initial_value: float, total_env_steps: int) -> Schedule:
       The schedule; it takes a Python number or an array and returns the same kind.
 
     Raises:
-      ValueError: if an argument is out of range.
+      InputError: if an argument is out of range.
 
     References:
       Mnih et al. (2016), section 8; that it is linear, and ends at 0, the authors confirmed by e-mail.
@@ -107,7 +107,7 @@ def scale_by_learning_rate(learning_rate: float | Array | Schedule) -> optax.Gra
       The transformation. Its `update` takes the keyword `env_steps`; without it updates are counted.
 
     Raises:
-      ValueError: if the learning rate is out of range.
+      InputError: if the learning rate is out of range.
 
     Example:
       >>> adam = optax.chain(optax.scale_by_adam(), scale_by_learning_rate(linear_schedule(1e-3, 10**6)))
@@ -147,7 +147,7 @@ def shared_rmsprop(
       `optax.rmsprop(eta, decay, eps, eps_in_sqrt=True)`.
 
     Raises:
-      ValueError: if an argument is out of range.
+      InputError: if an argument is out of range.
 
     References:
       Mnih et al. (2016), equations S2 and S3. PyTorch puts epsilon outside of the root, TensorFlow 1

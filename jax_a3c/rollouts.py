@@ -80,6 +80,9 @@ def unroll(
 
     Returns:
       The next acting state, the rollout `[T, N, ...]`, and the sums over the episodes that ended in it.
+
+    References:
+      Mnih et al. (2016), Algorithm S3, the inner loop.
     """
     num_envs = actor.reset.shape[0]
     # The keys of all steps are drawn here, once: within the loop each draw would cost a kernel of its own.

@@ -30,7 +30,7 @@ def make(env_id: str, /, **options: Any) -> JaxEnvironment:
       The environment, with its description in `.spec`.
 
     Raises:
-      ValueError: if the id or an option is unknown; the message holds the nearest matches.
+      InputError: if the id or an option is unknown; the message holds the nearest matches.
 
     Example:
       >>> make("gymnax:CartPole-v1").spec.action_space

@@ -23,7 +23,7 @@ def initializers(init: str, *, scale: float, fan_in: int) -> dict[str, Any]:
       fan_in: number of inputs of one output unit.
 
     Raises:
-      ValueError: if `init` is unknown.
+      InputError: if `init` is unknown.
 
     References:
       "torch": e-mail of V. Mnih, wiki of muupan/async-rl (2016).

@@ -164,8 +164,14 @@ def actor_critic(
       init: "orthogonal", or "torch" as the paper's.
       dtype: of torso and core, such as `jnp.bfloat16`; parameters, heads and outputs are float32.
 
+    Returns:
+      The module; `network.apply(params, carry, obs, reset)` gives carry, policy and values `[T, *B]`.
+
     Raises:
-      ValueError: if a name is unknown.
+      InputError: if a name is unknown.
+
+    References:
+      Mnih et al. (2016), sections 4, 8 and 9.
     """
     spec = getattr(spec, "spec", spec)
     if variance not in VARIANCES:
@@ -194,8 +200,14 @@ def q_network(
 ) -> QNetwork:
     """Build an action-value network for an environment; arguments as of `actor_critic`.
 
+    Returns:
+      The module; `network.apply(params, carry, obs, reset)` gives carry, `Categorical` and values `[T, *B, A]`.
+
     Raises:
-      ValueError: if a name is unknown, or if the actions are not discrete.
+      InputError: if a name is unknown, or if the actions are not discrete.
+
+    References:
+      Mnih et al. (2016), section 4; Wang et al. (2016) for `dueling`.
     """
     spec = getattr(spec, "spec", spec)
     _num_actions(spec.action_space)

@@ -129,7 +129,7 @@ def _convolutions(
 
 
 def _check_image(name: str, shape: tuple[int, ...], layers: tuple[tuple[int, int, int], ...]) -> None:
-    """Raise a ValueError unless `shape` is an image on which every layer has room."""
+    """Raise an InputError unless `shape` is an image on which every layer has room."""
     if len(shape) != 3:
         raise InputError(
             f"{name} needs image observations [height, width, channels], got shape {shape}; "
