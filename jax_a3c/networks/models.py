@@ -201,7 +201,7 @@ def q_network(
     """Build an action-value network for an environment; arguments as of `actor_critic`.
 
     Returns:
-      The module; `network.apply(params, carry, obs, reset)` gives carry, `Categorical` and values `[T, *B, A]`.
+      The module; `network.apply` as of `actor_critic`, with values `[T, *B, A]`.
 
     Raises:
       InputError: if a name is unknown, or if the actions are not discrete.
