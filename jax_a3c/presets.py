@@ -113,7 +113,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "learning_rate": 2e-3,
             "eval_policy": "sampled",
         },
-        result="28.4 (12.5 to 55.3), sampled, 3 seeds, at most 254 s on 2 cores",
+        result="31.5 (27.2 to 39.0), sampled, 3 seeds, at most 112 s on 2 cores",
     ),
 }
 """By method and environment id."""
