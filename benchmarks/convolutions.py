@@ -10,13 +10,13 @@ Result on two shared cores of an AMD EPYC with AVX-512, jax 0.10.2, median of 5:
 in ms, alone / in a scan of 4.
 
     layer, batch              direct         patches      canonical    chosen
-    minatar 3x3/1, 1024       10.1 / 134     7.6 / 6.9    9.8 / 10.0   patches
-    minatar 3x3/1 c10, 1024   16.5 / 255     35.0 / 21.9  16.6 / 15.7  canonical
-    mnih2013 8x8/4, 20        3.4 / 24.5     4.0 / 3.7    2.9 / 2.7    canonical
-    mnih2013 4x4/2, 20        1.3 / 22.8     2.1 / 1.9    1.2 / 1.1    canonical
-    mnih2013 8x8/4, 128       51.8 / 230     61.7 / 38.1  50.9 / 48.9  canonical
-    nature 4x4/2, 20          2.9 / 69.1     5.0 / 5.5    2.9 / 2.6    canonical
-    nature 3x3/1, 20          2.2 / 31.5     1.8 / 1.9    2.1 / 2.0    canonical
+    minatar 3x3/1, 1024       5.8 / 69.4     3.1 / 2.7    6.1 / 6.0    patches
+    minatar 3x3/1 c10, 1024   11.8 / 151     20.6 / 10.4  11.1 / 11.5  canonical
+    mnih2013 8x8/4, 20        2.6 / 35.7     4.3 / 4.2    2.6 / 2.6    canonical
+    mnih2013 4x4/2, 20        0.9 / 12.0     1.2 / 0.9    0.9 / 0.9    canonical
+    mnih2013 8x8/4, 128       46.8 / 210     53.9 / 30.7  41.2 / 44.2  canonical
+    nature 4x4/2, 20          2.2 / 35.4     2.7 / 2.7    2.0 / 2.3    canonical
+    nature 3x3/1, 20          1.4 / 27.4     1.2 / 1.1    1.4 / 1.6    canonical
 
 The compiled programs show the cause. Alone, the weight gradient is transposed to `b01f_01io->b01f`, the axes
 of the fast kernel; in the body of a loop it stays `f01b_i01o->01bf` (the pass `ConvCanonicalization` seems to
