@@ -27,7 +27,7 @@ from jax_a3c.types import Progress, TrainingResult
 ROWS = 200
 """Lines of `metrics.jsonl` that a run writes at most, evenly over its steps."""
 PER_EPISODE = ("episode_return", "episode_length")
-COUNTS = ("episodes", "env_steps", "nonfinite_gradients")
+COUNTS = ("episodes", "nonfinite_gradients")
 MAX_NONFINITE = 100
 """Updates in a row whose gradient is not finite, after which a run is given up."""
 SUMMARY = (
@@ -53,7 +53,7 @@ class Recorder:
 
     def __call__(self, progress: Progress) -> None:
         """Record what happened since the last line, if that is enough for a new one."""
-        self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
+        self._advance(progress)
         if progress.env_steps - self._last.env_steps >= self._interval:
             self.write(progress)
 
@@ -80,12 +80,16 @@ class Recorder:
         """Write what is left and release the terminal and the files."""
         try:
             if progress is not None:
-                self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
+                self._advance(progress)
                 self.write(progress)
         finally:
             self._bar.close()
             if self._events is not None:
                 self._events.close()
+
+    def _advance(self, progress: Progress) -> None:
+        """Move the bar; the last update of a run overshoots its total."""
+        self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
 
 
 def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
@@ -108,9 +112,7 @@ def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
     for name, value in sums.items():
         if name in PER_EPISODE:
             row[name] = value / sums["episodes"] if sums["episodes"] else float("nan")
-        elif name == "env_steps":
-            continue
-        else:
+        elif name != "env_steps":  # the row has its total
             row[name] = value if name in COUNTS else value / max(1, updates)
     return row
 
