@@ -61,7 +61,9 @@ def main() -> None:
                 if key not in rows:
                     experiment = experiment or build(method, env_id, settings)
                     result = experiment.trainer.run(seed)
-                    scores = evaluate(experiment, settings, result.params, jax.random.key(10_000 + seed))
+                    scores = evaluate(
+                        experiment, method, settings, result.params, jax.random.key(10_000 + seed)
+                    )
                     rows[key] = {
                         "method": method,
                         "env": env_id,

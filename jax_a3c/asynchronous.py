@@ -1,5 +1,6 @@
-"""The asynchronous runner, A3C: threads that update one shared parameter vector without a lock."""
+"""The asynchronous runner: threads that update one shared parameter vector without a lock."""
 
+import functools
 import numbers
 import queue
 import threading
@@ -14,29 +15,25 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jax_a3c.checks import InputError, check_boolean, check_choice, check_integer, check_number
+from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
-from jax_a3c.rollouts import AutoReset, init_actor, unroll
+from jax_a3c.rollouts import RunnerConfig, init_actor, unroll
 from jax_a3c.types import ActorState, Array, Metrics, Params, Progress, TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class A3CConfig(ActorCriticConfig):
-    """Settings of the asynchronous runner, on top of those of its objective.
+class AsynchronousConfig(RunnerConfig):
+    """Settings of the asynchronous runner, on top of those of `rollouts.RunnerConfig`.
 
     Attributes:
       num_workers: threads, at least 1. Paper: 16, on as many cores.
       num_envs: environments of each worker, at least 1. Paper: 1.
-      num_steps: the paper's t_max, the longest segment between two updates, in steps of each environment.
-        Paper: 5; the authors by e-mail: 20.
       total_timesteps: T_max, the environment steps of all workers after which training ends.
-      max_grad_norm: bound of the gradient's global norm, above 0; None for none. Authors: 40.
-      stop_at_episode_end: a segment ends with the episode, as in Algorithm S3. With several environments:
-        with a step that ends all their episodes.
+      stop_at_episode_end: a segment ends with the episode, as in Algorithms 1, S2 and S3. With several
+        environments: with a step that ends all their episodes.
       lock: reads and updates of the shared buffers exclude each other. The control experiment.
-      auto_reset: `"pooled"` or `"exact"`, see `rollouts.unroll`.
     """
 
     num_workers: int = 16
@@ -46,26 +43,31 @@ class A3CConfig(ActorCriticConfig):
     max_grad_norm: float | None = 40.0
     stop_at_episode_end: bool = True
     lock: bool = False
-    auto_reset: AutoReset = "pooled"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_workers", "num_envs", "num_steps", "total_timesteps"):
-            check_integer(name, getattr(self, name), 1)
+        check_integer("num_workers", self.num_workers, 1)
+        check_integer("total_timesteps", self.total_timesteps, 1)
         check_boolean("stop_at_episode_end", self.stop_at_episode_end)
         check_boolean("lock", self.lock)
-        check_choice("auto_reset", self.auto_reset, ("pooled", "exact"))
-        if self.max_grad_norm is not None:
-            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class A3CConfig(AsynchronousConfig, ActorCriticConfig):
+    """Settings of A3C: those of the asynchronous runner and those of the actor-critic objective."""
+
+    def __post_init__(self) -> None:
+        AsynchronousConfig.__post_init__(self)
+        ActorCriticConfig.__post_init__(self)
 
 
 class A3CState(NamedTuple):
     """All that a run is at one moment; `run` goes on from it and changes it in place.
 
     Attributes:
-      shared: parameters, shared statistics and counters.
+      shared: parameters, target parameters, shared statistics and counters.
       actors: the acting state of each worker.
-      opt_states: what else the optimizer keeps for each worker, `()` for Shared RMSProp.
+      opt_states: what else the optimizer keeps for each worker, None for Shared RMSProp.
     """
 
     shared: SharedParameters
@@ -84,8 +86,9 @@ def a3c(
     Args:
       make_env: builds the environment, `() -> env`. Environments written in JAX are pure, one serves all.
       network: policy and value function, see `networks.actor_critic`.
-      optimizer: `optimizers.shared_rmsprop` is applied in place to statistics that all workers share; any
-        other Optax transformation keeps a state per worker, and its updates are added without a lock.
+      optimizer: those of `optimizers` are applied in place, `shared_rmsprop` with statistics that all
+        workers share; any other Optax transformation keeps a state per worker, and its updates are added
+        without a lock.
       config: settings; the defaults if None.
 
     Returns:
@@ -126,15 +129,24 @@ class Asynchronous:
         network: Network,
         optimizer: optax.GradientTransformation,
         objective: Objective,
-        config: A3CConfig,
+        config: AsynchronousConfig | None = None,
     ):
-        """Bind the parts; nothing is compiled or started before `init` or `run`."""
-        self.config = config
+        """Bind the parts; nothing is compiled or started before `init` or `run`.
+
+        Args:
+          env: the environment; written in JAX it is pure, and one serves all workers.
+          network: gives parameters and carries their initial values.
+          optimizer: as for `a3c`.
+          objective: how to act and what to minimise.
+          config: settings; the defaults if None.
+        """
+        self.config = config = config or AsynchronousConfig()
         self._env = env
         self._network = network
         self._objective = objective
         self._optimizer = optax.with_extra_args_support(optimizer)
         self._in_place = getattr(optimizer, "in_place", None)
+        self._shares_statistics = getattr(optimizer, "shares_statistics", False)
         # Lock-free updates of one buffer are an affair of threads and host memory: always the CPU.
         self._device = jax.local_devices(backend="cpu")[0]
         with jax.default_device(self._device):
@@ -143,7 +155,8 @@ class Asynchronous:
             carry = network.initial_carry((config.num_envs,))
         self._compiled = False
         self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
-        self._init_actor = jax.jit(lambda key: init_actor(env, carry, key, config.num_envs))
+        start = functools.partial(init_actor, explore=objective.explore, looks_ahead=objective.looks_ahead)
+        self._init_actor = jax.jit(lambda key: start(env, carry, key, config.num_envs))
 
     def init(self, key: Array | int) -> A3CState:
         """Start a run: fresh parameters, and an acting state with random numbers of its own per worker.
@@ -161,9 +174,14 @@ class Asynchronous:
             params_key, actors_key = jax.random.split(jax.device_put(key, self._device))
             flat = self._init_flat(params_key)
             actors = [self._init_actor(k) for k in jax.random.split(actors_key, num_workers)]
-            opt_state = () if self._in_place else self._optimizer.init(flat)
-        shared = SharedParameters(np.asarray(flat), num_workers, lock=self.config.lock)
-        return A3CState(shared, actors, [opt_state] * num_workers)
+            opt_states = [self._init_statistics(flat) for _ in range(num_workers)]
+        shared = SharedParameters(
+            np.asarray(flat),
+            num_workers,
+            lock=self.config.lock,
+            target_update_interval=self._objective.target_update_interval,
+        )
+        return A3CState(shared, actors, opt_states)
 
     def params(self, state: A3CState) -> Params:
         """The network's variables.
@@ -224,17 +242,20 @@ class Asynchronous:
         return TrainingResult(self.params(state), state, progress, rate, start - compiling)
 
     def _work(self, worker: int, state: A3CState, sums: np.ndarray, stop: threading.Event) -> None:
-        """One worker: Algorithm S3 until T > T_max."""
+        """One worker: Algorithm 1, S2 or S3, as the objective says, until T > T_max."""
         shared, size = state.shared, state.shared.parameters.size
         theta, scratch = aligned_empty(size), aligned_empty(size)
         while shared.env_steps < self.config.total_timesteps and not stop.is_set():
             version = shared.read(theta)  # theta' <- theta, a copy: XLA reads the buffer itself
-            state.actors[worker], packed = self._segment(theta, state.actors[worker])  # t_max steps, d theta
+            env_steps = np.float32(shared.env_steps)
+            state.actors[worker], packed = self._segment(  # t_max steps and d theta
+                theta, state.actors[worker], shared.target, env_steps
+            )
             packed = np.asarray(packed)  # waits for the segment; others hold the interpreter meanwhile
             gradient, metrics = packed[:size], packed[size:]
             sums[worker] += metrics
-            env_steps = shared.count(worker, int(metrics[0]))
-            change = self._change(state, worker, theta, gradient, scratch, env_steps)
+            total = shared.count(worker, int(metrics[0]))  # T
+            change = self._change(state, worker, theta, gradient, scratch, total)
             shared.apply(worker, version, change)  # theta <- theta - update(d theta), without a lock
 
     def _change(
@@ -247,9 +268,11 @@ class Asynchronous:
         env_steps: int,
     ) -> Callable[[np.ndarray, np.ndarray], None]:
         """What a gradient does to the shared parameters and statistics, in place."""
-        if rule := self._in_place:
-            return lambda parameters, statistics: rule(parameters, statistics, gradient, scratch, env_steps)
         opt_state = state.opt_states[worker]
+        if rule := self._in_place:
+            return lambda parameters, shared: rule(
+                parameters, shared if opt_state is None else opt_state, gradient, scratch, env_steps
+            )
         delta, state.opt_states[worker] = self._update(gradient, opt_state, theta, np.float32(env_steps))
         delta = np.asarray(delta)
         return lambda parameters, _: np.add(parameters, delta, out=parameters)
@@ -298,8 +321,11 @@ class Asynchronous:
             return
         names: list[str] = []
 
-        def packed_segment(flat: Array, actor: ActorState) -> tuple[ActorState, Array]:
-            actor, grads, metrics = self._unpacked_segment(self._unravel(flat), actor)
+        def packed_segment(
+            flat: Array, actor: ActorState, target: Array | None, env_steps: Array
+        ) -> tuple[ActorState, Array]:
+            params, target_params = (None if x is None else self._unravel(x) for x in (flat, target))
+            actor, grads, metrics = self._unpacked_segment(params, actor, target_params, env_steps)
             names[:] = metrics
             # One vector: each array that crosses to NumPy costs time under the interpreter lock.
             return actor, jnp.concatenate([ravel_pytree(grads)[0], jnp.stack(list(metrics.values()))])
@@ -307,11 +333,11 @@ class Asynchronous:
         def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
             return self._optimizer.update(grad, opt_state, flat, env_steps=env_steps)
 
-        theta = state.shared.parameters
-        self._segment = self._on_one_core(packed_segment, theta, state.actors[0])
+        theta, target, zero = state.shared.parameters, state.shared.target, np.float32(0)
+        self._segment = self._on_one_core(packed_segment, theta, state.actors[0], target, zero)
         self._metric_names = tuple(names)
         if not self._in_place:
-            self._update = self._on_one_core(update, theta, state.opt_states[0], theta, np.float32(0))
+            self._update = self._on_one_core(update, theta, state.opt_states[0], theta, zero)
         self._compiled = True
 
     def _on_one_core(self, function: Callable, *args: Any) -> Callable:
@@ -327,19 +353,27 @@ class Asynchronous:
         with jax.default_device(self._device):
             return jax.jit(function).lower(*args).compile(compiler_options=options)
 
-    def _unpacked_segment(self, params: Params, actor: ActorState) -> tuple[ActorState, Params, Metrics]:
-        """Up to t_max steps from `actor` and the gradient of the objective on them."""
+    def _unpacked_segment(
+        self, params: Params, actor: ActorState, target_params: Params, env_steps: Array
+    ) -> tuple[ActorState, Params, Metrics]:
+        """Up to t_max steps from `actor`, and the gradient of the objective on them."""
         actor, rollout, episodes = unroll(
             self._env,
-            lambda *args: self._objective.act(params, *args),
+            lambda *args: self._objective.act(params, *args, actor.exploration, env_steps),
             actor,
             self.config.num_steps,
             auto_reset=self.config.auto_reset,
             stop_at_episode_end=self.config.stop_at_episode_end,
         )
-        grads, metrics = gradient(self._objective, params, rollout, self.config.max_grad_norm)
-        env_steps = rollout.steps.mask.sum().astype(jnp.float32)
-        return actor, grads, {"env_steps": env_steps, **metrics, **episodes._asdict()}
+        grads, metrics = gradient(self._objective, params, rollout, self.config.max_grad_norm, target_params)
+        taken = rollout.steps.mask.sum().astype(jnp.float32)
+        return actor, grads, {"env_steps": taken, **metrics, **episodes._asdict()}
+
+    def _init_statistics(self, flat: Array) -> Any:
+        """What the optimizer keeps for one worker: of its own, or None where all share the buffer."""
+        if self._in_place is None:
+            return self._optimizer.init(flat)
+        return None if self._shares_statistics else np.zeros(flat.size, np.float32)
 
     def _init_params(self, key: Array) -> Params:
         spec, num_envs = self._env.spec, self.config.num_envs

@@ -35,7 +35,8 @@ class Train:
     """
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")]
-    """a2c or a3c."""
+    """a2c, one-step-q, one-step-sarsa or n-step-q in lock-step; a3c, async-one-step-q,
+    async-one-step-sarsa or async-n-step-q on threads."""
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment id such as gymnax:CartPole-v1; `jax-a3c envs` lists them."""
     settings: tyro.conf.OmitArgPrefixes[Settings]
@@ -70,7 +71,7 @@ class Eval:
     run_dir: tyro.conf.Positional[Path]
     """Folder of the run."""
     episodes: int = 100
-    """Complete episodes, for each of greedy and sampled actions."""
+    """Complete episodes, for each policy: greedy, and sampled or epsilon-greedy."""
     seed: int = 1
     """Of start states and sampled actions."""
 

@@ -7,6 +7,8 @@ Each worker draws the epsilon it will end at and anneals from 1 down to it:
     action = epsilon_greedy(key, q_values, epsilon)
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,17 +61,24 @@ def epsilon_greedy(key: Array, q_values: ArrayLike, epsilon: ArrayLike) -> Array
     return jnp.where(explore, random_actions, jnp.argmax(q_values, axis=-1).astype(jnp.int32))
 
 
-def sample_final_epsilons(key: Array, shape: tuple[int, ...] = ()) -> Array:
-    r"""Final epsilons of workers, drawn from the paper's mixture.
+def sample_final_epsilons(
+    key: Array,
+    shape: tuple[int, ...] = (),
+    epsilons: Sequence[float] = FINAL_EPSILONS,
+    probabilities: Sequence[float] = FINAL_EPSILON_PROBABILITIES,
+) -> Array:
+    r"""Final epsilons of workers, by default drawn from the paper's mixture.
 
         P(0.1) = 0.4,    P(0.01) = 0.3,    P(0.5) = 0.3
 
     Args:
       key: a random key.
       shape: shape of the result, one entry per worker or environment.
+      epsilons: the values to draw from.
+      probabilities: of each of them, with the sum 1.
 
     Returns:
-      `shape` float in {0.1, 0.01, 0.5}.
+      `shape` float, of `epsilons`.
 
     References:
       Mnih et al. (2016), section 8.
@@ -78,7 +87,7 @@ def sample_final_epsilons(key: Array, shape: tuple[int, ...] = ()) -> Array:
       >>> sample_final_epsilons(jax.random.key(0), (4,)).shape
       (4,)
     """
-    return jax.random.choice(key, jnp.array(FINAL_EPSILONS), shape, p=jnp.array(FINAL_EPSILON_PROBABILITIES))
+    return jax.random.choice(key, jnp.array(epsilons), shape, p=jnp.array(probabilities))
 
 
 def annealed_epsilon(

@@ -17,20 +17,41 @@ class SharedParameters:
     one of two simultaneous additions to an element may be lost. No word is ever torn. This is the contract
     of Hogwild (Niu et al. 2011) and of the paper. With `lock=True` reads and updates exclude each other.
 
-    The counters are exact in both modes: each worker writes a slot of its own.
+    The counters are exact in both modes: each worker writes a slot of its own. The target parameters are
+    never written: each copy is a new vector, so that who holds one holds it whole.
 
     Attributes:
       parameters: `[P]` float32, 64-byte aligned. theta.
       statistics: `[P]` float32, 64-byte aligned. The shared statistics of the optimizer, from 0.
+      target: `[P]` float32, 64-byte aligned. The target network's parameters, theta^-; None without one.
     """
 
-    def __init__(self, initial: np.ndarray, num_workers: int, *, lock: bool = False):
-        """Copy `initial` `[P]` into a fresh shared buffer for `num_workers` threads."""
+    def __init__(
+        self,
+        initial: np.ndarray,
+        num_workers: int,
+        *,
+        lock: bool = False,
+        target_update_interval: int | None = None,
+    ):
+        """Copy `initial` into fresh shared buffers.
+
+        Args:
+          initial: `[P]` parameters.
+          num_workers: threads that will count, read and apply.
+          lock: reads and updates exclude each other.
+          target_update_interval: environment steps between two copies of the parameters to `target`, None for
+            no target.
+        """
         self.parameters = aligned_empty(initial.size)
         self.parameters[:] = initial
         self.statistics = aligned_empty(initial.size)
         self.statistics[:] = 0.0
         self._guard = threading.Lock() if lock else contextlib.nullcontext()
+        self._target_interval = target_update_interval
+        self._target_guard = threading.Lock()  # taken once per interval
+        self._target_multiple = 0
+        self.target = None if target_update_interval is None else _aligned_copy(self.parameters)
         # Python's integers: to add up a few of them takes a tenth of the time that NumPy needs, and all of
         # that time is under the interpreter lock.
         self._env_steps = [0] * num_workers
@@ -78,6 +99,9 @@ class SharedParameters:
     def apply(self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]) -> None:
         """Let `change(parameters, statistics)` update the shared buffers in place.
 
+        Afterwards the target follows, if the steps counted so far have crossed a multiple of its interval
+        since it was last copied, one or several, and whoever counted them.
+
         Args:
           worker: whose update this is.
           version: what `read` returned for the parameters that the update was computed from.
@@ -87,8 +111,24 @@ class SharedParameters:
             staleness = self.updates - version
             change(self.parameters, self.statistics)
             self._updates[worker] += 1
+            if self._target_interval is not None:
+                self._follow(self.env_steps // self._target_interval)
         self._staleness_sum[worker] += staleness
         self._staleness_max[worker] = max(self._staleness_max[worker], staleness)
+
+    def _follow(self, multiple: int) -> None:
+        """Copy the parameters to the target, once for each crossing of a multiple of the interval."""
+        if multiple > self._target_multiple:
+            with self._target_guard:
+                if multiple > self._target_multiple:
+                    self.target = _aligned_copy(self.parameters)
+                    self._target_multiple = multiple
+
+
+def _aligned_copy(vector: np.ndarray) -> np.ndarray:
+    copy = aligned_empty(vector.size)
+    np.copyto(copy, vector)
+    return copy
 
 
 def aligned_empty(size: int) -> np.ndarray:

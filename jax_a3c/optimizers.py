@@ -16,7 +16,7 @@ Schedule = Callable[[Any], Any]
 
 
 SMALLEST = np.float32(1e-30)
-"""Floor of g in place; XLA flushes such numbers to 0, NumPy does not."""
+"""What keeps statistics in place from turning denormal; XLA flushes such numbers to 0, NumPy does not."""
 
 
 class InPlaceRule(Protocol):
@@ -29,6 +29,7 @@ class InPlaceRule(Protocol):
         gradient: np.ndarray,
         scratch: np.ndarray,
         env_steps: int,
+        /,
     ) -> None:
         """Change `parameters` and `statistics` in place; `gradient` and `scratch` are the caller's own."""
 
@@ -40,28 +41,34 @@ class InPlaceTransformation(optax.GradientTransformationExtraArgs):
     rates are scheduled on both runners; without it, under plain Optax, updates are counted instead.
 
     Attributes:
-      in_place: the same update on flat buffers.
+      in_place: the same update on flat buffers; its statistics start at 0.
+      shares_statistics: all workers use one buffer of statistics; otherwise each has one of its own.
     """
 
     in_place: InPlaceRule
+    shares_statistics: bool
 
-    def __new__(cls, init: Callable, update: Callable, in_place: InPlaceRule) -> "InPlaceTransformation":
+    def __new__(
+        cls, init: Callable, update: Callable, in_place: InPlaceRule, *, shares_statistics: bool
+    ) -> "InPlaceTransformation":
         """Pair the functions of an Optax transformation with a rule of the same arithmetic."""
         transformation = super().__new__(cls, init, update)
         transformation.in_place = in_place
+        transformation.shares_statistics = shares_statistics
         return transformation
 
 
-class RMSPropState(NamedTuple):
-    """State of `shared_rmsprop` under Optax.
+class OptimizerState(NamedTuple):
+    """State of the paper's optimizers under Optax.
 
     Attributes:
       updates: `[]` int32. Number of updates so far.
-      g: like the parameters, float32. Moving average of the squared gradient.
+      statistics: like the parameters, float32. g, the moving average of the squared gradient, or m, that of
+        the gradient.
     """
 
     updates: Array
-    g: Any
+    statistics: Any
 
 
 def linear_schedule(initial_value: float, total_env_steps: int) -> Schedule:
@@ -128,6 +135,86 @@ def scale_by_learning_rate(learning_rate: float | Array | Schedule) -> optax.Gra
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def momentum_sgd(learning_rate: float | Array | Schedule, *, momentum: float = 0.99) -> InPlaceTransformation:
+    r"""SGD along a moving average of the gradient, damped: the average has the gradient's own size.
+
+        m <- momentum m + (1 - momentum) grad,    theta <- theta - eta m
+
+    m starts at 0. Each asynchronous worker has an m of its own.
+
+    Args:
+      learning_rate: eta, at least 0, or a schedule of it over environment steps.
+      momentum: the paper's alpha, in [0, 1].
+
+    Returns:
+      The transformation. Under Optax it equals
+      `optax.chain(optax.ema(momentum, debias=False), optax.scale(-eta))`.
+
+    Raises:
+      InputError: if an argument is out of range.
+
+    References:
+      Mnih et al. (2016), section 4 and supplement 7. `optax.sgd(eta, momentum)` has no (1 - momentum), and
+      so steps that are 1 / (1 - momentum) times as long.
+
+    Example:
+      >>> optimizer = momentum_sgd(1.0, momentum=0.5)
+      >>> update, _ = optimizer.update(jnp.array([1.0]), optimizer.init(jnp.array([0.0])))
+      >>> print(update)
+      [-0.5]
+    """
+    check_number("momentum", momentum, 0.0, 1.0)
+    schedule = _as_schedule(learning_rate)
+
+    def average(m: Any, grad: Any) -> Any:
+        return momentum * m + (1.0 - momentum) * grad
+
+    def step(eta: Any, m: Any, grad: Any) -> Any:
+        del grad
+        return -eta * m
+
+    def in_place(
+        parameters: np.ndarray, m: np.ndarray, gradient: np.ndarray, scratch: np.ndarray, env_steps: int
+    ) -> None:
+        np.multiply(gradient, np.float32(1.0 - momentum), out=scratch)
+        m *= np.float32(momentum)
+        m += scratch
+        # Decaying on without a gradient, m would turn denormal, and each operation on it slow.
+        m += SMALLEST
+        np.multiply(m, np.float32(schedule(env_steps)), out=scratch)
+        parameters -= scratch
+
+    return _transformation(schedule, average, step, in_place, shares_statistics=False)
+
+
+def rmsprop(
+    learning_rate: float | Array | Schedule, *, decay: float = 0.99, eps: float = 0.1
+) -> InPlaceTransformation:
+    r"""RMSProp with epsilon inside the root, whose statistics each worker has for itself.
+
+    As `shared_rmsprop` but for that; for the synchronous runner, which is one worker, they are the same.
+
+    Args:
+      learning_rate: eta, at least 0, or a schedule of it over environment steps.
+      decay: the paper's alpha, in [0, 1].
+      eps: epsilon, above 0.
+
+    Returns:
+      The transformation.
+
+    Raises:
+      InputError: if an argument is out of range.
+
+    References:
+      Mnih et al. (2016), section 4.
+
+    Example:
+      >>> rmsprop(7e-4).shares_statistics, shared_rmsprop(7e-4).shares_statistics
+      (False, True)
+    """
+    return _rmsprop(learning_rate, decay, eps, shares_statistics=False)
+
+
 def shared_rmsprop(
     learning_rate: float | Array | Schedule, *, decay: float = 0.99, eps: float = 0.1
 ) -> InPlaceTransformation:
@@ -159,44 +246,65 @@ def shared_rmsprop(
       >>> print(update)
       [-0.5]
     """
+    return _rmsprop(learning_rate, decay, eps, shares_statistics=True)
+
+
+def _rmsprop(
+    learning_rate: float | Array | Schedule, decay: float, eps: float, *, shares_statistics: bool
+) -> InPlaceTransformation:
     check_number("decay", decay, 0.0, 1.0)
     check_number("eps", eps, above=0.0)
     schedule = _as_schedule(learning_rate)
 
-    def init(params: Any) -> RMSPropState:
-        return RMSPropState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+    def average(g: Any, grad: Any) -> Any:
+        return decay * g + (1.0 - decay) * grad * grad
 
-    def update(
-        updates: Any, state: RMSPropState, params: Any = None, *, env_steps: Any = None, **_: Any
-    ) -> tuple[Any, RMSPropState]:
-        del params
-        g = jax.tree.map(lambda g, grad: decay * g + (1.0 - decay) * grad * grad, state.g, updates)
-        eta = schedule(state.updates if env_steps is None else env_steps)
-        updates = jax.tree.map(lambda grad, g: -eta * grad / jnp.sqrt(g + eps), updates, g)
-        return updates, RMSPropState(optax.safe_increment(state.updates), g)
+    def step(eta: Any, g: Any, grad: Any) -> Any:
+        return -eta * grad / jnp.sqrt(g + eps)
 
     def in_place(
-        parameters: np.ndarray,
-        statistics: np.ndarray,
-        gradient: np.ndarray,
-        scratch: np.ndarray,
-        env_steps: int,
+        parameters: np.ndarray, g: np.ndarray, gradient: np.ndarray, scratch: np.ndarray, env_steps: int
     ) -> None:
         # Each line is one pass of NumPy, which drops the interpreter lock within: between any two
         # elements another worker may write. That is the paper's lock-free update.
         np.multiply(gradient, gradient, out=scratch)
         scratch *= np.float32(1.0 - decay)
-        statistics *= np.float32(decay)
-        statistics += scratch
+        g *= np.float32(decay)
+        g += scratch
         # Decaying on without a gradient, g would turn denormal, and each operation on it slow.
-        np.maximum(statistics, SMALLEST, out=statistics)
-        np.add(statistics, np.float32(eps), out=scratch)
+        np.maximum(g, SMALLEST, out=g)
+        np.add(g, np.float32(eps), out=scratch)
         np.sqrt(scratch, out=scratch)
         np.divide(gradient, scratch, out=scratch)
         scratch *= np.float32(schedule(env_steps))
         parameters -= scratch
 
-    return InPlaceTransformation(init, update, in_place)
+    return _transformation(schedule, average, step, in_place, shares_statistics=shares_statistics)
+
+
+def _transformation(
+    schedule: Schedule,
+    average: Callable[[Any, Any], Any],
+    step: Callable[[Any, Any, Any], Any],
+    in_place: InPlaceRule,
+    *,
+    shares_statistics: bool,
+) -> InPlaceTransformation:
+    """The Optax form of an optimizer from its formulas for one array, with the in-place form beside it."""
+
+    def init(params: Any) -> OptimizerState:
+        return OptimizerState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        updates: Any, state: OptimizerState, params: Any = None, *, env_steps: Any = None, **_: Any
+    ) -> tuple[Any, OptimizerState]:
+        del params
+        statistics = jax.tree.map(average, state.statistics, updates)
+        eta = schedule(state.updates if env_steps is None else env_steps)
+        updates = jax.tree.map(lambda s, grad: step(eta, s, grad), statistics, updates)
+        return updates, OptimizerState(optax.safe_increment(state.updates), statistics)
+
+    return InPlaceTransformation(init, update, in_place, shares_statistics=shares_statistics)
 
 
 def _as_schedule(learning_rate: float | Array | Schedule) -> Schedule:

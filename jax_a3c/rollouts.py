@@ -1,15 +1,19 @@
 """Unrolling a policy: `num_steps` steps of `N` environments, with the resets between episodes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jax_a3c.checks import check_choice, check_integer, check_number
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.types import ActorState, Array, Carry, Rollout, Transition
 
 AutoReset = Literal["pooled", "exact"]
+NONE_CHOSEN = -1
+"""In `ActorState.next_action`: the action is still to be chosen."""
 Act = Callable[[Array, Carry, Array, Array], tuple[Carry, Array]]
 """`(key, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`."""
 
@@ -30,7 +34,40 @@ class EpisodeSums(NamedTuple):
     episode_length: Array
 
 
-def init_actor(env: JaxEnvironment, carry: Carry, key: Array, num_envs: int) -> ActorState:
+@dataclass(frozen=True, kw_only=True)
+class RunnerConfig:
+    """Settings that both runners have.
+
+    Attributes:
+      num_envs: N, environments that step together, at least 1.
+      num_steps: T, the paper's t_max: the longest rollout between two updates, in steps of each environment.
+        Paper: 5; the authors by e-mail: 20.
+      max_grad_norm: bound of the gradient's global norm, above 0; None for none. Authors: 40.
+      auto_reset: `"pooled"` or `"exact"`, see `unroll`.
+    """
+
+    num_envs: int
+    num_steps: int
+    max_grad_norm: float | None
+    auto_reset: AutoReset = "pooled"
+
+    def __post_init__(self) -> None:
+        check_integer("num_envs", self.num_envs, 1)
+        check_integer("num_steps", self.num_steps, 1)
+        check_choice("auto_reset", self.auto_reset, ("pooled", "exact"))
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+
+
+def init_actor(
+    env: JaxEnvironment,
+    carry: Carry,
+    key: Array,
+    num_envs: int,
+    *,
+    explore: Callable[[Array, int], Any] | None = None,
+    looks_ahead: bool = False,
+) -> ActorState:
     """Start `num_envs` environments, each with an episode of its own.
 
     Args:
@@ -38,11 +75,14 @@ def init_actor(env: JaxEnvironment, carry: Carry, key: Array, num_envs: int) -> 
       carry: initial recurrent state, `[num_envs, ...]`.
       key: random key.
       num_envs: N, at least 1.
+      explore: of the objective, `(key, num_envs) -> exploration`.
+      looks_ahead: of the objective: its rollouts need `next_action`.
 
     Returns:
       The acting state before the first step.
     """
     reset_key, key = jax.random.split(key)
+    exploration = None if explore is None else explore(jax.random.fold_in(key, 0), num_envs)
     env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
     return ActorState(
         env_state=env_state,
@@ -52,6 +92,8 @@ def init_actor(env: JaxEnvironment, carry: Carry, key: Array, num_envs: int) -> 
         key=key,
         episode_return=jnp.zeros(num_envs, jnp.float32),
         episode_length=jnp.zeros(num_envs, jnp.int32),
+        exploration=exploration,
+        next_action=jnp.full(num_envs, NONE_CHOSEN, jnp.int32) if looks_ahead else None,
     )
 
 
@@ -95,6 +137,8 @@ def unroll(
         actor, sums = state
         action_key, env_key, reset_key = keys
         carry, action = act(action_key, actor.carry, actor.observation, actor.reset)
+        if actor.next_action is not None:
+            action = jnp.where(actor.next_action == NONE_CHOSEN, action, actor.next_action)
         env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_envs), actor.env_state, action)
         ended = timestep.terminated | timestep.truncated
         fresh = start(jax.random.split(reset_key, num_envs)) if pool is None else pool
@@ -118,21 +162,48 @@ def unroll(
             sums.episode_return + jnp.sum(episode_return, where=counted),
             sums.episode_length + jnp.sum(episode_length, where=counted),
         )
-        actor = ActorState(
+        actor = actor._replace(
             env_state=next_state,
             observation=observation,
             reset=ended,
             carry=carry,
-            key=actor.key,
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
+            next_action=None if actor.next_action is None else jnp.full_like(actor.next_action, NONE_CHOSEN),
         )
         return (actor, sums), transition
 
     loop: Callable = _scan_until_episode_end if stop_at_episode_end else jax.lax.scan
     zero = jnp.zeros((), jnp.float32)
     (last, sums), steps = loop(step, (actor, EpisodeSums(zero, zero, zero)), step_keys)
-    return last._replace(key=key), Rollout(actor.carry, steps), sums
+    last = last._replace(key=key)
+    if actor.next_action is not None:
+        next_action = _next_actions(act, jax.random.fold_in(action_key, num_steps), steps)
+        steps = steps._replace(next_action=next_action)
+        last = last._replace(next_action=jnp.where(last.reset, NONE_CHOSEN, next_action[-1]))
+    return last, Rollout(actor.carry, steps), sums
+
+
+def _next_actions(act: Act, key: Array, steps: Transition) -> Array:
+    """The action that follows each step, `[T, N]`.
+
+    Within an episode it is that of the next row. After the last row, and in the final observation of an
+    episode that was cut, it is drawn from the behaviour; the former draw is then really taken.
+    """
+    ended = steps.terminated | steps.truncated
+
+    def draw(key: Array, row: Transition) -> Array:
+        return act(key, row.next_carry, row.next_observation, jnp.zeros_like(row.reset))[1]
+
+    last = draw(key, jax.tree.map(lambda x: x[-1], steps))
+    following = jnp.concatenate([steps.action[1:], last[None]])
+
+    def with_final_observations() -> Array:
+        drawn = jax.vmap(draw)(jax.random.split(key, len(ended)), steps)
+        return jnp.where(ended.at[-1].set(False), drawn, following)
+
+    cut = steps.truncated & ~steps.terminated
+    return jax.lax.cond(jnp.any(cut[:-1]), with_final_observations, lambda: following)
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:

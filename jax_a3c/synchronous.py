@@ -1,5 +1,6 @@
-"""The synchronous runner, A2C: rollout, gradient and update as one pure function."""
+"""The synchronous runner: rollout, gradient and update as one pure function."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -8,38 +9,47 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_a3c.checks import check_choice, check_integer, check_number
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
-from jax_a3c.rollouts import AutoReset, init_actor, unroll
+from jax_a3c.rollouts import RunnerConfig, init_actor, unroll
 from jax_a3c.types import ActorState, Array, Metrics, Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class A2CConfig(ActorCriticConfig):
-    """Settings of the synchronous runner, on top of those of its objective.
-
-    Attributes:
-      num_envs: N, environments that step together, at least 1.
-      num_steps: T, steps of each between two updates, the paper's t_max.
-      max_grad_norm: bound of the gradient's global norm, above 0; None for none.
-      auto_reset: `"pooled"` or `"exact"`, see `rollouts.unroll`.
-      loss_reduction: as in `ActorCriticConfig`; the mean, as is usual for A2C.
-    """
+class SynchronousConfig(RunnerConfig):
+    """Settings of the synchronous runner: those of `rollouts.RunnerConfig`, as is usual for A2C."""
 
     num_envs: int = 16
     num_steps: int = 5
     max_grad_norm: float | None = 0.5
-    auto_reset: AutoReset = "pooled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(SynchronousConfig, ActorCriticConfig):
+    """Settings of A2C: those of the synchronous runner and those of the actor-critic objective.
+
+    Attributes:
+      loss_reduction: as in `ObjectiveConfig`; the mean, as is usual for A2C.
+    """
+
     loss_reduction: Literal["sum", "mean"] = "mean"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("num_envs", self.num_envs, 1)
-        check_integer("num_steps", self.num_steps, 1)
-        check_choice("auto_reset", self.auto_reset, ("pooled", "exact"))
-        if self.max_grad_norm is not None:
-            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        SynchronousConfig.__post_init__(self)
+        ActorCriticConfig.__post_init__(self)
+
+
+class Target(NamedTuple):
+    """The target network.
+
+    Attributes:
+      params: variables of the network, as they were when the step count last crossed a multiple of the
+        interval.
+      env_steps: `[]` int32. Environment steps since that multiple.
+    """
+
+    params: Params
+    env_steps: Array
 
 
 class A2CState(NamedTuple):
@@ -50,12 +60,14 @@ class A2CState(NamedTuple):
       opt_state: state of the optimizer.
       actor: the environments and what acting needs.
       updates: `[]` int32. Updates so far; each took `num_envs * num_steps` environment steps.
+      target: the target network; None if the objective has none.
     """
 
     params: Params
     opt_state: Any
     actor: ActorState
     updates: Array
+    target: Target | None = None
 
 
 class A2C(NamedTuple):
@@ -110,7 +122,7 @@ def synchronous(
     network: Network,
     optimizer: optax.GradientTransformation,
     objective: Objective,
-    config: A2CConfig,
+    config: SynchronousConfig | None = None,
 ) -> A2C:
     """The runner itself: any objective, its gradient applied by Optax after each rollout.
 
@@ -119,34 +131,61 @@ def synchronous(
       network: gives parameters and carries their initial values.
       optimizer: any Optax transformation.
       objective: how to act and what to minimise.
-      config: sizes and the clipping norm.
+      config: sizes and the clipping norm; the defaults if None.
 
     Returns:
       The pair `init, step`.
+
+    Example:
+      >>> from jax_a3c import envs, networks, objectives, optimizers
+      >>> env = envs.make("gymnax:Catch-bsuite")
+      >>> network = networks.q_network(env)
+      >>> objective = objectives.n_step_q(network, objectives.ActionValueConfig(epsilon_anneal_steps=10_000))
+      >>> agent = synchronous(env, network, optimizers.rmsprop(7e-4), objective)
+      >>> state, metrics = jax.jit(agent.step)(agent.init(jax.random.key(0)))
+      >>> int(state.target.env_steps)
+      80
     """
+    config = config or SynchronousConfig()
     optimizer = optax.with_extra_args_support(optimizer)
-    steps_per_update = config.num_envs * config.num_steps
+    steps_per_update, interval = config.num_envs * config.num_steps, objective.target_update_interval
 
     def init(key: Array) -> A2CState:
         params_key, actor_key = jax.random.split(key)
         carry = network.initial_carry((config.num_envs,))
-        actor = init_actor(env, carry, actor_key, config.num_envs)
+        start = functools.partial(init_actor, explore=objective.explore, looks_ahead=objective.looks_ahead)
+        actor = start(env, carry, actor_key, config.num_envs)
         params = network.init(params_key, carry, actor.observation[None], actor.reset[None])
-        return A2CState(params, optimizer.init(params), actor, jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        target = None
+        if interval is not None:
+            target = Target(jax.tree.map(jnp.copy, params), zero)
+        return A2CState(params, optimizer.init(params), actor, zero, target)
 
     def step(state: A2CState) -> tuple[A2CState, Metrics]:
-        params, opt_state, actor, updates = state
+        params, opt_state, actor, updates, target = state
+        env_steps = updates.astype(jnp.float32) * steps_per_update
         actor, rollout, episodes = unroll(
             env,
-            lambda *args: objective.act(params, *args),
+            lambda *args: objective.act(params, *args, actor.exploration, env_steps),
             actor,
             config.num_steps,
             auto_reset=config.auto_reset,
         )
-        grads, metrics = gradient(objective, params, rollout, config.max_grad_norm)
-        env_steps = (updates + 1).astype(jnp.float32) * steps_per_update
+        target_params = None if target is None else target.params
+        grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
+        env_steps += steps_per_update
         changes, opt_state = optimizer.update(grads, opt_state, params, env_steps=env_steps)
         params = optax.apply_updates(params, changes)
-        return A2CState(params, opt_state, actor, updates + 1), {**metrics, **episodes._asdict()}
+        if target is not None and interval is not None:
+            target = _follow(target, params, steps_per_update, interval)
+        return A2CState(params, opt_state, actor, updates + 1, target), {**metrics, **episodes._asdict()}
 
     return A2C(init, step)
+
+
+def _follow(target: Target, params: Params, env_steps: int, interval: int) -> Target:
+    """Copy the parameters if `env_steps` more steps cross a multiple of `interval`, one or several."""
+    since = target.env_steps + env_steps
+    copied = jax.tree.map(lambda old, new: jnp.where(since >= interval, new, old), target.params, params)
+    return Target(copied, since % interval)

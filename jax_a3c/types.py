@@ -52,6 +52,7 @@ class Transition(NamedTuple):
       next_observation: s_{t+1} before any reset.
       next_carry: recurrent state after s_t, the one with which s_{t+1} is valued.
       mask: bool. False where nothing was recorded: the rest of a segment that an episode's end cut short.
+      next_action: a_{t+1}, which the behaviour chose in s_{t+1}; None if the objective does not ask for it.
     """
 
     observation: Array
@@ -63,6 +64,7 @@ class Transition(NamedTuple):
     next_observation: Array
     next_carry: Carry
     mask: Array
+    next_action: Array | None = None
 
 
 class Rollout(NamedTuple):
@@ -88,6 +90,10 @@ class ActorState(NamedTuple):
       key: random key of the actor.
       episode_return: `[N]` float32. Sum of the rewards of the running episodes.
       episode_length: `[N]` int32. Steps of the running episodes.
+      exploration: `[N, ...]`. What the objective drew once to tell the behaviours of the environments apart,
+        for the value-based methods the epsilon at which each of them ends; None if it draws nothing.
+      next_action: `[N]` int32. The action that was already chosen for the observation, negative where none
+        was; None if the objective does not look ahead.
     """
 
     env_state: Any
@@ -97,6 +103,8 @@ class ActorState(NamedTuple):
     key: Array
     episode_return: Array
     episode_length: Array
+    exploration: Any = None
+    next_action: Array | None = None
 
 
 class Progress(NamedTuple):

@@ -1,17 +1,25 @@
 """Evaluation: complete episodes on environments of their own."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.exploration import epsilon_greedy
 from jax_a3c.objectives import Network
 from jax_a3c.types import Array, Carry, Params
 
-Policy = Literal["greedy", "sampled"]
+EPSILON = 0.05
+"""Of the epsilon-greedy policy (Mnih et al. 2015)."""
+POLICIES: dict[str, Callable[[Array, Any, Array], Array]] = {
+    "greedy": lambda key, distribution, values: distribution.mode(),
+    "sampled": lambda key, distribution, values: distribution.sample(key),
+    "epsilon-greedy": lambda key, distribution, values: epsilon_greedy(key, values, EPSILON),
+}
+"""From a key and what the network returned, its distribution and values, to actions."""
 MAX_EPISODE_STEPS = 27_000
 """Cap on an episode of an environment without a time limit: 30 minutes of Atari at 4 frames a step."""
 
@@ -40,7 +48,7 @@ class _Loop(NamedTuple):
 
 
 def evaluator(
-    env: JaxEnvironment, network: Network, *, num_episodes: int, policy: Policy
+    env: JaxEnvironment, network: Network, *, num_episodes: int, policy: str
 ) -> Callable[[Params, Array], Evaluation]:
     """Build the function that plays `num_episodes` complete episodes; it compiles at its first call.
 
@@ -51,7 +59,9 @@ def evaluator(
       env: the environment.
       network: the policy.
       num_episodes: at least 1.
-      policy: `"greedy"` takes the mode of the policy, `"sampled"` draws from it.
+      policy: `"greedy"` takes the mode of the policy, or the action of the largest value; `"sampled"` draws
+        from the policy; `"epsilon-greedy"` takes a random action in 1 of 20 steps, by a network of action
+        values.
 
     Returns:
       `(params, key) -> Evaluation`; the key is for start states and sampled actions.
@@ -60,8 +70,10 @@ def evaluator(
 
     def step(params: Params, loop: _Loop) -> _Loop:
         key, action_key, env_key = jax.random.split(loop.key, 3)
-        carry, distribution, _ = network.apply(params, loop.carry, loop.observation[None], loop.reset[None])
-        action = distribution.mode() if policy == "greedy" else distribution.sample(action_key)
+        carry, distribution, values = network.apply(
+            params, loop.carry, loop.observation[None], loop.reset[None]
+        )
+        action = POLICIES[policy](action_key, distribution, values)
         env_keys = jax.random.split(env_key, num_episodes)
         env_state, timestep = jax.vmap(env.step)(env_keys, loop.env_state, action[0])
         return _Loop(

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jax_a3c import envs, networks, optimizers
-from jax_a3c.asynchronous import A3CConfig, Asynchronous
+from jax_a3c import envs, networks, objectives, optimizers
+from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
 from jax_a3c.envs.base import JaxEnvironment
-from jax_a3c.methods import METHODS
-from jax_a3c.objectives import actor_critic
-from jax_a3c.synchronous import A2CConfig, synchronous
+from jax_a3c.methods import METHODS, Method
+from jax_a3c.objectives import Objective
+from jax_a3c.synchronous import SynchronousConfig, synchronous
 from jax_a3c.training.loop import Synchronous
 from jax_a3c.training.settings import Settings, check_method
 from jax_a3c.types import Params
@@ -56,30 +56,40 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     """
     check_method(method, settings)
     env = envs.make(env_id)
-    network = networks.actor_critic(
-        env,
-        torso=settings.network,
-        hidden=settings.hidden,
-        lstm=settings.lstm_size if settings.lstm else 0,
-        shared=settings.shared_trunk,
-        variance=settings.variance,
-        init=settings.init,
-    )
+    network = _network(METHODS[method].value_based, env, settings)
+    objective = _objective(METHODS[method], network, settings)
+    optimizer = _optimizer(settings)
     trainer: Synchronous | Asynchronous
     if METHODS[method].runner == "synchronous":
-        config = _pick(A2CConfig, settings)
-        agent = synchronous(env, network, _optimizer(settings), actor_critic(network, config), config)
+        config = _pick(SynchronousConfig, settings)
+        agent = synchronous(env, network, optimizer, objective, config)
         trainer = Synchronous(agent, config, settings.total_timesteps)
     else:
-        config = _pick(A3CConfig, settings)
-        trainer = Asynchronous(env, network, _optimizer(settings), actor_critic(network, config), config)
+        trainer = Asynchronous(env, network, optimizer, objective, _pick(AsynchronousConfig, settings))
     experiment = Experiment(env, network, trainer)
     experiment.parameters_like()  # a network that cannot take these observations says so here
     return experiment
 
 
+def _network(value_based: bool, env: JaxEnvironment, settings: Settings) -> Any:
+    shape: dict[str, Any] = {
+        "torso": settings.network,
+        "hidden": settings.hidden,
+        "lstm": settings.lstm_size if settings.lstm else 0,
+        "init": settings.init,
+    }
+    if value_based:
+        return networks.q_network(env, **shape, dueling=settings.dueling)
+    return networks.actor_critic(env, **shape, shared=settings.shared_trunk, variance=settings.variance)
+
+
+def _objective(method: Method, network: Any, settings: Settings) -> Objective:
+    config = objectives.ActionValueConfig if method.value_based else objectives.ActorCriticConfig
+    return getattr(objectives, method.objective)(network, _pick(config, settings))
+
+
 def _pick(config: type, settings: Settings) -> Any:
-    """The runner's own settings among all of them; the names are the same."""
+    """The settings of a part among all of them; the names are the same."""
     names = [field.name for field in dataclasses.fields(config)]
     return config(**{name: getattr(settings, name) for name in names})
 
@@ -90,4 +100,7 @@ def _optimizer(settings: Settings) -> optax.GradientTransformation:
         rate = optimizers.linear_schedule(settings.learning_rate, settings.total_timesteps)
     if settings.optimizer == "adam":
         return optax.chain(optax.scale_by_adam(), optimizers.scale_by_learning_rate(rate))
-    return optimizers.shared_rmsprop(rate, decay=settings.rmsprop_decay, eps=settings.rmsprop_eps)
+    if settings.optimizer == "momentum-sgd":
+        return optimizers.momentum_sgd(rate, momentum=settings.momentum)
+    rmsprop = optimizers.rmsprop if settings.optimizer == "rmsprop" else optimizers.shared_rmsprop
+    return rmsprop(rate, decay=settings.rmsprop_decay, eps=settings.rmsprop_eps)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.synchronous import A2C, A2CConfig, A2CState
+from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
 
 REPORTS = 200
@@ -18,7 +18,7 @@ REPORTS = 200
 class Synchronous:
     """Trains a synchronous method from the host; the counterpart of `asynchronous.Asynchronous`."""
 
-    def __init__(self, agent: A2C, config: A2CConfig, total_timesteps: int):
+    def __init__(self, agent: A2C, config: SynchronousConfig, total_timesteps: int):
         """Bind the parts; nothing is compiled before `run`."""
         self.config = config
         self._agent = agent

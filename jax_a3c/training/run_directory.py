@@ -66,7 +66,10 @@ class RunDirectory:
         """
         config = self._read("config.json")
         try:
-            settings = {**config["settings"], "hidden": tuple(config["settings"]["hidden"])}
+            settings = {  # JSON has lists where the settings have tuples
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in config["settings"].items()
+            }
             return config["method"], config["env"], resolve(config["method"], config["env"], **settings)
         except (KeyError, TypeError) as error:
             raise InputError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jax_a3c.checks import InputError, check_boolean, check_choice, check_integer, check_number
+from jax_a3c.exploration import EPSILON_ANNEAL_FRAMES, FINAL_EPSILON_PROBABILITIES, FINAL_EPSILONS
 from jax_a3c.methods import METHODS
 from jax_a3c.presets import PRESETS
 
@@ -24,27 +25,38 @@ class Settings:
       auto_reset: start states, one per environment and rollout (pooled) or per step (exact).
       learning_rate: at the start.
       lr_schedule: linear, to 0 at total_timesteps, or constant.
-      optimizer: shared-rmsprop is the paper's; adam keeps its moments per worker.
+      optimizer: shared-rmsprop is the paper's; rmsprop and momentum-sgd, which it compares with, and adam
+        keep their statistics per worker.
       rmsprop_decay: decay of the mean squared gradient, the paper's alpha.
       rmsprop_eps: epsilon inside the root.
+      momentum: of momentum-sgd, damped by 1 - momentum.
       max_grad_norm: bound of the gradient's global norm; None for none.
       gamma: discount per environment step.
-      gae_lambda: lambda of the advantages; 1 gives the paper's n-step returns.
-      ent_coef: weight of the entropy.
-      vf_coef: weight of the value loss 0.5 (R - V)^2.
+      gae_lambda: actor-critic: lambda of the advantages; 1 gives the paper's n-step returns.
+      ent_coef: actor-critic: weight of the entropy.
+      normalize_advantages: actor-critic: to mean 0 and deviation 1 in each rollout.
+      target_update_interval: value-based: environment steps, of all workers, between two copies of the
+        parameters to the target network.
+      epsilon_anneal_steps: value-based: environment steps, of all workers, over which epsilon falls from 1.
+      final_epsilons: value-based: where epsilon ends; each environment of each worker draws one of them.
+      final_epsilon_probabilities: value-based: of drawing each of them.
+      double_q: value-based: the online network chooses the action that the target network values.
+      huber_delta: value-based: error from which the loss grows linearly; None for the plain square.
+      vf_coef: weight of the value loss 0.5 (R - V)^2 or 0.5 (R - Q)^2.
       loss_reduction: over the steps of a rollout.
-      normalize_advantages: to mean 0 and deviation 1 in each rollout.
       reward_scale: factor on the rewards that the learner sees; scores are unscaled.
       reward_clip: bound on their magnitude; None for none.
       network: the torso.
       hidden: units of the layers of an mlp.
       lstm: an LSTM after the torso.
       lstm_size: its units.
-      shared_trunk: policy and value function share all but their last layers.
-      variance: of a continuous policy; scalar is the paper's.
+      shared_trunk: actor-critic: policy and value function share all but their last layers.
+      variance: actor-critic: of a continuous policy; scalar is the paper's.
+      dueling: value-based: the network adds a state value and advantages up to action values.
       init: of the weights; torch is the paper's.
-      eval_episodes: complete episodes of the evaluation at the end, for each of greedy and sampled actions.
-      eval_policy: the actions whose evaluation counts as the run's result.
+      eval_episodes: complete episodes of the evaluation at the end, for each policy: greedy and sampled for
+        actor-critic methods, greedy and epsilon-greedy (0.05) for value-based ones.
+      eval_policy: the one of them whose evaluation counts as the run's result.
     """
 
     total_timesteps: int = 500_000
@@ -57,16 +69,23 @@ class Settings:
     auto_reset: Literal["pooled", "exact"] = "pooled"
     learning_rate: float = 7e-4
     lr_schedule: Literal["linear", "constant"] = "linear"
-    optimizer: Literal["shared-rmsprop", "adam"] = "shared-rmsprop"
+    optimizer: Literal["shared-rmsprop", "rmsprop", "momentum-sgd", "adam"] = "shared-rmsprop"
     rmsprop_decay: float = 0.99
     rmsprop_eps: float = 1e-5
+    momentum: float = 0.99
     max_grad_norm: float | None = 0.5
     gamma: float = 0.99
     gae_lambda: float = 1.0
     ent_coef: float = 0.01
+    normalize_advantages: bool = False
+    target_update_interval: int = 40_000
+    epsilon_anneal_steps: int = EPSILON_ANNEAL_FRAMES
+    final_epsilons: tuple[float, ...] = FINAL_EPSILONS
+    final_epsilon_probabilities: tuple[float, ...] = FINAL_EPSILON_PROBABILITIES
+    double_q: bool = False
+    huber_delta: float | None = None
     vf_coef: float = 1.0
     loss_reduction: Literal["sum", "mean"] = "mean"
-    normalize_advantages: bool = False
     reward_scale: float = 1.0
     reward_clip: float | None = None
     network: Literal["mlp", "minatar", "mnih2013", "nature"] = "mlp"
@@ -75,9 +94,10 @@ class Settings:
     lstm_size: int = 256
     shared_trunk: bool = True
     variance: Literal["parameter", "scalar", "per_dimension"] = "parameter"
+    dueling: bool = False
     init: Literal["orthogonal", "torch"] = "orthogonal"
     eval_episodes: int = 100
-    eval_policy: Literal["greedy", "sampled"] = "greedy"
+    eval_policy: Literal["greedy", "sampled", "epsilon-greedy"] = "greedy"
 
     def __post_init__(self) -> None:
         """Refuse what no run can use; the runners check the settings that are theirs."""
@@ -85,11 +105,12 @@ class Settings:
             check_integer(name, getattr(self, name), 1)
         check_integer("seed", self.seed, 0)
         check_number("seed", self.seed, 0, 2**31 - 1)
-        for name in ("stop_at_episode_end", "lock", "normalize_advantages", "lstm", "shared_trunk"):
+        for name in ("stop_at_episode_end", "lock", "lstm", "shared_trunk", "dueling"):
             check_boolean(name, getattr(self, name))
         check_number("learning_rate", self.learning_rate, 0.0)
         check_number("rmsprop_decay", self.rmsprop_decay, 0.0, 1.0)
         check_number("rmsprop_eps", self.rmsprop_eps, above=0.0)
+        check_number("momentum", self.momentum, 0.0, 1.0)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         for units in self.hidden:
@@ -100,8 +121,23 @@ _CHOICES = {
     name: get_args(hint) for name, hint in get_type_hints(Settings).items() if get_origin(hint) is Literal
 }
 
-SYNCHRONOUS = {"num_workers": 1, "stop_at_episode_end": False, "lock": False}
-"""What the settings of the asynchronous runner are for the synchronous one, which has no use for others."""
+FOREIGN = {
+    "synchronous": ("the asynchronous methods", ("num_workers", "stop_at_episode_end", "lock")),
+    "value-based": (
+        "the actor-critic methods",
+        ("gae_lambda", "ent_coef", "normalize_advantages", "shared_trunk", "variance"),
+    ),
+    "actor-critic": (
+        "the value-based methods",
+        (
+            *("target_update_interval", "epsilon_anneal_steps", "final_epsilons"),
+            *("final_epsilon_probabilities", "double_q", "huber_delta", "dueling"),
+        ),
+    ),
+}
+"""For each kind of method: whose settings it has no use for, and their names."""
+POLICIES = {"value-based": ("greedy", "epsilon-greedy"), "actor-critic": ("greedy", "sampled")}
+"""What each kind of method is evaluated with."""
 
 
 def resolve(method: str, env_id: str, **overrides: Any) -> Settings:
@@ -136,13 +172,18 @@ def check_method(method: str, settings: Settings) -> None:
       settings: of a run with that method.
 
     Raises:
-      InputError: if a setting of the asynchronous runner is given to a synchronous method.
+      InputError: if a setting differs from its default that the method has no use for.
     """
     check_choice("method", method, METHODS)
-    if METHODS[method].runner == "asynchronous":
-        return
-    for name, neutral in SYNCHRONOUS.items():
-        if getattr(settings, name) != neutral:
-            raise InputError(
-                f"{name} is a setting of the asynchronous methods; {method} is synchronous: leave it out"
-            )
+    kinds = (METHODS[method].runner, kind_of(method))
+    for kind in kinds:
+        whose, names = FOREIGN.get(kind, ("", ()))
+        for name in names:
+            if getattr(settings, name) != getattr(Settings, name):
+                raise InputError(f"{name} is a setting of {whose}; {method} is {kind}: leave it out")
+    check_choice(f"eval_policy of {method}", settings.eval_policy, POLICIES[kind_of(method)])
+
+
+def kind_of(method: str) -> str:
+    """`"value-based"` or `"actor-critic"`, the keys of `POLICIES`."""
+    return "value-based" if METHODS[method].value_based else "actor-critic"

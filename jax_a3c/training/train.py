@@ -21,7 +21,7 @@ from jax_a3c.training import plots
 from jax_a3c.training.evaluation import Evaluation, evaluator
 from jax_a3c.training.experiment import Experiment, build
 from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import Settings
+from jax_a3c.training.settings import POLICIES, Settings, kind_of
 from jax_a3c.types import Progress, TrainingResult
 
 ROWS = 200
@@ -180,7 +180,7 @@ def train(
                     "before are saved: try a smaller learning_rate or reward_scale"
                 )
             if not stopped.is_set():
-                summary |= evaluate(experiment, settings, result.params, evaluation_key)
+                summary |= evaluate(experiment, method, settings, result.params, evaluation_key)
             summary["status"] = "interrupted" if stopped.is_set() else "completed"
     except KeyboardInterrupt:
         summary["status"] = "interrupted"
@@ -198,11 +198,14 @@ def train(
     return summary
 
 
-def evaluate(experiment: Experiment, settings: Settings, params: Any, key: jax.Array) -> dict[str, Any]:
-    """Evaluate greedy and sampled actions over complete episodes on environments of their own.
+def evaluate(
+    experiment: Experiment, method: str, settings: Settings, params: Any, key: jax.Array
+) -> dict[str, Any]:
+    """Evaluate greedy and exploring actions over complete episodes on environments of their own.
 
     Args:
       experiment: the parts of the run.
+      method: of the run.
       settings: how many episodes, and which policy counts.
       params: variables of the network.
       key: random key.
@@ -212,18 +215,22 @@ def evaluate(experiment: Experiment, settings: Settings, params: Any, key: jax.A
       mean, deviation and mean length for each policy by name.
     """
     results: dict[str, Evaluation] = {}
-    for policy in ("greedy", "sampled"):
+    for policy in POLICIES[kind_of(method)]:
         play = evaluator(
             experiment.env, experiment.network, num_episodes=settings.eval_episodes, policy=policy
         )
         results[policy] = play(params, key)
     summary: dict[str, Any] = {"eval_policy": settings.eval_policy, "eval_episodes": settings.eval_episodes}
     for policy, result in results.items():
-        summary[f"eval_{policy}_return_mean"] = float(np.mean(result.returns, dtype=np.float64))
-        summary[f"eval_{policy}_return_std"] = float(np.std(result.returns, dtype=np.float64))
-        summary[f"eval_{policy}_episode_length_mean"] = float(np.mean(result.lengths))
-    for name in ("return_mean", "return_std"):
-        summary[f"eval_{name}"] = summary[f"eval_{settings.eval_policy}_{name}"]
+        statistics = {
+            "return_mean": float(np.mean(result.returns, dtype=np.float64)),
+            "return_std": float(np.std(result.returns, dtype=np.float64)),
+            "episode_length_mean": float(np.mean(result.lengths)),
+        }
+        prefix = f"eval_{policy.replace('-', '_')}"
+        summary |= {f"{prefix}_{name}": value for name, value in statistics.items()}
+        if policy == settings.eval_policy:
+            summary |= {f"eval_{name}": statistics[name] for name in ("return_mean", "return_std")}
     return summary
 
 
@@ -247,7 +254,7 @@ def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int) -> dict[str
     settings = dataclasses.replace(settings, eval_episodes=num_episodes)
     experiment = build(method, env_id, settings)
     params = run.load_params(experiment.parameters_like())
-    return evaluate(experiment, settings, params, jax.random.key(seed))
+    return evaluate(experiment, method, settings, params, jax.random.key(seed))
 
 
 def _counts(result: TrainingResult) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""The paper's methods as objectives: how to act, and what to minimise on a rollout.
+
+A runner needs no more of a method than this; who applies the gradient is the runner's affair.
+"""
+
+from jax_a3c.objectives.action_values import (
+    ActionValueConfig,
+    n_step_q,
+    one_step_q,
+    one_step_sarsa,
+)
+from jax_a3c.objectives.actor_critic import ActorCriticConfig, actor_critic
+from jax_a3c.objectives.base import Network, Objective, ObjectiveConfig, gradient, next_values
+
+__all__ = [
+    "ActionValueConfig",
+    "ActorCriticConfig",
+    "Network",
+    "Objective",
+    "ObjectiveConfig",
+    "actor_critic",
+    "gradient",
+    "n_step_q",
+    "next_values",
+    "one_step_q",
+    "one_step_sarsa",
+]

@@ -1,0 +1,227 @@
+"""The paper's value-based methods, which differ in their targets alone: one-step Q and Sarsa, n-step Q."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from jax_a3c import losses, returns
+from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
+from jax_a3c.exploration import (
+    EPSILON_ANNEAL_FRAMES,
+    FINAL_EPSILON_PROBABILITIES,
+    FINAL_EPSILONS,
+    annealed_epsilon,
+    epsilon_greedy,
+    sample_final_epsilons,
+)
+from jax_a3c.objectives.base import (
+    Network,
+    Objective,
+    ObjectiveConfig,
+    next_values,
+    reduce_loss,
+    rewards_and_discounts,
+    values_after_each_step,
+)
+from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionValueConfig(ObjectiveConfig):
+    """Settings of the value-based objectives, on top of those of every objective.
+
+    The paper counts in frames, and leaves open whether those are the emulator's, four to an action, or the
+    agent's. Here all counts are environment steps, one action each, of all workers together.
+
+    Attributes:
+      target_update_interval: I_target, environment steps between two copies of the parameters into the target
+        network, at least 1. Paper: 40,000 frames.
+      epsilon_anneal_steps: environment steps over which epsilon falls from 1 to its final value, at least 1.
+        Paper: the first 4 million frames.
+      final_epsilons: where epsilon may end, each in [0, 1]; each environment draws one of them. Paper: 0.1,
+        0.01, 0.5.
+      final_epsilon_probabilities: of drawing each of them. Paper: 0.4, 0.3, 0.3.
+      double_q: the online network chooses the best next action and the target network values it. Not in
+        the paper, which names it as a possible improvement.
+      huber_delta: error, in scaled reward units, from which the loss grows linearly; None for the paper's
+        plain square.
+    """
+
+    target_update_interval: int = 40_000
+    epsilon_anneal_steps: int = EPSILON_ANNEAL_FRAMES
+    final_epsilons: tuple[float, ...] = FINAL_EPSILONS
+    final_epsilon_probabilities: tuple[float, ...] = FINAL_EPSILON_PROBABILITIES
+    double_q: bool = False
+    huber_delta: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("target_update_interval", self.target_update_interval, 1)
+        check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1)
+        for name in ("final_epsilons", "final_epsilon_probabilities"):
+            for value in getattr(self, name):
+                check_number(name, value, 0.0, 1.0)
+        epsilons, probabilities = self.final_epsilons, self.final_epsilon_probabilities
+        if len(epsilons) != len(probabilities) or abs(sum(probabilities) - 1.0) > 1e-6:
+            raise InputError(
+                f"final_epsilon_probabilities must be one number for each of final_epsilons {epsilons}, with "
+                f"the sum 1, got {probabilities}"
+            )
+        check_boolean("double_q", self.double_q)
+        if self.huber_delta is not None:
+            check_number("huber_delta", self.huber_delta, above=0.0)
+
+
+TDLoss = Callable[[Params, Params, Rollout, Array, Array, Array], Array]
+"""`(params, target_params, rollout, q_values [T, *B, A], rewards, discounts) -> losses [T, *B]`."""
+
+
+def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
+    r"""One-step Q-learning.
+
+        loss = vf_coef 0.5 (y - Q(s_t, a_t; theta))^2,    y = r_t + gamma max_a' Q(s_{t+1}, a'; theta^-)
+
+    With `double_q`, y = r_t + gamma Q(s_{t+1}, argmax_a' Q(s_{t+1}, a'; theta); theta^-).
+
+    Args:
+      network: the action values, see `networks.q_network`.
+      config: exploration, target network and discount.
+
+    Returns:
+      The objective. Its metrics: `loss` and `q_value`, that of the actions taken, averaged over steps.
+
+    References:
+      Mnih et al. (2016), Algorithm 1; `num_steps` of the runner is its I_AsyncUpdate. There each action is
+      chosen by the parameters of that moment, here by those that the segment began with, as in Algorithm S2.
+    """
+
+    def td_loss(
+        params: Params, target_params: Params, rollout: Rollout, q: Array, rewards: Array, discounts: Array
+    ) -> Array:
+        steps = rollout.steps
+        transition = (q, steps.action, rewards, discounts)
+        q_next = values_after_each_step(network, target_params, steps)
+        if config.double_q:
+            chooser = values_after_each_step(network, params, steps)
+            return losses.double_q_learning_loss(*transition, q_next, chooser, transform=_transform(config))
+        return losses.q_learning_loss(*transition, q_next, transform=_transform(config))
+
+    return _action_value_objective(network, config, td_loss)
+
+
+def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
+    r"""One-step Sarsa: Q-learning with the action that is really taken next in place of the best one.
+
+        loss = vf_coef 0.5 (y - Q(s_t, a_t; theta))^2,    y = r_t + gamma Q(s_{t+1}, a_{t+1}; theta^-)
+
+    The action after a rollout's last step is chosen at the rollout's end, and begins the next one. Where an
+    episode was cut by a time limit, a_{t+1} is what the behaviour would have done next.
+
+    Args:
+      network: the action values, see `networks.q_network`.
+      config: exploration, target network and discount.
+
+    Returns:
+      The objective; metrics as of `one_step_q`.
+
+    Raises:
+      InputError: if `double_q` is set: there is no maximum to be taken.
+
+    References:
+      Mnih et al. (2016), section 4; Rummery & Niranjan (1994).
+    """
+    if config.double_q:
+        raise InputError("double_q must be False for one-step Sarsa, whose target has no maximum")
+
+    def td_loss(
+        params: Params, target_params: Params, rollout: Rollout, q: Array, rewards: Array, discounts: Array
+    ) -> Array:
+        del params
+        steps = rollout.steps
+        if steps.next_action is None:
+            raise InputError("rollout has no next_action; start its actor with looks_ahead=True")
+        q_next = values_after_each_step(network, target_params, steps)
+        return losses.sarsa_loss(
+            q, steps.action, rewards, discounts, q_next, steps.next_action, transform=_transform(config)
+        )
+
+    return _action_value_objective(network, config, td_loss, looks_ahead=True)
+
+
+def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
+    r"""n-step Q-learning in the forward view, with the longest return that the segment has for each state.
+
+        loss = vf_coef 0.5 (R_t - Q(s_t, a_t; theta))^2,
+        R_t = r_t + gamma r_{t+1} + ... + gamma^k max_a Q(s_{t+k}, a; theta^-)
+
+    where s_{t+k} is the end of the segment, or of the episode if that was cut by a time limit; after a
+    termination the sum just ends. With `double_q` the online network chooses a.
+
+    Args:
+      network: the action values, see `networks.q_network`.
+      config: exploration, target network and discount.
+
+    Returns:
+      The objective; metrics as of `one_step_q`.
+
+    References:
+      Mnih et al. (2016), Algorithm S2.
+    """
+
+    def td_loss(
+        params: Params, target_params: Params, rollout: Rollout, q: Array, rewards: Array, discounts: Array
+    ) -> Array:
+        # Only the rows from which is bootstrapped count, q fills the others.
+        q_next = next_values(network, target_params, rollout, q)
+        chooser = next_values(network, params, rollout, q) if config.double_q else q_next
+        best = jnp.argmax(chooser, axis=-1, keepdims=True)
+        bootstrap = jnp.take_along_axis(q_next, best, axis=-1)[..., 0]
+        targets = returns.lambda_returns(rewards, discounts, bootstrap, 1.0 - rollout.steps.truncated)
+        return losses.n_step_q_loss(q, rollout.steps.action, targets, transform=_transform(config))
+
+    return _action_value_objective(network, config, td_loss)
+
+
+def _action_value_objective(
+    network: Network, config: ActionValueConfig, td_loss: TDLoss, *, looks_ahead: bool = False
+) -> Objective:
+    """An epsilon-greedy behaviour, and the mean or sum of `td_loss` over a rollout."""
+
+    def explore(key: Array, num_envs: int) -> Array:
+        return sample_final_epsilons(
+            key, (num_envs,), config.final_epsilons, config.final_epsilon_probabilities
+        )
+
+    def act(
+        params: Params,
+        key: Array,
+        carry: Carry,
+        observation: Array,
+        reset: Array,
+        exploration: Array,
+        env_steps: Array | float,
+    ) -> tuple[Carry, Array]:
+        carry, _, q_values = network.apply(params, carry, observation[None], reset[None])
+        epsilon = annealed_epsilon(env_steps, exploration, config.epsilon_anneal_steps)
+        return carry, epsilon_greedy(key, q_values[0], epsilon)
+
+    def loss(params: Params, rollout: Rollout, target_params: Params) -> tuple[Array, Metrics]:
+        steps = rollout.steps
+        _, _, q_values = network.apply(params, rollout.carry, steps.observation, steps.reset)
+        rewards, discounts = rewards_and_discounts(config, steps)
+        per_step = td_loss(params, target_params, rollout, q_values, rewards, discounts)
+        mean = config.vf_coef * jnp.mean(per_step, where=steps.mask)
+        taken = jnp.take_along_axis(q_values, steps.action[..., None], axis=-1)[..., 0]
+        return reduce_loss(config, mean, steps), {
+            "loss": mean,
+            "q_value": jnp.mean(taken, where=steps.mask),
+        }
+
+    return Objective(act, loss, explore, looks_ahead, config.target_update_interval)
+
+
+def _transform(config: ActionValueConfig) -> losses.Transform:
+    """From an error to its loss."""
+    delta = config.huber_delta
+    return losses.half_square if delta is None else lambda error: losses.huber(error, delta)

@@ -1,0 +1,106 @@
+"""The objective of A3C and A2C."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jax_a3c import losses, returns
+from jax_a3c.checks import check_boolean, check_number
+from jax_a3c.objectives.base import (
+    Network,
+    Objective,
+    ObjectiveConfig,
+    next_values,
+    reduce_loss,
+    rewards_and_discounts,
+)
+from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(ObjectiveConfig):
+    """Settings of the actor-critic objective, on top of those of every objective.
+
+    Attributes:
+      gae_lambda: lambda of the advantages, in [0, 1]; 1 gives the paper's n-step returns.
+      ent_coef: weight of the policy's entropy, beta, at least 0. Paper: 0.01 for discrete actions, 1e-4
+        for continuous ones.
+      normalize_advantages: shift and scale the advantages of a rollout to mean 0 and deviation 1. Not in
+        the paper.
+    """
+
+    gae_lambda: float = 1.0
+    ent_coef: float = 0.01
+    normalize_advantages: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("gae_lambda", self.gae_lambda, 0.0, 1.0)
+        check_number("ent_coef", self.ent_coef, 0.0)
+        check_boolean("normalize_advantages", self.normalize_advantages)
+
+
+def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
+    r"""The objective of A3C and A2C.
+
+        loss = -log pi(a_t|s_t) (R_t - V(s_t)) + vf_coef 0.5 (R_t - V(s_t))^2 - ent_coef H(pi(.|s_t))
+
+    with R_t the lambda-return of the rollout, constant for the gradient, and the advantage R_t - V(s_t)
+    constant in the first term.
+
+    Args:
+      network: the policy and the value function.
+      config: weights and discounts.
+
+    Returns:
+      The objective. Its metrics: `loss, policy_loss, value_loss, entropy`, averaged over steps.
+
+    References:
+      Mnih et al. (2016), section 4 and Algorithm S3; Schulman et al. (2016) for lambda < 1.
+    """
+
+    def act(
+        params: Params,
+        key: Array,
+        carry: Carry,
+        observation: Array,
+        reset: Array,
+        exploration: None = None,
+        env_steps: Array | float = 0.0,
+    ) -> tuple[Carry, Array]:
+        del exploration, env_steps  # the policy's own randomness explores
+        carry, policy, _ = network.apply(params, carry, observation[None], reset[None])
+        return carry, policy.sample(key)[0]
+
+    def loss(params: Params, rollout: Rollout, target_params: None = None) -> tuple[Array, Metrics]:
+        del target_params  # the critic bootstraps from itself
+        steps = rollout.steps
+        _, policy, values = network.apply(params, rollout.carry, steps.observation, steps.reset)
+        rewards, discounts = rewards_and_discounts(config, steps)
+        # lambda_t = 0 at a truncation: bootstrap from the final observation, forget the next episode.
+        lambdas = config.gae_lambda * (1.0 - steps.truncated)
+        bootstrap = next_values(network, params, rollout, values)
+        targets = jax.lax.stop_gradient(returns.lambda_returns(rewards, discounts, bootstrap, lambdas))
+        advantages = targets - values
+        if config.normalize_advantages:
+            advantages = _normalize(advantages, steps.mask)
+        per_step = {
+            "policy_loss": losses.policy_gradient_loss(policy.log_prob(steps.action), advantages),
+            "value_loss": losses.value_loss(values, targets),
+            "entropy": policy.entropy(),
+        }
+        means = {name: jnp.mean(x, where=steps.mask) for name, x in per_step.items()}
+        total = (
+            means["policy_loss"] + config.vf_coef * means["value_loss"] - config.ent_coef * means["entropy"]
+        )
+        return reduce_loss(config, total, steps), {"loss": total, **means}
+
+    return Objective(act, loss)
+
+
+def _normalize(advantages: Array, mask: Array) -> Array:
+    """Mean 0 and deviation 1 over the recorded steps of a rollout."""
+    mean = jnp.mean(advantages, where=mask)
+    deviation = jnp.std(advantages, where=mask)
+    return (advantages - mean) / (deviation + 1e-8)

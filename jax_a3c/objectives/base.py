@@ -1,0 +1,201 @@
+"""What a method is to a runner, what a network is to a method, and what all objectives share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_a3c.checks import check_choice, check_number
+from jax_a3c.types import Array, Carry, Metrics, Params, Rollout, Transition
+
+
+class Network(Protocol):
+    """What a method asks of a network; a Flax module with these methods is one.
+
+    Arrays are time-major: `observation [T, *B, ...]`, `reset [T, *B]`, `carry [*B, ...]`. Where `reset` is
+    true the network forgets its carry before it sees that observation.
+    """
+
+    @property
+    def init(self) -> Callable[..., Params]:
+        """`(key, carry, observation, reset) -> params`."""
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """`(params, carry, observation, reset) -> (carry, distribution, values)`."""
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
+        """Recurrent state at the start of an episode, `[*batch_shape, ...]`."""
+
+
+class Objective(NamedTuple):
+    """A method, as pure functions.
+
+    Attributes:
+      act: `(params, key, carry, observation [*B, ...], reset [*B], exploration, env_steps) -> (carry,
+        action [*B, ...])`, the behaviour that gathers data; `env_steps` is T, the environment steps that all
+        environments have taken so far.
+      loss: `(params, rollout [T, *B], target_params) -> (loss, metrics)`, differentiable in `params`.
+      explore: `(key, num_envs) -> exploration`, what tells the behaviour of one environment from that of
+        another for the whole of a run, `[num_envs]`; None if nothing does.
+      looks_ahead: the loss needs `next_action`, the action that follows each step. The one that follows a
+        rollout is then chosen at its end, and taken at the start of the next.
+      target_update_interval: environment steps of all workers between two copies of the parameters into the
+        target network; None if the loss has no use for one, it then gets None.
+    """
+
+    act: Callable[..., tuple[Carry, Array]]
+    loss: Callable[..., tuple[Array, Metrics]]
+    explore: Callable[[Array, int], Any] | None = None
+    looks_ahead: bool = False
+    target_update_interval: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Settings that every objective has.
+
+    Attributes:
+      gamma: discount per environment step, in [0, 1]. Paper: 0.99.
+      vf_coef: weight of the value loss 0.5 (R - V)^2 or 0.5 (R - Q)^2, at least 0. The paper's pseudo-code
+        has the square without 0.5, which is 2. By e-mail the authors multiplied the critic's gradient
+        by 0.5, which is 1.
+      loss_reduction: `"sum"` adds the losses of the T steps of a rollout, as the paper's accumulated
+        gradients do, `"mean"` averages them; both average over environments. Step size, epsilon of
+        RMSProp and the clipping norm belong to one of the two: sum with 0.1 and 40, mean with 1e-5 and 0.5.
+      reward_scale: factor on the rewards that the learner sees; scores stay in reward units.
+      reward_clip: bound on the magnitude of those rewards, None for no bound. Authors, for Atari: 1.
+    """
+
+    gamma: float = 0.99
+    vf_coef: float = 1.0
+    loss_reduction: Literal["sum", "mean"] = "sum"
+    reward_scale: float = 1.0
+    reward_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma, 0.0, 1.0)
+        check_number("vf_coef", self.vf_coef, 0.0)
+        check_choice("loss_reduction", self.loss_reduction, ("sum", "mean"))
+        check_number("reward_scale", self.reward_scale)
+        if self.reward_clip is not None:
+            check_number("reward_clip", self.reward_clip, above=0.0)
+
+
+def rewards_and_discounts(config: ObjectiveConfig, steps: Transition) -> tuple[Array, Array]:
+    """What the learner sees of a rollout's rewards, and gamma_t, which is 0 where the episode terminated.
+
+    Args:
+      config: scale, bound and gamma.
+      steps: of a rollout, `[T, *B]`.
+
+    Returns:
+      Rewards and discounts, `[T, *B]` float32.
+    """
+    rewards = steps.reward * config.reward_scale
+    if config.reward_clip is not None:
+        rewards = jnp.clip(rewards, -config.reward_clip, config.reward_clip)
+    return rewards, config.gamma * (1.0 - steps.terminated)
+
+
+def reduce_loss(config: ObjectiveConfig, loss: Array, steps: Transition) -> Array:
+    """The loss of a rollout from its mean over the recorded steps: that mean, or the sum over a segment.
+
+    Args:
+      config: says which.
+      loss: `[]`, averaged over the recorded steps and environments.
+      steps: of the rollout, `[T, *B]`.
+
+    Returns:
+      `[]`.
+    """
+    # The mean over steps and environments, times the number of steps: the sum over a segment.
+    length = steps.mask.sum() / steps.mask[0].size
+    return loss * (length if config.loss_reduction == "sum" else 1.0)
+
+
+def values_after_each_step(network: Network, params: Params, steps: Transition) -> Array:
+    """v(s_{t+1}) of each step, from its own next observation and the recurrent state of its own episode.
+
+    One pass without a loop over time, since that recurrent state was kept.
+
+    Args:
+      network: whose values these are.
+      params: its parameters, constant for the gradient.
+      steps: `[*B]` or `[T, *B]`.
+
+    Returns:
+      `[*B, ...]` or `[T, *B, ...]`, as the network's values are. Of no meaning where the episode terminated.
+    """
+    never = jnp.zeros_like(steps.reset)
+    params = jax.lax.stop_gradient(params)
+    return network.apply(params, steps.next_carry, steps.next_observation[None], never[None])[2][0]
+
+
+def next_values(network: Network, params: Params, rollout: Rollout, values: Array) -> Array:
+    """v(s_{t+1}) of every step, constant for the gradient.
+
+    Within an episode it is the next row of `values`. The last row is bootstrapped, and so is, with its own
+    final observation and the carry of its own episode, every row at which an episode was truncated. Those
+    cost a second pass over the rollout; it is made only if there are any.
+
+    Args:
+      network: whose values these are.
+      params: its parameters.
+      rollout: `[T, *B]`.
+      values: `[T, *B, ...]`. v(s_t) of the rollout's observations.
+
+    Returns:
+      `[T, *B, ...]`. Of no meaning where the episode terminated.
+
+    References:
+      Pardo et al. (2018), Time Limits in Reinforcement Learning.
+    """
+    params, values = jax.lax.stop_gradient((params, values))
+    steps = rollout.steps
+    last = values_after_each_step(network, params, jax.tree.map(lambda x: x[-1], steps))
+    following = jnp.concatenate([values[1:], last[None]])
+    truncated = steps.truncated & ~steps.terminated
+
+    def with_final_observations() -> Array:
+        own = values_after_each_step(network, params, steps)
+        return jnp.where(
+            truncated.reshape(truncated.shape + (1,) * (own.ndim - truncated.ndim)), own, following
+        )
+
+    return jax.lax.cond(jnp.any(truncated[:-1]), with_final_observations, lambda: following)
+
+
+def gradient(
+    objective: Objective,
+    params: Params,
+    rollout: Rollout,
+    max_grad_norm: float | None,
+    target_params: Params = None,
+) -> tuple[Params, Metrics]:
+    """Gradient of an objective on a rollout, clipped by its global norm.
+
+    A gradient that is not finite is replaced by zeros, so that no parameter ever becomes NaN, and counted.
+
+    Args:
+      objective: what to differentiate.
+      params: where.
+      rollout: `[T, *B]`.
+      max_grad_norm: bound of the global L2 norm, None for no bound.
+      target_params: of the target network, None for an objective without one.
+
+    Returns:
+      The gradient, shaped like `params`, and the objective's metrics with `grad_norm` (before clipping) and
+      `nonfinite_gradients` (0 or 1) added; the others are 0 where that is 1.
+    """
+    grads, metrics = jax.grad(objective.loss, has_aux=True)(params, rollout, target_params)
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(norm)
+    scale = jnp.ones(()) if max_grad_norm is None else jnp.minimum(1.0, max_grad_norm / (norm + 1e-12))
+    grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), grads)
+    # Metrics are summed over many updates: one NaN would take them all.
+    metrics = {name: jnp.where(finite, x, 0.0) for name, x in {**metrics, "grad_norm": norm}.items()}
+    return grads, {**metrics, "nonfinite_gradients": 1.0 - finite}
