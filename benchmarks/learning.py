@@ -4,7 +4,8 @@
 
 Trains every preset with the final weights evaluated over complete episodes, greedy and sampled, on
 environments of their own, and writes one row for each run. A row that exists for the same settings and seed
-is kept, so that the script can be ended and started again.
+is kept, one of other settings replaced; the file is written after each run, so that the script can be ended
+and started again.
 """
 
 import argparse
@@ -41,8 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "learning.json")
     args = parser.parse_args()
     use_worker_threads()
-    old = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    rows = {json.dumps([row["method"], row["env"], row["settings"], row["seed"]]): row for row in old}
+    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     commit = environment()["git_commit"]
     cases = [
         (method, env_id, variant)
@@ -52,22 +52,28 @@ def main() -> None:
     ]
     with tqdm(total=len(cases) * args.seeds) as bar:
         for method, env_id, variant in cases:
+            bar.set_description(f"{method} {env_id} {variant or ''}")
             settings = resolve(method, env_id, **variant, eval_episodes=args.episodes)
+            case = {"method": method, "env": env_id, "variant": variant}
+            plain = json.loads(json.dumps(dataclasses.asdict(settings)))
+            # A row of before a setting was invented lacks it: it was made with what is now the default.
+            rows = [
+                row
+                for row in rows
+                if any(row[name] != value for name, value in case.items())
+                or row["settings"].items() <= plain.items()
+            ]
+            done = {row["seed"] for row in rows if all(row[name] == value for name, value in case.items())}
             experiment = None
             for seed in range(args.seeds):
-                bar.set_description(f"{method} {env_id} {variant or ''}")
-                plain = json.loads(json.dumps(dataclasses.asdict(settings)))
-                key = json.dumps([method, env_id, plain, seed])
-                if key not in rows:
+                if seed not in done:
                     experiment = experiment or build(method, env_id, settings)
                     result = experiment.trainer.run(seed)
                     scores = evaluate(
                         experiment, method, settings, result.params, jax.random.key(10_000 + seed)
                     )
-                    rows[key] = {
-                        "method": method,
-                        "env": env_id,
-                        "variant": variant,
+                    row = {
+                        **case,
                         "seed": seed,
                         "commit": commit,
                         **{name: round(x, 3) if isinstance(x, float) else x for name, x in scores.items()},
@@ -76,9 +82,10 @@ def main() -> None:
                         "compile_seconds": round(result.compile_seconds, 2),
                         "settings": plain,
                     }
+                    rows.append(row)
+                    write_result(args.out, rows, episodes=args.episodes)
                 bar.update()
-    print_table(list(rows.values()))
-    write_result(args.out, list(rows.values()), episodes=args.episodes)
+    print_table(rows)
 
 
 def print_table(rows: list[dict]) -> None:

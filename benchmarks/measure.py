@@ -50,4 +50,3 @@ def write_result(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Non
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {path}")

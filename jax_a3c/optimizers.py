@@ -71,7 +71,7 @@ class OptimizerState(NamedTuple):
     statistics: Any
 
 
-def linear_schedule(initial_value: float, total_env_steps: int) -> Schedule:
+def linear_schedule(initial_value: float | Array, total_env_steps: int) -> Schedule:
     r"""Learning rate that falls linearly to exactly 0, as in the paper.
 
         eta(T) = eta_0 max(0, 1 - T / T_max)

@@ -17,6 +17,47 @@ class Preset:
     result: str
 
 
+# What the presets of the value-based methods have in common. Their workers have several environments each:
+# every one draws a final epsilon of its own, and with two draws alone a run depends on their luck.
+SMALL_TASK = {"epsilon_anneal_steps": 100_000, "target_update_interval": 1000}
+TWO_WORKERS = {"num_workers": 2, "num_envs": 8, "stop_at_episode_end": False}
+CARTPOLE = {**SMALL_TASK, "reward_scale": 0.1}
+MEMORY = {
+    **SMALL_TASK,
+    "target_update_interval": 2000,
+    "total_timesteps": 500_000,
+    "lstm": True,
+    "num_steps": 16,
+    "optimizer": "adam",
+    "learning_rate": 2e-3,
+}
+MEMORY_IN_LOCKSTEP = {**MEMORY, "lstm_size": 64, "num_envs": 64}
+MEMORY_ON_THREADS = {
+    **MEMORY,
+    **TWO_WORKERS,
+    "lstm_size": 32,
+    "loss_reduction": "mean",
+    "max_grad_norm": 0.5,
+}
+MINATAR = {
+    **TWO_WORKERS,
+    "total_timesteps": 3_000_000,
+    "network": "minatar",
+    "num_envs": 16,
+    "num_steps": 8,
+    "loss_reduction": "mean",
+    "max_grad_norm": 0.5,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+}
+MINATAR_VALUES = {
+    **MINATAR,
+    "epsilon_anneal_steps": 500_000,
+    "target_update_interval": 10_000,
+    "eval_policy": "epsilon-greedy",
+}
+UNMEASURED = "?"
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "gymnax:CartPole-v1"): Preset(
         settings={"total_timesteps": 500_000, "learning_rate": 2e-3},
@@ -114,6 +155,185 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "eval_policy": "sampled",
         },
         result="31.5 (27.2 to 39.0), sampled, 3 seeds, at most 112 s on 2 cores",
+    ),
+    ("n-step-q", "gymnax:CartPole-v1"): Preset(
+        settings={**CARTPOLE, "total_timesteps": 500_000, "num_steps": 10, "learning_rate": 2e-3},
+        result=UNMEASURED,
+    ),
+    ("one-step-q", "gymnax:CartPole-v1"): Preset(
+        settings={
+            **CARTPOLE,
+            "total_timesteps": 1_000_000,
+            "loss_reduction": "sum",
+            "max_grad_norm": 40.0,
+            "rmsprop_eps": 0.1,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("one-step-sarsa", "gymnax:CartPole-v1"): Preset(
+        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 3e-3},
+        result=UNMEASURED,
+    ),
+    ("async-n-step-q", "gymnax:CartPole-v1"): Preset(
+        settings={
+            **CARTPOLE,
+            **TWO_WORKERS,
+            "total_timesteps": 500_000,
+            "num_steps": 10,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("async-one-step-q", "gymnax:CartPole-v1"): Preset(
+        settings={
+            **CARTPOLE,
+            **TWO_WORKERS,
+            "total_timesteps": 1_000_000,
+            "num_steps": 5,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("async-one-step-sarsa", "gymnax:CartPole-v1"): Preset(
+        settings={
+            **CARTPOLE,
+            **TWO_WORKERS,
+            "total_timesteps": 1_000_000,
+            "num_steps": 5,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("n-step-q", "gymnax:Acrobot-v1"): Preset(
+        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 2e-3},
+        result=UNMEASURED,
+    ),
+    ("one-step-q", "gymnax:Acrobot-v1"): Preset(
+        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 4e-3},
+        result=UNMEASURED,
+    ),
+    ("one-step-sarsa", "gymnax:Acrobot-v1"): Preset(
+        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 4e-3},
+        result=UNMEASURED,
+    ),
+    ("async-n-step-q", "gymnax:Acrobot-v1"): Preset(
+        settings={
+            **CARTPOLE,
+            **TWO_WORKERS,
+            "total_timesteps": 1_000_000,
+            "num_steps": 10,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("async-one-step-q", "gymnax:Acrobot-v1"): Preset(
+        settings={
+            **CARTPOLE,
+            **TWO_WORKERS,
+            "total_timesteps": 1_000_000,
+            "num_steps": 5,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("async-one-step-sarsa", "gymnax:Acrobot-v1"): Preset(
+        settings={
+            **CARTPOLE,
+            **TWO_WORKERS,
+            "total_timesteps": 1_000_000,
+            "num_steps": 5,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("n-step-q", "gymnax:Catch-bsuite"): Preset(
+        settings={**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3},
+        result=UNMEASURED,
+    ),
+    ("one-step-q", "gymnax:Catch-bsuite"): Preset(
+        settings={**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3},
+        result=UNMEASURED,
+    ),
+    ("one-step-sarsa", "gymnax:Catch-bsuite"): Preset(
+        settings={**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3},
+        result=UNMEASURED,
+    ),
+    ("async-n-step-q", "gymnax:Catch-bsuite"): Preset(
+        settings={
+            **SMALL_TASK,
+            **TWO_WORKERS,
+            "total_timesteps": 500_000,
+            "num_steps": 5,
+            "learning_rate": 5e-3,
+        },
+        result=UNMEASURED,
+    ),
+    ("async-one-step-q", "gymnax:Catch-bsuite"): Preset(
+        settings={
+            **SMALL_TASK,
+            **TWO_WORKERS,
+            "total_timesteps": 500_000,
+            "num_steps": 5,
+            "learning_rate": 1e-2,
+        },
+        result=UNMEASURED,
+    ),
+    ("async-one-step-sarsa", "gymnax:Catch-bsuite"): Preset(
+        settings={
+            **SMALL_TASK,
+            **TWO_WORKERS,
+            "total_timesteps": 500_000,
+            "num_steps": 5,
+            "learning_rate": 1e-2,
+        },
+        result=UNMEASURED,
+    ),
+    ("n-step-q", "gymnax:MemoryChain-bsuite"): Preset(
+        settings=MEMORY_IN_LOCKSTEP,
+        result=UNMEASURED,
+    ),
+    ("one-step-q", "gymnax:MemoryChain-bsuite"): Preset(
+        settings=MEMORY_IN_LOCKSTEP,
+        result=UNMEASURED,
+    ),
+    ("one-step-sarsa", "gymnax:MemoryChain-bsuite"): Preset(
+        settings=MEMORY_IN_LOCKSTEP,
+        result=UNMEASURED,
+    ),
+    ("async-n-step-q", "gymnax:MemoryChain-bsuite"): Preset(
+        settings=MEMORY_ON_THREADS,
+        result=UNMEASURED,
+    ),
+    ("async-one-step-q", "gymnax:MemoryChain-bsuite"): Preset(
+        settings=MEMORY_ON_THREADS,
+        result=UNMEASURED,
+    ),
+    ("async-one-step-sarsa", "gymnax:MemoryChain-bsuite"): Preset(
+        settings=MEMORY_ON_THREADS,
+        result=UNMEASURED,
+    ),
+    ("async-n-step-q", "gymnax:Breakout-MinAtar"): Preset(
+        settings=MINATAR_VALUES,
+        result=UNMEASURED,
+    ),
+    ("async-one-step-q", "gymnax:Breakout-MinAtar"): Preset(
+        settings=MINATAR_VALUES,
+        result=UNMEASURED,
+    ),
+    ("async-one-step-sarsa", "gymnax:Breakout-MinAtar"): Preset(
+        settings=MINATAR_VALUES,
+        result=UNMEASURED,
+    ),
+    ("a3c", "gymnax:Breakout-MinAtar"): Preset(
+        settings={
+            **MINATAR,
+            "gae_lambda": 0.95,
+            "normalize_advantages": True,
+            "ent_coef": 0.2,
+            "eval_policy": "sampled",
+        },
+        result=UNMEASURED,
     ),
 }
 """By method and environment id."""

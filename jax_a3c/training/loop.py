@@ -16,12 +16,17 @@ REPORTS = 200
 
 
 class Synchronous:
-    """Trains a synchronous method from the host; the counterpart of `asynchronous.Asynchronous`."""
+    """Trains a synchronous method from the host; the counterpart of `asynchronous.Asynchronous`.
+
+    Attributes:
+      agent: the method, a pair of pure functions.
+      config: settings of the runner.
+    """
 
     def __init__(self, agent: A2C, config: SynchronousConfig, total_timesteps: int):
         """Bind the parts; nothing is compiled before `run`."""
         self.config = config
-        self._agent = agent
+        self.agent = agent
         self._steps_per_update = config.num_envs * config.num_steps
         self._total_updates = -(-total_timesteps // self._steps_per_update)
         self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
@@ -30,7 +35,7 @@ class Synchronous:
         """Start a run: fresh parameters and environments from a random key or a seed."""
         if isinstance(key, numbers.Integral):
             key = jax.random.key(int(key))
-        return jax.jit(self._agent.init)(key)
+        return jax.jit(self.agent.init)(key)
 
     def params(self, state: A2CState) -> Params:
         """The network's variables in the state of a run."""
@@ -86,12 +91,12 @@ class Synchronous:
     def _compile(self, state: A2CState) -> Callable:
         """One program for any number of updates: the number is an argument, the loop runs on the device."""
         if self._program is None:
-            shapes = jax.eval_shape(self._agent.step, state)[1]
+            shapes = jax.eval_shape(self.agent.step, state)[1]
 
             def updates(state: A2CState, count: Array) -> tuple[A2CState, Metrics]:
                 def body(_: Array, carry: tuple[A2CState, Metrics]) -> tuple[A2CState, Metrics]:
                     state, sums = carry
-                    state, metrics = self._agent.step(state)
+                    state, metrics = self.agent.step(state)
                     return state, jax.tree.map(jnp.add, sums, metrics)
 
                 zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
