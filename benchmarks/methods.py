@@ -40,7 +40,7 @@ LABELS = {
     "async-n-step-q": "n-step Q",
     "a3c": "A3C",
 }
-# The value-based presets have 8 environments to a worker; so that seconds can be compared, A3C has them here too.
+# The value-based presets have 8 environments to a worker; so that seconds compare, A3C has them here too.
 SAME_LAYOUT = {"num_envs": 8, "stop_at_episode_end": False, "num_steps": 10}
 OVERRIDES = {("a3c", "gymnax:CartPole-v1"): SAME_LAYOUT}
 POINTS, COPIES = 100, 20  # of a run: of the returns of its training, and parameters to evaluate
