@@ -11,7 +11,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["a2c", "a3c"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["a2c", "a3c", "n-step-q"])
 def test_the_programs_run_and_are_as_short_as_they_say(program, capsys):
     exec(compile(program, "README.md", "exec"), {})
     assert len(capsys.readouterr().out) > 20

@@ -1,5 +1,6 @@
 """The host side: settings, run directory, metrics, evaluation, plots, and the command line."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,13 +14,17 @@ import pytest
 from probes import EndlessReward, TerminalReward
 
 from jax_a3c import cli, networks
+from jax_a3c.asynchronous import AsynchronousConfig
 from jax_a3c.methods import METHODS
+from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
 from jax_a3c.presets import PRESETS
+from jax_a3c.rollouts import RunnerConfig
+from jax_a3c.synchronous import SynchronousConfig
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import RunDirectory, environment
-from jax_a3c.training.settings import resolve
-from jax_a3c.training.train import interval_metrics, train
+from jax_a3c.training.settings import Settings, resolve
+from jax_a3c.training.train import evaluate_run, interval_metrics, train
 from jax_a3c.types import Progress
 
 pytestmark = pytest.mark.unoptimized
@@ -40,7 +45,7 @@ SUMMARY = {
 }
 
 
-@pytest.fixture(scope="module", params=["a2c", "a3c"])
+@pytest.fixture(scope="module", params=["a2c", "a3c", "one-step-sarsa", "async-n-step-q"])
 def run(request, tmp_path_factory):
     """A short run of each method by the command line."""
     path = tmp_path_factory.mktemp("runs") / request.param
@@ -140,7 +145,7 @@ def test_a_run_is_never_written_over(run, capsys):
     assert run.summary() == before
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
     settings = resolve(method, CARTPOLE, total_timesteps=10**8)
     path = tmp_path / "run"
@@ -162,7 +167,7 @@ def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["a2c", "a3c", "one-step-q", "async-one-step-sarsa"])
 def test_a_run_that_diverges_is_given_up_and_said_so(method, tmp_path, capsys):
     path = tmp_path / "run"
     flags = ["--reward-scale", "1e38", "--run-dir", str(path), "--quiet", "--total-timesteps", "5e4"]
@@ -221,6 +226,30 @@ def test_interval_metrics_are_differences():
     assert row["env_steps_per_second"] == 200.0 and row["interval_updates"] == 10
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_an_lstm_and_is_evaluated_its_own_way(method, tmp_path):
+    sizes = {"num_envs": 3, "num_steps": 4, "hidden": (4,), "lstm": True, "lstm_size": 3, "eval_episodes": 2}
+    settings = resolve(method, "gymnax:Catch-bsuite", total_timesteps=240, **sizes)
+    summary = train(method, "gymnax:Catch-bsuite", settings, tmp_path / "run", quiet=True)
+    assert summary["status"] == "completed" and summary["env_steps"] >= 240
+    other = "epsilon_greedy" if METHODS[method].value_based else "sampled"
+    assert {"eval_greedy_return_mean", f"eval_{other}_return_mean"} <= set(summary)
+    assert evaluate_run(RunDirectory(tmp_path / "run"), num_episodes=2, seed=1)["eval_episodes"] == 2
+
+
+def test_the_settings_start_where_the_parts_do():
+    """A default is written in the part and in the settings of a run, which must not import JAX."""
+    for config in (ActionValueConfig, ActorCriticConfig, RunnerConfig):
+        for field in dataclasses.fields(config):
+            if field.default is not dataclasses.MISSING and field.name != "loss_reduction":
+                assert getattr(Settings, field.name) == field.default, field.name
+    for method in METHODS.values():
+        config = SynchronousConfig if method.runner == "synchronous" else AsynchronousConfig
+        started = Settings(**method.defaults)
+        for field in dataclasses.fields(config):
+            assert getattr(started, field.name) == field.default, field.name
+
+
 @pytest.mark.parametrize(("method", "env_id"), PRESETS)
 def test_every_preset_can_be_built_and_has_a_result(method, env_id):
     build(method, env_id, resolve(method, env_id)).parameters_like()
@@ -253,6 +282,16 @@ def test_commands_that_only_look_things_up(command, capsys):
         (["a2c", CARTPOLE, "--gamma", "1.5"], "gamma must be a number between 0 and 1, got 1.5"),
         (["a2c", CARTPOLE, "--num-workers", "4"], "num_workers is a setting of the asynchronous methods"),
         (["a2c", CARTPOLE, "--lock"], "lock is a setting of the asynchronous methods"),
+        (["a2c", CARTPOLE, "--double-q"], "double_q is a setting of the value-based methods; a2c is actor-"),
+        (["n-step-q", CARTPOLE, "--ent-coef", "0"], "ent_coef is a setting of the actor-critic methods"),
+        (["one-step-sarsa", CARTPOLE, "--double-q"], "double_q must be False for one-step Sarsa"),
+        (["n-step-q", "gymnax:Pendulum-v1"], "a Q network needs discrete actions"),
+        (["n-step-q", CARTPOLE, "--final-epsilons", "0.1"], "final_epsilon_probabilities must be one number"),
+        (["n-step-q", CARTPOLE, "--eval-policy", "sampled"], "must be one of greedy, epsilon-greedy"),
+        (
+            ["n-step-q", CARTPOLE, "--target-update-interval", "0"],
+            "target_update_interval must be an integer of at least 1, got 0",
+        ),
         (["a3c", CARTPOLE, "--max-grad-norm", "-1"], "max_grad_norm must be a number above 0, got -1"),
         (
             ["a3c", CARTPOLE, "--learning-rate", "nan"],

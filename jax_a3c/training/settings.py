@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jax_a3c.checks import InputError, check_boolean, check_choice, check_integer, check_number
-from jax_a3c.exploration import EPSILON_ANNEAL_FRAMES, FINAL_EPSILON_PROBABILITIES, FINAL_EPSILONS
 from jax_a3c.methods import METHODS
 from jax_a3c.presets import PRESETS
 
@@ -79,9 +78,9 @@ class Settings:
     ent_coef: float = 0.01
     normalize_advantages: bool = False
     target_update_interval: int = 40_000
-    epsilon_anneal_steps: int = EPSILON_ANNEAL_FRAMES
-    final_epsilons: tuple[float, ...] = FINAL_EPSILONS
-    final_epsilon_probabilities: tuple[float, ...] = FINAL_EPSILON_PROBABILITIES
+    epsilon_anneal_steps: int = 4_000_000
+    final_epsilons: tuple[float, ...] = (0.1, 0.01, 0.5)
+    final_epsilon_probabilities: tuple[float, ...] = (0.4, 0.3, 0.3)
     double_q: bool = False
     huber_delta: float | None = None
     vf_coef: float = 1.0
