@@ -82,7 +82,10 @@ def init_actor(
       The acting state before the first step.
     """
     reset_key, key = jax.random.split(key)
-    exploration = None if explore is None else explore(jax.random.fold_in(key, 0), num_envs)
+    exploration = None
+    if explore is not None:
+        explore_key, key = jax.random.split(key)
+        exploration = explore(explore_key, num_envs)
     env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
     return ActorState(
         env_state=env_state,
@@ -195,12 +198,13 @@ def _next_actions(act: Act, key: Array, steps: Transition) -> Array:
     def draw(key: Array, row: Transition) -> Array:
         return act(key, row.next_carry, row.next_observation, jnp.zeros_like(row.reset))[1]
 
-    last = draw(key, jax.tree.map(lambda x: x[-1], steps))
+    last_key, key = jax.random.split(key)
+    last = draw(last_key, jax.tree.map(lambda x: x[-1], steps))
     following = jnp.concatenate([steps.action[1:], last[None]])
 
     def with_final_observations() -> Array:
         drawn = jax.vmap(draw)(jax.random.split(key, len(ended)), steps)
-        return jnp.where(ended.at[-1].set(False), drawn, following)
+        return jnp.where(ended, drawn, following)
 
     cut = steps.truncated & ~steps.terminated
     return jax.lax.cond(jnp.any(cut[:-1]), with_final_observations, lambda: following)

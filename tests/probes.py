@@ -1,5 +1,6 @@
 """Probe environments: each isolates one thing that an agent must get right, and has a known value."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -131,3 +132,36 @@ class EitherEnd(Probe):
 
     def ends(self, state: State, action: Array) -> tuple[Any, Any]:
         return action == 1, state.time >= self.length
+
+
+class Chain(Probe):
+    """Four steps, each state decided by the last action; what pays most at once is often wrong later.
+
+    Observed one-hot, so that a linear network is a table of action values: the step and the last action,
+    which is kept as the cue and is 0 at the start. `rewards` is `[step, last action, action]`.
+    """
+
+    length = 4
+    rewards = np.array(
+        [[[5, 3], [5, 3]], [[7, 3], [3, 6]], [[3, 3], [7, 7]], [[4, 3], [7, 3]]],
+        np.float32,
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, observation_shape=(2 * self.length + 2,))
+
+    def reset(self, key: Array) -> tuple[State, Array]:
+        state = State(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        return state, self.observe(state)
+
+    def step(self, key: Array, state: State, action: Array) -> tuple[State, TimeStep]:
+        following, timestep = super().step(key, state, action)
+        following = following._replace(cue=action)
+        return following, timestep._replace(observation=self.observe(following))
+
+    def observe(self, state: State) -> Array:
+        return jax.nn.one_hot(2 * state.time + state.cue, 2 * self.length + 2)
+
+    def reward(self, state: State, action: Array) -> Any:
+        return jnp.asarray(self.rewards)[state.time, state.cue, action]

@@ -16,10 +16,18 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from probes import EndlessReward, MatchingAction, Recall, TerminalReward
+from probes import EitherEnd, EndlessReward, MatchingAction, Recall, TerminalReward
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks, optimizers
-from jax_a3c.objectives import actor_critic, gradient
+from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
+from jax_a3c.objectives import (
+    ActionValueConfig,
+    actor_critic,
+    gradient,
+    n_step_q,
+    one_step_q,
+    one_step_sarsa,
+)
 from jax_a3c.optimizers import InPlaceTransformation
 from jax_a3c.rollouts import init_actor, unroll
 
@@ -55,37 +63,70 @@ def failing_optimizer(worker, fail_at=3):
             raise TimedError
         optimizer.in_place(*args)
 
-    return InPlaceTransformation(optimizer.init, optimizer.update, in_place)
+    return InPlaceTransformation(optimizer.init, optimizer.update, in_place, shares_statistics=True)
 
 
-def sequential_loop(config, optimizer, updates, key):
-    """A3C with one worker, written out: no thread, no shared buffer, no flat vectors."""
-    objective = actor_critic(NETWORK, config)
+def sequential_loop(env, network, objective, config, update, updates, key):
+    """One worker, written out: no thread, no shared buffer; `update(theta, gradient, env_steps) -> theta`."""
     params_key, actors_key = jax.random.split(key)
-    actor = init_actor(CARTPOLE, (), jax.random.split(actors_key, 1)[0], 1)
-    params = NETWORK.init(params_key, (), jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool))
+    actor = init_actor(
+        env,
+        network.initial_carry((1,)),
+        jax.random.split(actors_key, 1)[0],
+        1,
+        explore=objective.explore,
+        looks_ahead=objective.looks_ahead,
+    )
+    observation = jnp.zeros((1, *actor.observation.shape))
+    params = network.init(params_key, actor.carry, observation, jnp.ones((1, 1), bool))
     theta, unravel = ravel_pytree(params)
-    theta = np.array(theta)
-    g, scratch, env_steps = np.zeros_like(theta), np.zeros_like(theta), 0
+    theta, env_steps, interval = np.array(theta), 0, objective.target_update_interval
+    target = None if interval is None else theta.copy()
 
     @jax.jit
-    def segment(theta, actor):
-        params = unravel(theta)
+    def segment(theta, target, actor, env_steps):
+        params, target_params = (None if x is None else unravel(x) for x in (theta, target))
         actor, rollout, _ = unroll(
-            CARTPOLE,
-            lambda *args: objective.act(params, *args),
+            env,
+            lambda *args: objective.act(params, *args, actor.exploration, env_steps),
             actor,
             config.num_steps,
             stop_at_episode_end=config.stop_at_episode_end,
         )
-        grads, _ = gradient(objective, params, rollout, config.max_grad_norm)
+        grads, _ = gradient(objective, params, rollout, config.max_grad_norm, target_params)
         return actor, ravel_pytree(grads)[0], rollout.steps.mask.sum()
 
     for _ in range(updates):
-        actor, grad, steps = segment(theta.copy(), actor)
-        env_steps += int(steps)
-        optimizer.in_place(theta, g, np.asarray(grad), scratch, env_steps)
-    return theta, g
+        actor, grad, steps = segment(theta.copy(), target, actor, np.float32(env_steps))
+        before, env_steps = env_steps, env_steps + int(steps)
+        theta = update(theta, np.asarray(grad), env_steps)
+        if interval is not None and env_steps // interval > before // interval:
+            target = theta.copy()
+    return theta
+
+
+def in_place_updates(optimizer, statistics):
+    """The optimizer's rule on buffers of its own."""
+    scratch = np.empty_like(statistics)
+
+    def update(theta, grad, env_steps):
+        optimizer.in_place(theta, statistics, grad, scratch, env_steps)
+        return theta
+
+    return update
+
+
+def optax_updates(optimizer, size):
+    """Plain Optax."""
+    state = optimizer.init(jnp.zeros(size))
+    change = jax.jit(lambda grad, state, theta: optimizer.update(grad, state, theta))
+
+    def update(theta, grad, env_steps):
+        nonlocal state
+        changes, state = change(grad, state, theta)
+        return np.asarray(optax.apply_updates(theta, changes))
+
+    return update
 
 
 @pytest.mark.optimized
@@ -96,11 +137,89 @@ def test_one_worker_equals_the_sequential_loop_bit_for_bit_over_1000_updates(sto
         num_workers=1, num_steps=5, total_timesteps=5000, stop_at_episode_end=stop_at_episode_end
     )
     result = a3c(lambda: CARTPOLE, NETWORK, optimizer, config).run(jax.random.key(7))
-    updates = result.progress.updates
+    updates, shared = result.progress.updates, result.state.shared
     assert updates >= 1000
-    theta, g = sequential_loop(config, optimizer, updates, jax.random.key(7))
-    np.testing.assert_array_equal(result.state.shared.parameters, theta)
-    np.testing.assert_array_equal(result.state.shared.statistics, g)
+    statistics = np.zeros_like(shared.statistics)
+    update, objective = in_place_updates(optimizer, statistics), actor_critic(NETWORK, config)
+    theta = sequential_loop(CARTPOLE, NETWORK, objective, config, update, updates, jax.random.key(7))
+    np.testing.assert_array_equal(shared.parameters, theta)
+    np.testing.assert_array_equal(shared.statistics, statistics)
+
+
+@pytest.mark.parametrize(
+    ("build", "make_optimizer"),
+    [
+        (one_step_q, optimizers.shared_rmsprop),
+        (one_step_sarsa, optimizers.momentum_sgd),
+        (n_step_q, optimizers.rmsprop),
+    ],
+)
+def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_bit(build, make_optimizer):
+    env = EitherEnd()
+    network = networks.q_network(env, hidden=(8,))
+    settings = ActionValueConfig(target_update_interval=17, epsilon_anneal_steps=1000)
+    optimizer = make_optimizer(optimizers.linear_schedule(1e-2, 3000))
+    config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=3000)
+    objective = build(network, settings)
+    result = Asynchronous(env, network, optimizer, objective, config).run(jax.random.key(7))
+    updates, shared = result.progress.updates, result.state.shared
+    assert updates >= 1500
+    statistics = np.zeros_like(shared.statistics)
+    update = in_place_updates(optimizer, statistics)
+    theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
+    np.testing.assert_array_equal(shared.parameters, theta)
+    own = shared.statistics if optimizer.shares_statistics else result.state.opt_states[0]
+    np.testing.assert_array_equal(own, statistics)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "plain"),
+    [
+        (
+            optimizers.momentum_sgd(1e-2),
+            optax.chain(optax.ema(0.99, debias=False), optax.scale(-1e-2)),
+        ),
+        (optimizers.rmsprop(1e-2), optax.rmsprop(1e-2, decay=0.99, eps=0.1, eps_in_sqrt=True)),
+        (optimizers.shared_rmsprop(1e-2), optax.rmsprop(1e-2, decay=0.99, eps=0.1, eps_in_sqrt=True)),
+        (optax.adam(1e-3), optax.adam(1e-3)),
+    ],
+    ids=["momentum_sgd", "rmsprop", "shared_rmsprop", "adam"],
+)
+def test_one_worker_equals_plain_optax_over_1000_updates(optimizer, plain):
+    """All actions are random: what is seen does not depend on the parameters, and rounding stays rounding."""
+    env = EitherEnd()
+    network = networks.q_network(env, hidden=(8,))
+    settings = ActionValueConfig(
+        gamma=0.5, target_update_interval=50, final_epsilons=(1.0,), final_epsilon_probabilities=(1.0,)
+    )
+    objective = one_step_q(network, settings)
+    config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=2500)
+    agent = Asynchronous(env, network, optimizer, objective, config)
+    result = agent.run(jax.random.key(7))
+    initial, final = agent.init(jax.random.key(7)).shared.parameters, result.state.shared.parameters
+    updates, update = result.progress.updates, optax_updates(plain, final.size)
+    assert updates >= 1000
+    theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
+    assert np.abs(theta - initial).max() > 0.1
+    np.testing.assert_allclose(final, theta, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make_optimizer", [optimizers.momentum_sgd, optimizers.rmsprop, optimizers.shared_rmsprop]
+)
+def test_workers_have_statistics_of_their_own_or_share_one_buffer(make_optimizer):
+    env = MatchingAction()
+    network = networks.actor_critic(env, hidden=(8,))
+    agent = make_agent(env, network, make_optimizer(1e-3), num_workers=3, total_timesteps=9000)
+    result = agent.run(0)
+    assert min(result.progress.updates_per_worker) > 0
+    shared, own = result.state.shared, result.state.opt_states
+    if make_optimizer is optimizers.shared_rmsprop:
+        assert own == [None] * 3 and shared.statistics.any()
+        return
+    assert not shared.statistics.any() and all(statistics.any() for statistics in own)
+    for one, other in itertools.combinations([*own, shared.parameters, shared.statistics], 2):
+        assert not np.shares_memory(one, other) and not np.array_equal(one, other)
 
 
 def test_one_worker_is_deterministic_and_seeds_differ():

@@ -1,4 +1,4 @@
-"""The shared buffer: exact counters, the lock, alignment."""
+"""The shared buffer: exact counters, the lock, the target, alignment."""
 
 import sys
 import threading
@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from jax_a3c import hogwild
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 
 
@@ -77,6 +78,67 @@ def test_staleness_counts_updates_by_others():
     shared.apply(0, version, nothing)  # nobody came between
     shared.apply(1, version, nothing)  # worker 0 did
     assert (shared.mean_staleness, shared.max_staleness) == (0.5, 1)
+
+
+def test_the_target_follows_with_the_first_update_after_each_crossing():
+    shared = SharedParameters(np.zeros(5, np.float32), 3, target_update_interval=10)
+    assert shared.target.tolist() == [0.0] * 5 and not np.shares_memory(shared.target, shared.parameters)
+    held = [shared.target]
+    # Steps counted by worker 0, updates by worker 1: the value of the target after each update.
+    for update, (env_steps, expected) in enumerate(
+        [(9, 0), (0, 0), (1, 3), (0, 3), (9, 3), (35, 6), (5, 6), (1, 8), (30, 9), (9, 9), (1, 11)], start=1
+    ):
+        shared.count(0, env_steps)
+        assert shared.target is held[-1], "counting alone copies nothing"
+        shared.apply(1, update - 1, lambda p, s: np.add(p, 1.0, out=p))
+        assert (shared.parameters == update).all()
+        assert (shared.target == expected).all() and shared.target.ctypes.data % 64 == 0
+        if shared.target is not held[-1]:
+            held.append(shared.target)
+    assert [vector.tolist() for vector in held] == [[value] * 5 for value in (0.0, 3.0, 6.0, 8.0, 9.0, 11.0)]
+
+
+def test_the_target_is_a_copy_of_the_shared_parameters_and_not_of_a_workers():
+    shared = SharedParameters(np.zeros(2, np.float32), 2, target_update_interval=4)
+    first = np.empty(2, np.float32)
+    version = shared.read(first)
+    shared.apply(1, shared.updates, lambda p, s: np.add(p, 5.0, out=p))
+    shared.count(0, 4)
+    shared.apply(0, version, lambda p, s: np.add(p, first + 1.0, out=p))
+    assert shared.target.tolist() == [6.0, 6.0], "the shared parameters, not those that the worker had read"
+
+
+def test_without_an_interval_there_is_no_target():
+    shared = SharedParameters(np.zeros(2, np.float32), 1)
+    add_ones(shared, 0, 3)
+    assert shared.target is None
+
+
+@pytest.mark.parametrize("lock", [True, False])
+@pytest.mark.parametrize("interval", [1, 7, 100])
+def test_threads_copy_the_target_at_most_once_for_each_multiple(interval, lock, eager_switching, monkeypatch):
+    copies, copy = [], hogwild._aligned_copy
+
+    def remembering(vector):
+        copies.append(copy(vector))
+        return copies[-1]
+
+    monkeypatch.setattr(hogwild, "_aligned_copy", remembering)
+    shared = SharedParameters(np.zeros(64, np.float32), 8, lock=lock, target_update_interval=interval)
+    run_threads(8, lambda worker: add_ones(shared, worker, 300))
+    assert shared.env_steps == 8 * 300 * 3
+    made = len(copies) - 1
+    assert 0 < made <= min(shared.env_steps // interval, shared.updates)
+    assert any(shared.target is vector for vector in copies)
+    values = np.stack(copies)
+    assert (values == np.round(values)).all(), "no word is torn"
+    if lock:
+        assert (values == values[:, :1]).all(), "each copy is of one version"
+        assert (np.diff(values[:, 0]) > 0).all()
+    shared.count(3, interval)
+    shared.apply(5, shared.updates, lambda p, s: np.add(p, 1.0, out=p))
+    assert len(copies) == made + 2
+    np.testing.assert_array_equal(shared.target, shared.parameters)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -1,5 +1,7 @@
 """Optimizers against Optax and against themselves in place."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,18 +16,31 @@ def gradients(count: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, size)).astype(np.float32)
 
 
-def test_equals_optax_rmsprop_with_eps_in_the_root():
-    ours = optimizers.shared_rmsprop(0.01, decay=0.99, eps=0.1)
-    theirs = optax.rmsprop(0.01, decay=0.99, eps=0.1, eps_in_sqrt=True, initial_scale=0.0)
-    params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
-    state, their_state, their_params = ours.init(params), theirs.init(params), params
-    for grad in gradients(100, 8):
-        grads = {"w": jnp.asarray(grad[:6]).reshape(3, 2), "b": jnp.asarray(grad[6:])}
-        changes, state = ours.update(grads, state, params)
-        params = optax.apply_updates(params, changes)
-        changes, their_state = theirs.update(grads, their_state)
-        their_params = optax.apply_updates(their_params, changes)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, their_params)
+PAPERS = [optimizers.momentum_sgd, optimizers.rmsprop, optimizers.shared_rmsprop]
+
+
+def optax_form(build):
+    """The chain that the docstring names, at learning rate 0.01."""
+    if build is optimizers.momentum_sgd:
+        return optax.chain(optax.ema(0.99, debias=False), optax.scale(-0.01))
+    return optax.rmsprop(0.01, decay=0.99, eps=0.1, eps_in_sqrt=True, initial_scale=0.0)
+
+
+@pytest.mark.parametrize("build", PAPERS)
+def test_equals_the_chain_of_optax_over_1000_updates(build):
+    @functools.partial(jax.jit, static_argnums=0)
+    def train(optimizer, params, grads):
+        def step(loop, grads):
+            params, state = loop
+            changes, state = optimizer.update(grads, state, params)
+            return (optax.apply_updates(params, changes), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), grads)[0][0]
+
+    params, grads = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}, jnp.asarray(gradients(1000, 8))
+    grads = {"w": grads[:, :6].reshape(-1, 3, 2), "b": grads[:, 6:]}
+    ours, theirs = (train(optimizer, params, grads) for optimizer in (build(0.01), optax_form(build)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
 def test_by_hand():
@@ -37,9 +52,18 @@ def test_by_hand():
     np.testing.assert_allclose(change, [0.5 * 4 / np.sqrt(5.75)], rtol=1e-6)
 
 
-def test_in_place_equals_optax_form_over_1000_updates():
-    schedule = optimizers.linear_schedule(0.01, 900)
-    optimizer = optimizers.shared_rmsprop(schedule)
+def test_momentum_by_hand():
+    optimizer = optimizers.momentum_sgd(0.5, momentum=0.75)
+    state = optimizer.init(jnp.zeros(1))
+    change, state = optimizer.update(jnp.array([2.0]), state)  # m = 0.25 * 2 = 0.5
+    np.testing.assert_allclose(change, [-0.25], rtol=1e-6)
+    change, state = optimizer.update(jnp.array([-4.0]), state)  # m = 0.75 * 0.5 - 0.25 * 4 = -0.625
+    np.testing.assert_allclose(change, [0.3125], rtol=1e-6)
+
+
+@pytest.mark.parametrize("build", PAPERS)
+def test_in_place_equals_optax_form_over_1000_updates(build):
+    optimizer = build(optimizers.linear_schedule(0.01, 900))
     initial = np.random.default_rng(1).normal(size=64).astype(np.float32)
     shared, scratch = SharedParameters(initial, 1), np.empty(64, np.float32)
     params, state = jnp.asarray(initial), optimizer.init(jnp.asarray(initial))
@@ -49,15 +73,35 @@ def test_in_place_equals_optax_form_over_1000_updates():
         changes, state = update(grad, state, np.float32(t))
         params = optax.apply_updates(params, changes)
     np.testing.assert_allclose(shared.parameters, params, rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(shared.statistics, state.statistics, rtol=2e-5)
+    np.testing.assert_allclose(shared.statistics, state.statistics, rtol=2e-5, atol=1e-6)
 
 
-def test_statistics_never_turn_denormal():
-    optimizer = optimizers.shared_rmsprop(0.1, decay=0.5)
-    theta, g, scratch = (np.ones(4, np.float32) for _ in range(3))
+@pytest.mark.parametrize("start", [1.0, -1.0, 0.0])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: optimizers.momentum_sgd(0.1, momentum=0.5),
+        lambda: optimizers.rmsprop(0.1, decay=0.5),
+        lambda: optimizers.shared_rmsprop(0.1, decay=0.5),
+    ],
+    ids=["momentum_sgd", "rmsprop", "shared_rmsprop"],
+)
+def test_statistics_never_turn_denormal(build, start):
+    optimizer, nothing = build(), np.zeros(4, np.float32)
+    theta, scratch, statistics = (np.full(4, x, np.float32) for x in (1.0, 0.0, start))
+    optimizer.in_place(theta, statistics, nothing, scratch, 0)
     for _ in range(300):
-        optimizer.in_place(theta, g, np.zeros(4, np.float32), scratch, 0)
-    assert (g >= np.finfo(np.float32).tiny).all() and (theta == 1.0).all()
+        optimizer.in_place(theta, statistics, nothing, scratch, 0)
+        magnitudes = np.abs(statistics[statistics != 0.0])
+        assert (magnitudes >= np.finfo(np.float32).tiny).all()
+    assert (np.abs(statistics) < 1e-28).all()
+    before = theta.copy()
+    optimizer.in_place(theta, statistics, nothing, scratch, 0)
+    np.testing.assert_array_equal(theta, before)
+
+
+def test_only_shared_rmsprop_shares_its_statistics():
+    assert [build(0.1).shares_statistics for build in PAPERS] == [False, False, True]
 
 
 def test_linear_schedule_ends_at_exactly_zero_and_stays():
@@ -104,6 +148,12 @@ def test_learning_rate_can_be_vmapped():
             lambda: optimizers.shared_rmsprop(0.1, decay=1.5),
             "decay must be a number between 0 and 1, got 1.5",
         ),
+        (lambda: optimizers.rmsprop(0.1, eps=-1.0), "eps must be a number above 0, got -1.0"),
+        (
+            lambda: optimizers.momentum_sgd(0.1, momentum=1.5),
+            "momentum must be a number between 0 and 1, got 1.5",
+        ),
+        (lambda: optimizers.momentum_sgd(-1.0), "learning_rate must be a number of at least 0, got -1.0"),
         (
             lambda: optimizers.shared_rmsprop("fast"),
             "learning_rate must be a number of at least 0, got 'fast'",

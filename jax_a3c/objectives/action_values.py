@@ -60,6 +60,8 @@ class ActionValueConfig(ObjectiveConfig):
         check_integer("target_update_interval", self.target_update_interval, 1)
         check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1)
         for name in ("final_epsilons", "final_epsilon_probabilities"):
+            if not isinstance(getattr(self, name), tuple):
+                raise InputError(f"{name} must be a tuple of numbers, got {getattr(self, name)!r}")
             for value in getattr(self, name):
                 check_number(name, value, 0.0, 1.0)
         epsilons, probabilities = self.final_epsilons, self.final_epsilon_probabilities
