@@ -21,7 +21,10 @@ class Preset:
 # every one draws a final epsilon of its own, and with two draws alone a run depends on their luck.
 SMALL_TASK = {"epsilon_anneal_steps": 100_000, "target_update_interval": 1000}
 TWO_WORKERS = {"num_workers": 2, "num_envs": 8, "stop_at_episode_end": False}
-CARTPOLE = {**SMALL_TASK, "reward_scale": 0.1}
+CLASSIC = {**SMALL_TASK, "reward_scale": 0.1, "total_timesteps": 1_000_000}
+CLASSIC_ON_THREADS = {**CLASSIC, **TWO_WORKERS, "num_steps": 5, "learning_rate": 5e-3}
+CATCH = {**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3}
+CATCH_ON_THREADS = {**CATCH, **TWO_WORKERS, "num_steps": 5, "learning_rate": 1e-2}
 MEMORY = {
     **SMALL_TASK,
     "target_update_interval": 2000,
@@ -157,161 +160,106 @@ PRESETS: dict[tuple[str, str], Preset] = {
         result="31.5 (27.2 to 39.0), sampled, 3 seeds, at most 112 s on 2 cores",
     ),
     ("n-step-q", "gymnax:CartPole-v1"): Preset(
-        settings={**CARTPOLE, "total_timesteps": 500_000, "num_steps": 10, "learning_rate": 2e-3},
-        result=UNMEASURED,
+        settings={**CLASSIC, "total_timesteps": 500_000, "num_steps": 10, "learning_rate": 2e-3},
+        result="492.3 (461.6 to 500.0), greedy, 5 seeds, at most 2 s on 2 cores",
     ),
     ("one-step-q", "gymnax:CartPole-v1"): Preset(
         settings={
-            **CARTPOLE,
-            "total_timesteps": 1_000_000,
+            **CLASSIC,
             "loss_reduction": "sum",
             "max_grad_norm": 40.0,
             "rmsprop_eps": 0.1,
             "learning_rate": 5e-3,
         },
-        result=UNMEASURED,
+        result="474.6 (441.2 to 492.4), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("one-step-sarsa", "gymnax:CartPole-v1"): Preset(
-        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 3e-3},
-        result=UNMEASURED,
+        settings={**CLASSIC, "learning_rate": 3e-3},
+        result="499.9 (499.3 to 500.0), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("async-n-step-q", "gymnax:CartPole-v1"): Preset(
-        settings={
-            **CARTPOLE,
-            **TWO_WORKERS,
-            "total_timesteps": 500_000,
-            "num_steps": 10,
-            "learning_rate": 5e-3,
-        },
-        result=UNMEASURED,
+        settings={**CLASSIC_ON_THREADS, "total_timesteps": 500_000, "num_steps": 10},
+        result="498.5 (494.7 to 500.0), greedy, 5 seeds, at most 2 s on 2 cores",
     ),
     ("async-one-step-q", "gymnax:CartPole-v1"): Preset(
-        settings={
-            **CARTPOLE,
-            **TWO_WORKERS,
-            "total_timesteps": 1_000_000,
-            "num_steps": 5,
-            "learning_rate": 5e-3,
-        },
-        result=UNMEASURED,
+        settings=CLASSIC_ON_THREADS,
+        result="498.4 (493.9 to 500.0), greedy, 5 seeds, at most 7 s on 2 cores",
     ),
     ("async-one-step-sarsa", "gymnax:CartPole-v1"): Preset(
-        settings={
-            **CARTPOLE,
-            **TWO_WORKERS,
-            "total_timesteps": 1_000_000,
-            "num_steps": 5,
-            "learning_rate": 5e-3,
-        },
-        result=UNMEASURED,
+        settings=CLASSIC_ON_THREADS,
+        result="475.0 (448.1 to 489.7), greedy, 5 seeds, at most 7 s on 2 cores",
     ),
     ("n-step-q", "gymnax:Acrobot-v1"): Preset(
-        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 2e-3},
-        result=UNMEASURED,
+        settings={**CLASSIC, "learning_rate": 2e-3},
+        result="-86.3 (-89.1 to -81.9), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("one-step-q", "gymnax:Acrobot-v1"): Preset(
-        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 4e-3},
-        result=UNMEASURED,
+        settings={**CLASSIC, "learning_rate": 4e-3},
+        result="-87.2 (-89.5 to -84.6), greedy, 5 seeds, at most 4 s on 2 cores",
     ),
     ("one-step-sarsa", "gymnax:Acrobot-v1"): Preset(
-        settings={**CARTPOLE, "total_timesteps": 1_000_000, "learning_rate": 4e-3},
-        result=UNMEASURED,
+        settings={**CLASSIC, "learning_rate": 4e-3},
+        result="-82.9 (-87.9 to -78.2), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("async-n-step-q", "gymnax:Acrobot-v1"): Preset(
-        settings={
-            **CARTPOLE,
-            **TWO_WORKERS,
-            "total_timesteps": 1_000_000,
-            "num_steps": 10,
-            "learning_rate": 5e-3,
-        },
-        result=UNMEASURED,
+        settings={**CLASSIC_ON_THREADS, "num_steps": 10},
+        result="-85.7 (-93.8 to -80.7), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("async-one-step-q", "gymnax:Acrobot-v1"): Preset(
-        settings={
-            **CARTPOLE,
-            **TWO_WORKERS,
-            "total_timesteps": 1_000_000,
-            "num_steps": 5,
-            "learning_rate": 5e-3,
-        },
-        result=UNMEASURED,
+        settings=CLASSIC_ON_THREADS,
+        result="-90.5 (-98.2 to -77.9), greedy, 5 seeds, at most 12 s on 2 cores",
     ),
     ("async-one-step-sarsa", "gymnax:Acrobot-v1"): Preset(
-        settings={
-            **CARTPOLE,
-            **TWO_WORKERS,
-            "total_timesteps": 1_000_000,
-            "num_steps": 5,
-            "learning_rate": 5e-3,
-        },
-        result=UNMEASURED,
+        settings=CLASSIC_ON_THREADS,
+        result="-90.5 (-94.4 to -85.4), greedy, 5 seeds, at most 6 s on 2 cores",
     ),
     ("n-step-q", "gymnax:Catch-bsuite"): Preset(
-        settings={**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3},
-        result=UNMEASURED,
+        settings=CATCH,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 2 s on 2 cores",
     ),
     ("one-step-q", "gymnax:Catch-bsuite"): Preset(
-        settings={**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3},
-        result=UNMEASURED,
+        settings=CATCH,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("one-step-sarsa", "gymnax:Catch-bsuite"): Preset(
-        settings={**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3},
-        result=UNMEASURED,
+        settings=CATCH,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("async-n-step-q", "gymnax:Catch-bsuite"): Preset(
-        settings={
-            **SMALL_TASK,
-            **TWO_WORKERS,
-            "total_timesteps": 500_000,
-            "num_steps": 5,
-            "learning_rate": 5e-3,
-        },
-        result=UNMEASURED,
+        settings={**CATCH_ON_THREADS, "learning_rate": 5e-3},
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 5 s on 2 cores",
     ),
     ("async-one-step-q", "gymnax:Catch-bsuite"): Preset(
-        settings={
-            **SMALL_TASK,
-            **TWO_WORKERS,
-            "total_timesteps": 500_000,
-            "num_steps": 5,
-            "learning_rate": 1e-2,
-        },
-        result=UNMEASURED,
+        settings=CATCH_ON_THREADS,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 7 s on 2 cores",
     ),
     ("async-one-step-sarsa", "gymnax:Catch-bsuite"): Preset(
-        settings={
-            **SMALL_TASK,
-            **TWO_WORKERS,
-            "total_timesteps": 500_000,
-            "num_steps": 5,
-            "learning_rate": 1e-2,
-        },
-        result=UNMEASURED,
+        settings=CATCH_ON_THREADS,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 6 s on 2 cores",
     ),
     ("n-step-q", "gymnax:MemoryChain-bsuite"): Preset(
         settings=MEMORY_IN_LOCKSTEP,
-        result=UNMEASURED,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 18 s on 2 cores",
     ),
     ("one-step-q", "gymnax:MemoryChain-bsuite"): Preset(
         settings=MEMORY_IN_LOCKSTEP,
-        result=UNMEASURED,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 4 s on 2 cores",
     ),
     ("one-step-sarsa", "gymnax:MemoryChain-bsuite"): Preset(
         settings=MEMORY_IN_LOCKSTEP,
-        result=UNMEASURED,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 5 s on 2 cores",
     ),
     ("async-n-step-q", "gymnax:MemoryChain-bsuite"): Preset(
         settings=MEMORY_ON_THREADS,
-        result=UNMEASURED,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 10 s on 2 cores",
     ),
     ("async-one-step-q", "gymnax:MemoryChain-bsuite"): Preset(
         settings=MEMORY_ON_THREADS,
-        result=UNMEASURED,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 2 s on 2 cores",
     ),
     ("async-one-step-sarsa", "gymnax:MemoryChain-bsuite"): Preset(
         settings=MEMORY_ON_THREADS,
-        result=UNMEASURED,
+        result="1.00 (1.00 to 1.00), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("async-n-step-q", "gymnax:Breakout-MinAtar"): Preset(
         settings=MINATAR_VALUES,
