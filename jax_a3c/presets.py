@@ -160,8 +160,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
         result="31.5 (27.2 to 39.0), sampled, 3 seeds, at most 112 s on 2 cores",
     ),
     ("n-step-q", "gymnax:CartPole-v1"): Preset(
-        settings={**CLASSIC, "total_timesteps": 500_000, "num_steps": 10, "learning_rate": 2e-3},
-        result="492.3 (461.6 to 500.0), greedy, 5 seeds, at most 2 s on 2 cores",
+        settings={**CLASSIC, "num_steps": 10, "learning_rate": 2e-3},
+        result=UNMEASURED,
     ),
     ("one-step-q", "gymnax:CartPole-v1"): Preset(
         settings={
@@ -178,8 +178,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
         result="499.9 (499.3 to 500.0), greedy, 5 seeds, at most 3 s on 2 cores",
     ),
     ("async-n-step-q", "gymnax:CartPole-v1"): Preset(
-        settings={**CLASSIC_ON_THREADS, "total_timesteps": 500_000, "num_steps": 10},
-        result="498.5 (494.7 to 500.0), greedy, 5 seeds, at most 2 s on 2 cores",
+        settings={**CLASSIC_ON_THREADS, "num_steps": 10, "learning_rate": 3e-3},
+        result=UNMEASURED,
     ),
     ("async-one-step-q", "gymnax:CartPole-v1"): Preset(
         settings=CLASSIC_ON_THREADS,
