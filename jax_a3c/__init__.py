@@ -22,6 +22,7 @@ _MODULES = (
     "objectives",
     "optimizers",
     "returns",
+    "scores",
 )
 _NAMES = {
     "A2C": "synchronous",
@@ -51,6 +52,7 @@ __all__ = [
     "objectives",
     "optimizers",
     "returns",
+    "scores",
     "use_worker_threads",
 ]
 

@@ -18,12 +18,13 @@ BOTTOM = {"types", "checks"}
 MATHS = {"returns", "losses", "distributions", "exploration", "hogwild"}
 LEARNING = {"objectives", "rollouts"}
 RUNNERS = {"synchronous", "asynchronous"}
-BELOW = BOTTOM | MATHS | LEARNING | RUNNERS | {"envs", "networks", "optimizers"}
+BELOW = BOTTOM | MATHS | LEARNING | RUNNERS | {"envs", "networks", "optimizers", "scores"}
 TOP = {"methods", "presets", "training"}
 
 RULES: dict[str, set[str]] = {
     "types": set(),
     "checks": set(),
+    "scores": {"checks"},
     **dict.fromkeys(MATHS, BOTTOM),
     "envs.base": BOTTOM,
     "envs.*": BOTTOM | {"envs.base"},  # the adapters, which do not know each other
