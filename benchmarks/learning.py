@@ -2,7 +2,7 @@
 
     python benchmarks/learning.py [--only a3c gymnax:CartPole-v1] [--seeds 10] [--episodes 100]
 
-Trains every preset with the final weights evaluated over complete episodes, greedy and sampled, on
+Trains every preset with the final weights evaluated over complete episodes, greedy and exploring, on
 environments of their own, and writes one row for each run. A row that exists for the same settings and seed
 is kept, one of other settings replaced; the file is written after each run, so that the script can be ended
 and started again.
@@ -22,7 +22,7 @@ from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import environment
-from jax_a3c.training.settings import resolve
+from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.training.train import evaluate
 
 # Beside the presets: settings that a claim of the README needs too.
@@ -44,6 +44,7 @@ def main() -> None:
     use_worker_threads()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     commit = environment()["git_commit"]
+    defaults = json.loads(json.dumps(dataclasses.asdict(Settings())))
     cases = [
         (method, env_id, variant)
         for (method, env_id) in PRESETS
@@ -56,12 +57,12 @@ def main() -> None:
             settings = resolve(method, env_id, **variant, eval_episodes=args.episodes)
             case = {"method": method, "env": env_id, "variant": variant}
             plain = json.loads(json.dumps(dataclasses.asdict(settings)))
-            # A row of before a setting was invented lacks it: it was made with what is now the default.
+            # A row of before a setting was invented lacks it: it was made with what is now its default.
             rows = [
                 row
                 for row in rows
                 if any(row[name] != value for name, value in case.items())
-                or row["settings"].items() <= plain.items()
+                or {**defaults, **row["settings"]} == plain
             ]
             done = {row["seed"] for row in rows if all(row[name] == value for name, value in case.items())}
             experiment = None

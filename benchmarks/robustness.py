@@ -42,7 +42,7 @@ COLUMNS = {
 }
 RANGES = {
     ("synchronous", "shared-rmsprop"): (1e-4, 1e-1),  # a single learner: the same as rmsprop
-    ("synchronous", "momentum-sgd"): (1e-2, 10.0),  # its gradients are averaged over steps, so smaller
+    ("synchronous", "momentum-sgd"): (1e-2, 10.0),  # most of these presets average over steps
     ("asynchronous", "shared-rmsprop"): (1e-4, 1e-1),
     ("asynchronous", "rmsprop"): (1e-4, 1e-1),
     ("asynchronous", "momentum-sgd"): (1e-4, 1e-1),
@@ -200,7 +200,7 @@ def plot(rows: list[dict], path: Path) -> None:
         for name, (colour, marker, _) in OPTIMIZERS.items():
             points = sorted((run["learning_rate"], run["eval_return_mean"]) for run in of(rows, key, name))
             x, y = np.reshape(points, (-1, 2)).T
-            axis.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1, alpha=0.8)
+            axis.plot(x, y, color=colour, marker=marker, markersize=4, linestyle="none", alpha=0.8)
         axis.set_xscale("log")
         axis.grid(alpha=0.3)
     for axis, runner in zip(axes[:, 0], ROWS, strict=True):

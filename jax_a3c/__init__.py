@@ -1,4 +1,4 @@
-"""A3C and A2C in JAX: the paper's methods, pure where they can be and lock-free where they must.
+"""A3C, A2C and the other methods of their paper in JAX: pure where they can be, lock-free where they must.
 
 The public names are loaded when they are first used, so that `import jax_a3c` is quick, touches no device
 and imports no environment library.

@@ -271,7 +271,7 @@ class Asynchronous:
         opt_state = state.opt_states[worker]
         if rule := self._in_place:
             return lambda parameters, shared: rule(
-                parameters, shared if opt_state is None else opt_state, gradient, scratch, env_steps
+                parameters, shared if self._shares_statistics else opt_state, gradient, scratch, env_steps
             )
         delta, state.opt_states[worker] = self._update(gradient, opt_state, theta, np.float32(env_steps))
         delta = np.asarray(delta)

@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             | Annotated[Presets, tyro.conf.subcommand("presets")]
             | Annotated[Envs, tyro.conf.subcommand("envs")],
             prog="jax-a3c",
-            description="A3C and A2C in JAX.",
+            description="A3C, A2C and the value-based methods of the same paper, in JAX.",
             args=arguments,
             registry=_integers(),
         )

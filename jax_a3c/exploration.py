@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jax_a3c.checks import InputError, check_number
 from jax_a3c.types import Array
 
 FINAL_EPSILONS = (0.1, 0.01, 0.5)
@@ -80,6 +81,9 @@ def sample_final_epsilons(
     Returns:
       `shape` float, of `epsilons`.
 
+    Raises:
+      InputError: if `check_final_epsilons` refuses them.
+
     References:
       Mnih et al. (2016), section 8.
 
@@ -87,7 +91,31 @@ def sample_final_epsilons(
       >>> sample_final_epsilons(jax.random.key(0), (4,)).shape
       (4,)
     """
+    check_final_epsilons(epsilons, probabilities)
     return jax.random.choice(key, jnp.array(epsilons), shape, p=jnp.array(probabilities))
+
+
+def check_final_epsilons(epsilons: Sequence[float], probabilities: Sequence[float]) -> None:
+    """Refuse what is no mixture of final epsilons.
+
+    Args:
+      epsilons: each in [0, 1].
+      probabilities: one for each of them, with the sum 1.
+
+    Raises:
+      InputError: if they are anything else.
+    """
+    both = {"final_epsilons": epsilons, "final_epsilon_probabilities": probabilities}
+    for name, values in both.items():
+        if not isinstance(values, tuple | list):
+            raise InputError(f"{name} must be a tuple of numbers, got {values!r}")
+        for value in values:
+            check_number(name, value, 0.0, 1.0)
+    if len(epsilons) != len(probabilities) or abs(sum(probabilities) - 1.0) > 1e-6:
+        raise InputError(
+            f"final_epsilon_probabilities must be one number for each of final_epsilons {tuple(epsilons)}, "
+            f"with the sum 1, got {tuple(probabilities)}"
+        )
 
 
 def annealed_epsilon(

@@ -18,8 +18,7 @@ RUNNER_DEFAULTS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 40.0,
         "rmsprop_eps": 0.1,
     },
-    # OpenAI Baselines' settings for the same method in lock-step: losses averaged, so a smaller clipping
-    # norm and epsilon.
+    # OpenAI Baselines' settings of A2C: losses averaged, so a smaller clipping norm and epsilon.
     "synchronous": {
         "num_envs": 16,
         "num_steps": 5,

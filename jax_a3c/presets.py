@@ -20,6 +20,7 @@ class Preset:
 # What the presets of the value-based methods have in common. Their workers have several environments each:
 # every one draws a final epsilon of its own, and with two draws alone a run depends on their luck.
 SMALL_TASK = {"epsilon_anneal_steps": 100_000, "target_update_interval": 1000}
+MEAN = {"loss_reduction": "mean", "max_grad_norm": 0.5, "rmsprop_eps": 1e-5}  # the three belong together
 TWO_WORKERS = {"num_workers": 2, "num_envs": 8, "stop_at_episode_end": False}
 CLASSIC = {**SMALL_TASK, "reward_scale": 0.1, "total_timesteps": 1_000_000}
 CLASSIC_ON_THREADS = {**CLASSIC, **TWO_WORKERS, "num_steps": 5, "learning_rate": 5e-3}
@@ -39,8 +40,7 @@ MEMORY_ON_THREADS = {
     **MEMORY,
     **TWO_WORKERS,
     "lstm_size": 32,
-    "loss_reduction": "mean",
-    "max_grad_norm": 0.5,
+    **MEAN,
 }
 MINATAR = {
     **TWO_WORKERS,
@@ -48,8 +48,7 @@ MINATAR = {
     "network": "minatar",
     "num_envs": 16,
     "num_steps": 8,
-    "loss_reduction": "mean",
-    "max_grad_norm": 0.5,
+    **MEAN,
     "optimizer": "adam",
     "learning_rate": 1e-3,
 }

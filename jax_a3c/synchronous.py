@@ -17,7 +17,11 @@ from jax_a3c.types import ActorState, Array, Metrics, Params
 
 @dataclass(frozen=True, kw_only=True)
 class SynchronousConfig(RunnerConfig):
-    """Settings of the synchronous runner: those of `rollouts.RunnerConfig`, as is usual for A2C."""
+    """Settings of the synchronous runner: those of `rollouts.RunnerConfig`, as is usual for A2C.
+
+    The clipping norm belongs to losses that are averaged over steps, `loss_reduction="mean"`, and to an
+    epsilon of RMSProp of 1e-5; for sums, the default of the value-based objectives, it is 40 and 0.1.
+    """
 
     num_envs: int = 16
     num_steps: int = 5
@@ -140,8 +144,9 @@ def synchronous(
       >>> from jax_a3c import envs, networks, objectives, optimizers
       >>> env = envs.make("gymnax:Catch-bsuite")
       >>> network = networks.q_network(env)
-      >>> objective = objectives.n_step_q(network, objectives.ActionValueConfig(epsilon_anneal_steps=10_000))
-      >>> agent = synchronous(env, network, optimizers.rmsprop(7e-4), objective)
+      >>> settings = objectives.ActionValueConfig(epsilon_anneal_steps=10_000, loss_reduction="mean")
+      >>> optimizer = optimizers.rmsprop(2e-3, eps=1e-5)
+      >>> agent = synchronous(env, network, optimizer, objectives.n_step_q(network, settings))
       >>> state, metrics = jax.jit(agent.step)(agent.init(jax.random.key(0)))
       >>> int(state.target.env_steps)
       80

@@ -94,6 +94,11 @@ def applied(lstm):
 
 
 @functools.cache
+def advanced(lstm):
+    return jax.jit(lambda *args: NETWORKS[lstm].apply(*args)[0])
+
+
+@functools.cache
 def weighted_gradient(lstm):
     """The sum over steps of `weights [T, N]` times the gradient of Q(s_t, a_t)."""
 
@@ -105,13 +110,22 @@ def weighted_gradient(lstm):
     return jax.jit(jax.grad(weighted))
 
 
-def values_after(lstm, params, steps):
-    """Q(s_{t+1}, .) of each step on its own, `[T, N, A]`."""
+def values_after(lstm, params, rollout, *, own_state):
+    """Q(s_{t+1}, .) of each step on its own, `[T, N, A]`.
+
+    With `own_state` the network is unrolled itself; it is lent the behaviour's recurrent state only where an
+    episode was cut within the rollout. Otherwise it has that state everywhere.
+    """
+    steps, own = rollout.steps, rollout.carry
     never = np.zeros((1, NUM_ENVS), bool)
     rows = []
     for t in range(NUM_STEPS):
-        carry = jax.tree.map(lambda x, t=t: x[t], steps.next_carry)
-        rows.append(applied(lstm)(params, carry, steps.next_observation[t][None], never)[0])
+        behaviour = jax.tree.map(lambda x, t=t: x[t], steps.next_carry)
+        own = advanced(lstm)(params, own, steps.observation[t][None], steps.reset[t][None])
+        following = steps.next_observation[t][None]
+        lent, unrolled = (applied(lstm)(params, carry, following, never)[0] for carry in (behaviour, own))
+        cut = steps.truncated[t] & ~steps.terminated[t] & (t < NUM_STEPS - 1)
+        rows.append(np.where(own_state & ~cut[:, None], unrolled, lent))
     return np.asarray(rows, np.float64)
 
 
@@ -122,7 +136,8 @@ def reference_loss(build, config, lstm, params, target_params, rollout):
     """
     steps = rollout.steps
     q_values = np.asarray(applied(lstm)(params, rollout.carry, steps.observation, steps.reset), np.float64)
-    online, target = (values_after(lstm, p, steps) for p in (params, target_params))
+    online = values_after(lstm, params, rollout, own_state=False)
+    target = values_after(lstm, target_params, rollout, own_state=True)
     steps = jax.tree.map(np.asarray, steps)
     delta = np.inf if config.huber_delta is None else config.huber_delta
     total, targets, factors = 0.0, *np.zeros((2, NUM_STEPS, NUM_ENVS))

@@ -12,6 +12,7 @@ from jax_a3c.exploration import (
     FINAL_EPSILON_PROBABILITIES,
     FINAL_EPSILONS,
     annealed_epsilon,
+    check_final_epsilons,
     epsilon_greedy,
     sample_final_epsilons,
 )
@@ -19,6 +20,7 @@ from jax_a3c.objectives.base import (
     Network,
     Objective,
     ObjectiveConfig,
+    next_target_values,
     next_values,
     reduce_loss,
     rewards_and_discounts,
@@ -36,7 +38,7 @@ class ActionValueConfig(ObjectiveConfig):
 
     Attributes:
       target_update_interval: I_target, environment steps between two copies of the parameters into the target
-        network, at least 1. Paper: 40,000 frames.
+        network, from 1 to 2**30. Paper: 40,000 frames.
       epsilon_anneal_steps: environment steps over which epsilon falls from 1 to its final value, at least 1.
         Paper: the first 4 million frames.
       final_epsilons: where epsilon may end, each in [0, 1]; each environment draws one of them. Paper: 0.1,
@@ -58,18 +60,9 @@ class ActionValueConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("target_update_interval", self.target_update_interval, 1)
+        check_number("target_update_interval", self.target_update_interval, 1, 2**30)
         check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1)
-        for name in ("final_epsilons", "final_epsilon_probabilities"):
-            if not isinstance(getattr(self, name), tuple):
-                raise InputError(f"{name} must be a tuple of numbers, got {getattr(self, name)!r}")
-            for value in getattr(self, name):
-                check_number(name, value, 0.0, 1.0)
-        epsilons, probabilities = self.final_epsilons, self.final_epsilon_probabilities
-        if len(epsilons) != len(probabilities) or abs(sum(probabilities) - 1.0) > 1e-6:
-            raise InputError(
-                f"final_epsilon_probabilities must be one number for each of final_epsilons {epsilons}, with "
-                f"the sum 1, got {probabilities}"
-            )
+        check_final_epsilons(self.final_epsilons, self.final_epsilon_probabilities)
         check_boolean("double_q", self.double_q)
         if self.huber_delta is not None:
             check_number("huber_delta", self.huber_delta, above=0.0)
@@ -91,7 +84,8 @@ def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
       config: exploration, target network and discount.
 
     Returns:
-      The objective. Its metrics: `loss` and `q_value`, that of the actions taken, averaged over steps.
+      The objective. Its metrics, averaged over steps: `loss`, `q_value` of the actions taken, and
+      `not_greedy`, the share of actions that exploration chose against the values.
 
     References:
       Mnih et al. (2016), Algorithm 1; `num_steps` of the runner is its I_AsyncUpdate. There each action is
@@ -103,7 +97,7 @@ def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
     ) -> Array:
         steps = rollout.steps
         transition = (q, steps.action, rewards, discounts)
-        q_next = values_after_each_step(network, target_params, steps)
+        q_next = next_target_values(network, target_params, rollout)
         if config.double_q:
             chooser = values_after_each_step(network, params, steps)
             return losses.double_q_learning_loss(*transition, q_next, chooser, transform=_transform(config))
@@ -143,7 +137,7 @@ def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
         steps = rollout.steps
         if steps.next_action is None:
             raise InputError("rollout has no next_action; start its actor with looks_ahead=True")
-        q_next = values_after_each_step(network, target_params, steps)
+        q_next = next_target_values(network, target_params, rollout)
         return losses.sarsa_loss(
             q, steps.action, rewards, discounts, q_next, steps.next_action, transform=_transform(config)
         )
@@ -175,7 +169,7 @@ def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
         params: Params, target_params: Params, rollout: Rollout, q: Array, rewards: Array, discounts: Array
     ) -> Array:
         # Only the rows from which is bootstrapped count, q fills the others.
-        q_next = next_values(network, target_params, rollout, q)
+        q_next = next_target_values(network, target_params, rollout, fill=q)
         chooser = next_values(network, params, rollout, q) if config.double_q else q_next
         best = jnp.argmax(chooser, axis=-1, keepdims=True)
         bootstrap = jnp.take_along_axis(q_next, best, axis=-1)[..., 0]
@@ -205,7 +199,12 @@ def _action_value_objective(
         env_steps: Array | float,
     ) -> tuple[Carry, Array]:
         carry, _, q_values = network.apply(params, carry, observation[None], reset[None])
-        epsilon = annealed_epsilon(env_steps, exploration, config.epsilon_anneal_steps)
+        if q_values.ndim != reset.ndim + 2:
+            raise InputError(
+                f"the network's values are {q_values.shape[1:]} for {reset.shape} observations, one for each "
+                "state; a value-based method needs one for each action: networks.q_network"
+            )
+        epsilon = annealed_epsilon(env_steps, exploration, float(config.epsilon_anneal_steps))
         return carry, epsilon_greedy(key, q_values[0], epsilon)
 
     def loss(params: Params, rollout: Rollout, target_params: Params) -> tuple[Array, Metrics]:
@@ -218,6 +217,7 @@ def _action_value_objective(
         return reduce_loss(config, mean, steps), {
             "loss": mean,
             "q_value": jnp.mean(taken, where=steps.mask),
+            "not_greedy": jnp.mean(steps.action != jnp.argmax(q_values, axis=-1), where=steps.mask),
         }
 
     return Objective(act, loss, explore, looks_ahead, config.target_update_interval)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_a3c import losses, returns
-from jax_a3c.checks import check_boolean, check_number
+from jax_a3c.checks import InputError, check_boolean, check_number
 from jax_a3c.objectives.base import (
     Network,
     Objective,
@@ -77,6 +77,11 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         del target_params  # the critic bootstraps from itself
         steps = rollout.steps
         _, policy, values = network.apply(params, rollout.carry, steps.observation, steps.reset)
+        if values.shape != steps.reset.shape:
+            raise InputError(
+                f"the network's values are {values.shape} for {steps.reset.shape} observations; an "
+                "actor-critic method needs one for each state: networks.actor_critic"
+            )
         rewards, discounts = rewards_and_discounts(config, steps)
         # lambda_t = 0 at a truncation: bootstrap from the final observation, forget the next episode.
         lambdas = config.gae_lambda * (1.0 - steps.truncated)

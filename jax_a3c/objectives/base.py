@@ -135,7 +135,36 @@ def values_after_each_step(network: Network, params: Params, steps: Transition) 
     return network.apply(params, steps.next_carry, steps.next_observation[None], never[None])[2][0]
 
 
-def next_values(network: Network, params: Params, rollout: Rollout, values: Array) -> Array:
+def next_target_values(
+    network: Network, target_params: Params, rollout: Rollout, fill: Array | None = None
+) -> Array:
+    """v(s_{t+1}; theta^-) of every step.
+
+    A recurrent target network has a state of its own, from the one that the behaviour began the rollout with.
+    Only in the final observation of an episode that was cut is it lent the behaviour's state.
+
+    Args:
+      network: whose values these are.
+      target_params: theta^-.
+      rollout: `[T, *B]`.
+      fill: `[T, *B, ...]`. If only the rows count from which an n-step return bootstraps, what stands in
+        the others; a feed-forward network is then asked for those rows alone.
+
+    Returns:
+      `[T, *B, ...]`. Of no meaning where the episode terminated.
+    """
+    steps = rollout.steps
+    if not jax.tree.leaves(rollout.carry):  # feed-forward
+        if fill is None:
+            return values_after_each_step(network, target_params, steps)
+        return next_values(network, target_params, rollout, fill)
+    carry, _, values = network.apply(target_params, rollout.carry, steps.observation, steps.reset)
+    return next_values(network, target_params, rollout, values, carry)
+
+
+def next_values(
+    network: Network, params: Params, rollout: Rollout, values: Array, last_carry: Carry = None
+) -> Array:
     """v(s_{t+1}) of every step, constant for the gradient.
 
     Within an episode it is the next row of `values`. The last row is bootstrapped, and so is, with its own
@@ -147,6 +176,8 @@ def next_values(network: Network, params: Params, rollout: Rollout, values: Arra
       params: its parameters.
       rollout: `[T, *B]`.
       values: `[T, *B, ...]`. v(s_t) of the rollout's observations.
+      last_carry: `[*B, ...]`. Recurrent state with which to value the last observation; by default the
+        behaviour's own.
 
     Returns:
       `[T, *B, ...]`. Of no meaning where the episode terminated.
@@ -156,9 +187,12 @@ def next_values(network: Network, params: Params, rollout: Rollout, values: Arra
     """
     params, values = jax.lax.stop_gradient((params, values))
     steps = rollout.steps
-    last = values_after_each_step(network, params, jax.tree.map(lambda x: x[-1], steps))
+    last_step = jax.tree.map(lambda x: x[-1], steps)
+    if last_carry is not None:
+        last_step = last_step._replace(next_carry=jax.lax.stop_gradient(last_carry))
+    last = values_after_each_step(network, params, last_step)
     following = jnp.concatenate([values[1:], last[None]])
-    truncated = steps.truncated & ~steps.terminated
+    truncated = (steps.truncated & ~steps.terminated).at[-1].set(False)  # the last row has its own already
 
     def with_final_observations() -> Array:
         own = values_after_each_step(network, params, steps)
@@ -166,7 +200,7 @@ def next_values(network: Network, params: Params, rollout: Rollout, values: Arra
             truncated.reshape(truncated.shape + (1,) * (own.ndim - truncated.ndim)), own, following
         )
 
-    return jax.lax.cond(jnp.any(truncated[:-1]), with_final_observations, lambda: following)
+    return jax.lax.cond(jnp.any(truncated), with_final_observations, lambda: following)
 
 
 def gradient(

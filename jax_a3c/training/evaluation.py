@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_a3c.checks import check_choice
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.exploration import epsilon_greedy
 from jax_a3c.objectives import Network
@@ -14,7 +15,7 @@ from jax_a3c.types import Array, Carry, Params
 
 EPSILON = 0.05
 """Of the epsilon-greedy policy (Mnih et al. 2015)."""
-POLICIES: dict[str, Callable[[Array, Any, Array], Array]] = {
+ACTIONS: dict[str, Callable[[Array, Any, Array], Array]] = {
     "greedy": lambda key, distribution, values: distribution.mode(),
     "sampled": lambda key, distribution, values: distribution.sample(key),
     "epsilon-greedy": lambda key, distribution, values: epsilon_greedy(key, values, EPSILON),
@@ -66,6 +67,7 @@ def evaluator(
     Returns:
       `(params, key) -> Evaluation`; the key is for start states and sampled actions.
     """
+    check_choice("policy", policy, ACTIONS)
     limit = env.spec.max_episode_steps or MAX_EPISODE_STEPS
 
     def step(params: Params, loop: _Loop) -> _Loop:
@@ -73,7 +75,7 @@ def evaluator(
         carry, distribution, values = network.apply(
             params, loop.carry, loop.observation[None], loop.reset[None]
         )
-        action = POLICIES[policy](action_key, distribution, values)
+        action = ACTIONS[policy](action_key, distribution, values)
         env_keys = jax.random.split(env_key, num_episodes)
         env_state, timestep = jax.vmap(env.step)(env_keys, loop.env_state, action[0])
         return _Loop(

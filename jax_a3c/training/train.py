@@ -149,6 +149,13 @@ def train(
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
     experiment = build(method, env_id, settings)
+    if METHODS[method].value_based and settings.epsilon_anneal_steps > settings.total_timesteps:
+        end = settings.total_timesteps / settings.epsilon_anneal_steps
+        print(
+            f"epsilon falls only {end:.0%} of its way in total_timesteps={settings.total_timesteps:,}: most "
+            f"actions will be random; epsilon_anneal_steps is {settings.epsilon_anneal_steps:,}",
+            file=sys.stderr,
+        )
     if tensorboard:
         _event_writer()
     run = RunDirectory.create(run_dir, method, env_id, dataclasses.asdict(settings))
