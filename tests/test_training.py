@@ -11,10 +11,10 @@ import threading
 import jax
 import numpy as np
 import pytest
-from probes import EndlessReward, TerminalReward
+from probes import EndlessReward, RightAction, TerminalReward
 
-from jax_a3c import cli, networks
-from jax_a3c.asynchronous import AsynchronousConfig
+from jax_a3c import cli, networks, objectives, optimizers
+from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
 from jax_a3c.methods import METHODS
 from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
 from jax_a3c.presets import PRESETS
@@ -22,6 +22,7 @@ from jax_a3c.rollouts import RunnerConfig
 from jax_a3c.synchronous import SynchronousConfig
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import build
+from jax_a3c.training.loop import Synchronous
 from jax_a3c.training.run_directory import RunDirectory, environment
 from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.training.train import evaluate_run, interval_metrics, train
@@ -237,6 +238,89 @@ def test_every_method_trains_an_lstm_and_is_evaluated_its_own_way(method, tmp_pa
     assert evaluate_run(RunDirectory(tmp_path / "run"), num_episodes=2, seed=1)["eval_episodes"] == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "objective", "runner"),
+    [
+        ("a2c", "actor_critic", "synchronous"),
+        ("a3c", "actor_critic", "asynchronous"),
+        ("one-step-q", "one_step_q", "synchronous"),
+        ("async-one-step-q", "one_step_q", "asynchronous"),
+        ("one-step-sarsa", "one_step_sarsa", "synchronous"),
+        ("async-one-step-sarsa", "one_step_sarsa", "asynchronous"),
+        ("n-step-q", "n_step_q", "synchronous"),
+        ("async-n-step-q", "n_step_q", "asynchronous"),
+    ],
+)
+def test_a_methods_name_stands_for_its_objective_and_runner(method, objective, runner, monkeypatch):
+    calls, original = [], getattr(objectives, objective)
+    monkeypatch.setattr(objectives, objective, lambda *args: calls.append(args) or original(*args))
+    trainer = build(method, CARTPOLE, resolve(method, CARTPOLE, gamma=0.7, hidden=(4,))).trainer
+    ((network, config),) = calls
+    assert config.gamma == 0.7 and network.torso.features == (4,)
+    assert isinstance(trainer, Asynchronous if runner == "asynchronous" else Synchronous)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "arguments"),
+    [
+        ("shared-rmsprop", "shared_rmsprop", {"decay": 0.9, "eps": 0.3}),
+        ("rmsprop", "rmsprop", {"decay": 0.9, "eps": 0.3}),
+        ("momentum-sgd", "momentum_sgd", {"momentum": 0.8}),
+    ],
+)
+def test_an_optimizers_name_stands_for_its_function_and_settings(name, function, arguments, monkeypatch):
+    calls, original = [], getattr(optimizers, function)
+    monkeypatch.setattr(optimizers, function, lambda *a, **k: calls.append((a, k)) or original(*a, **k))
+    settings = {"optimizer": name, "rmsprop_decay": 0.9, "rmsprop_eps": 0.3, "momentum": 0.8}
+    rates = {"learning_rate": 0.5, "total_timesteps": 100}
+    build("a3c", CARTPOLE, resolve("a3c", CARTPOLE, **settings, **rates))
+    (((schedule,), given),) = calls
+    assert given == arguments and schedule(50) == 0.25
+
+
+def test_value_based_settings_reach_their_objective_and_network(monkeypatch):
+    calls, original = [], objectives.n_step_q
+    monkeypatch.setattr(objectives, "n_step_q", lambda *args: calls.append(args) or original(*args))
+    given = {
+        "target_update_interval": 7,
+        "epsilon_anneal_steps": 11,
+        "final_epsilons": (0.3, 0.2),
+        "final_epsilon_probabilities": (0.25, 0.75),
+        "double_q": True,
+        "huber_delta": 2.0,
+    }
+    build("n-step-q", CARTPOLE, resolve("n-step-q", CARTPOLE, **given, dueling=True))
+    ((network, config),) = calls
+    assert {name: getattr(config, name) for name in given} == given and network.dueling
+
+
+def test_the_epsilon_greedy_evaluation_takes_one_action_in_twenty_at_random():
+    env = RightAction()
+    network = networks.q_network(env, hidden=())
+    zeros = np.zeros((1, 1, 2), np.float32)
+    params = network.init(jax.random.key(0), (), zeros, np.ones((1, 1), bool))
+    params = jax.tree.map(lambda x: x * 0.0, params)
+    params["params"]["q"]["bias"] = np.array([0.0, 1.0], np.float32)
+    play = evaluator(env, network, num_episodes=20_000, policy="epsilon-greedy")
+    wrong = np.mean(play(params, jax.random.key(1)).returns == -1.0)
+    assert abs(wrong - 0.05 / 2) < 5 * np.sqrt(0.025 * 0.975 / 20_000)
+    with pytest.raises(ValueError, match="policy must be one of greedy, sampled, epsilon-greedy"):
+        evaluator(env, network, num_episodes=1, policy="epsilon_greedy")
+
+
+def test_a_run_that_ends_before_its_exploration_says_so(tmp_path, capsys):
+    flags = ["--total-timesteps", "1000", "--epsilon-anneal-steps", "4000", "--quiet", "--eval-episodes", "2"]
+    assert cli.main(["train", "n-step-q", CARTPOLE, *flags, "--run-dir", str(tmp_path / "run")]) == 0
+    assert "epsilon falls only 25% of its way" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("method", "env_id"), PRESETS)
+def test_presets_keep_together_what_belongs_together(method, env_id):
+    settings = resolve(method, env_id)
+    convention = (settings.loss_reduction, settings.max_grad_norm, settings.rmsprop_eps)
+    assert convention in {("sum", 40.0, 0.1), ("mean", 0.5, 1e-5)}
+
+
 def test_the_settings_start_where_the_parts_do():
     """A default is written in the part and in the settings of a run, which must not import JAX."""
     for config in (ActionValueConfig, ActorCriticConfig, RunnerConfig):
@@ -291,6 +375,10 @@ def test_commands_that_only_look_things_up(command, capsys):
         (
             ["n-step-q", CARTPOLE, "--target-update-interval", "0"],
             "target_update_interval must be an integer of at least 1, got 0",
+        ),
+        (
+            ["n-step-q", CARTPOLE, "--target-update-interval", "1e10"],
+            "target_update_interval must be a number between 1 and 1073741824, got 10000000000",
         ),
         (["a3c", CARTPOLE, "--max-grad-norm", "-1"], "max_grad_norm must be a number above 0, got -1"),
         (
