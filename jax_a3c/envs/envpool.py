@@ -6,6 +6,7 @@ What envpool does and how it appears here:
   reward it carries (that of dm_control is the last one of the old episode).
 - It reports `truncated` alone where an episode ends in its last allowed step, whether or not it also
   terminated there. Atari tells by other means, and is right here; elsewhere such a step counts as truncated.
+- ViZDoom writes a file `_vizdoom.ini` and a folder `_vizdoom` where the program was started.
 - The seed is fixed when a pool is made; a bad setting or action may end the process. Both are checked here.
 """
 
@@ -104,7 +105,7 @@ class EnvpoolFactory:
       spec: its description.
     """
 
-    def __init__(self, name: str, module: str, *, timeout: float | None = None, **options: Any):
+    def __init__(self, name: str, module: str, *, timeout: float | None, **options: Any):
         """The environment `name` of `module`; `timeout` is in seconds per call, `options` are envpool's."""
         env_id = f"envpool:{name}"
         self._name = name
@@ -115,7 +116,10 @@ class EnvpoolFactory:
             check_boolean(f"continuous of {env_id!r}", continuous)
         self._settings = _settings(env_id, name, FAMILIES[module], options)
         with _quiet():
-            spec = _make_spec(name, self._settings)
+            try:
+                spec = _make_spec(name, self._settings)
+            except Exception as error:
+                raise InputError(f"envpool refuses {self._settings} for {env_id!r}: {error}") from error
             observation, action = spec.gymnasium_observation_space, spec.gymnasium_action_space
         self._layout = observation_layout(
             env_id, observation, drop=("mission",) if module == "envpool.minigrid" else ()
@@ -148,13 +152,16 @@ class EnvpoolFactory:
             import envpool
 
             with _quiet():
-                return envpool.make_gymnasium(
+                pool = envpool.make_gymnasium(
                     self._name,
                     num_envs=num_envs,
                     num_threads=min(num_threads, num_envs),
                     seed=seeds,
                     **self._settings,
                 )
+                # Built when first asked for, with the warnings.
+                _ = pool.observation_space, pool.action_space
+                return pool
 
         return EnvpoolEnvironment(
             start,
@@ -223,7 +230,9 @@ class EnvpoolEnvironment:
             raise InputError(f"call reset() of {self.spec.id!r} before its first step")
         if self._adaptation.actions is not None:
             action = self._adaptation.actions[action]
-        observation, reward, terminated, truncated, info = self._calls("step", self._pool.step, action)
+        observation, reward, terminated, truncated, info = self._calls(
+            "step", lambda: self._pool.step(action)
+        )
 
         ignored, self._over = self._over, terminated | truncated
         # envpool says `terminated` only where it is not `truncated`. Atari knows more: the game's own end,
@@ -263,15 +272,16 @@ def available() -> list[str]:
     return sorted(name for name, module in _modules().items() if _is_offered(name, module))
 
 
-def make(name: str, **options: Any) -> EnvpoolFactory:
+def make(name: str, *, timeout: float | None = None, **options: Any) -> EnvpoolFactory:
     """The environment `name` with some of envpool's settings changed.
 
     Args:
       name: of envpool, such as `Pong-v5`.
+      timeout: seconds after which a call counts as hung, for the price of handing each to another thread;
+        None waits for ever, but for ViZDoom, whose processes may hang when they start: 60.
       **options: envpool's settings by their names. For Atari those that leave the paper are
         `repeat_action_probability` (0.25: sticky actions), `full_action_space`, `episodic_life`, and
-        `reward_clip=False`. `continuous=False` gives CarRacing Gymnasium's five actions. `timeout` bounds the
-        seconds of one call, for the price of handing it to another thread; None, the default, does not.
+        `reward_clip=False`. `continuous=False` gives CarRacing Gymnasium's five actions.
 
     Returns:
       A factory of pools.
@@ -289,7 +299,9 @@ def make(name: str, **options: Any) -> EnvpoolFactory:
             f"'envpool:{name}' exists in envpool, but its rewards and ends were not tested here; "
             f"tested are {', '.join(family.removeprefix('envpool.') for family in FAMILIES)}"
         )
-    return EnvpoolFactory(name, module, **options)
+    if timeout is None and module == "envpool.vizdoom":
+        timeout = 60.0
+    return EnvpoolFactory(name, module, timeout=timeout, **options)
 
 
 def _modules() -> dict[str, str]:
@@ -311,6 +323,8 @@ def _make_spec(name: str, settings: Mapping[str, Any]) -> Any:
 
 def _settings(env_id: str, name: str, family: Family, options: Mapping[str, Any]) -> dict[str, Any]:
     """What envpool is given, checked: it may end the process otherwise."""
+    if not options and not family.fixed:
+        return dict(family.defaults)
     with _quiet():
         config = _make_spec(name, {}).config._asdict()
     known = [option for option in LOWEST if option in config]

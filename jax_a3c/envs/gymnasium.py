@@ -138,7 +138,7 @@ class GymnasiumEnvironment:
         if self._over is None:
             raise InputError(f"call reset() of {self.spec.id!r} before its first step")
         action = action.astype(self._action_dtype) + self._first_action
-        observation, reward, terminated, truncated, _ = self._calls("step", self._vector.step, action)
+        observation, reward, terminated, truncated, _ = self._calls("step", lambda: self._vector.step(action))
         ignored, self._over = self._over, terminated | truncated
         reward = np.where(ignored, np.float32(0), reward.astype(np.float32))
         return HostStep(
