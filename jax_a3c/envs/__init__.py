@@ -4,49 +4,86 @@ import difflib
 from typing import Any
 
 from jax_a3c.checks import InputError
-from jax_a3c.envs import gymnax
-from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, JaxEnvironment
+from jax_a3c.envs import envpool, gymnasium, gymnax
+from jax_a3c.envs.base import (
+    ActionSpace,
+    Box,
+    Discrete,
+    EnvSpec,
+    HostEnvironment,
+    HostEnvironmentError,
+    HostFactory,
+    HostStep,
+    JaxEnvironment,
+    UnknownEnvironmentError,
+)
 
-__all__ = ["ActionSpace", "Box", "Discrete", "EnvSpec", "JaxEnvironment", "available", "make"]
+__all__ = [
+    "ActionSpace",
+    "Box",
+    "Discrete",
+    "EnvSpec",
+    "HostEnvironment",
+    "HostEnvironmentError",
+    "HostFactory",
+    "HostStep",
+    "JaxEnvironment",
+    "available",
+    "make",
+]
 
-BACKENDS = {"gymnax": gymnax}
+BACKENDS: dict[str, Any] = {"gymnax": gymnax, "envpool": envpool, "gymnasium": gymnasium}
 """Adapters by the part of the id before the colon; each has `available()` and `make(name, **options)`."""
 
 
 def available() -> list[str]:
-    """Ids of all environments that `make` builds here, sorted within each backend."""
-    return [f"{backend}:{name}" for backend, adapter in BACKENDS.items() for name in adapter.available()]
+    """Ids that `make` builds here, sorted within each backend; those of a missing library are left out."""
+    return [f"{backend}:{name}" for backend in BACKENDS for name in BACKENDS[backend].available()]
 
 
-def make(env_id: str, /, **options: Any) -> JaxEnvironment:
+def make(env_id: str, /, **options: Any) -> JaxEnvironment | HostFactory:
     """Build an environment from its id.
 
     Args:
-      env_id: `backend:name`, for example `gymnax:CartPole-v1`. `available()` lists them.
-      **options: settings of that environment; for gymnax the fields of its parameters, such as
-        `max_steps_in_episode`.
+      env_id: `backend:name`, for example `gymnax:CartPole-v1`, `envpool:Pong-v5`, `gymnasium:LunarLander-v3`,
+        or `gymnasium:module:Id-v0` for one that `module` registers. `available()` lists them.
+      **options: settings of that environment: for gymnax the fields of its parameters, such as
+        `max_steps_in_episode`; for envpool those of its configuration; for Gymnasium what the environment's
+        constructor takes, and `max_episode_steps`. `help()` on `make` in `jax_a3c.envs.envpool` and
+        `jax_a3c.envs.gymnasium` names those of the adapters.
 
     Returns:
-      The environment, with its description in `.spec`.
+      For gymnax the environment, two pure functions. For the others a factory: each of its
+      `make(num_envs, seed=...)` starts environments that step together on the host. Both describe the
+      environment in `.spec`.
 
     Raises:
-      InputError: if the id or an option is unknown; the message holds the nearest matches.
+      InputError: if the id or an option is unknown, the message holds the nearest matches; if the library is
+        not installed, it says how to install it.
 
     Example:
       >>> make("gymnax:CartPole-v1").spec.action_space
       Discrete(num_actions=2)
     """
     backend, _, name = env_id.partition(":")
-    if backend not in BACKENDS or name not in BACKENDS[backend].available():
-        raise InputError(f"unknown environment {env_id!r}; {_suggestion(env_id)}")
-    return BACKENDS[backend].make(name, **options)
+    if backend not in BACKENDS:
+        raise InputError(f"unknown environment {env_id!r}; {_suggestion(env_id, tuple(BACKENDS))}")
+    try:
+        return BACKENDS[backend].make(name, **options)
+    except UnknownEnvironmentError:
+        raise InputError(f"unknown environment {env_id!r}; {_suggestion(env_id, (backend,))}") from None
 
 
-def _suggestion(env_id: str) -> str:
+def _suggestion(env_id: str, backends: tuple[str, ...]) -> str:
     """What the user may have meant: the nearest ids, compared without regard to case."""
-    by_lower_case = {known.lower(): known for known in available()}
-    candidates = [env_id.lower(), *(f"{backend}:{env_id}".lower() for backend in BACKENDS)]
-    matches = [m for c in candidates for m in difflib.get_close_matches(c, by_lower_case, n=3, cutoff=0.6)]
+    wanted = env_id.rpartition(":")[2].lower()
+    ids_by_name: dict[str, list[str]] = {}
+    for backend in backends:
+        for name in BACKENDS[backend].available():
+            ids_by_name.setdefault(name.lower(), []).append(f"{backend}:{name}")
+    matches = difflib.get_close_matches(wanted, ids_by_name, n=3, cutoff=0.6)
     if not matches:
         return "`jax-a3c envs` lists those that can be made"
-    return "did you mean " + ", ".join(repr(by_lower_case[m]) for m in dict.fromkeys(matches)) + "?"
+    return (
+        "did you mean " + ", ".join(repr(env_id) for match in matches for env_id in ids_by_name[match]) + "?"
+    )

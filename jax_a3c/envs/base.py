@@ -1,8 +1,12 @@
-"""The protocol of environments: a description and two pure functions."""
+"""The protocols of environments: a description, and two pure functions or a group that steps on the host."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
+from jax_a3c.checks import InputError
 from jax_a3c.types import Array, TimeStep
 
 
@@ -61,3 +65,80 @@ class JaxEnvironment(Protocol):
 
     def step(self, key: Array, state: Any, action: Array) -> tuple[Any, TimeStep]:
         """Act once. At the end of an episode the observation is the final one."""
+
+
+class HostStep(NamedTuple):
+    """What one action of each of N environments led to, as NumPy arrays of their own.
+
+    Attributes:
+      observation: `[N, ...]`. s_{t+1}, the true one: at the end of an episode it is the final observation.
+      reward: `[N]` float32. r_t as the settings give it to the learner, for example clipped.
+      terminated: `[N]` bool. The task ended: nothing follows, the value of s_{t+1} is 0.
+      truncated: `[N]` bool. The episode was cut, by a time limit for example: bootstrap from s_{t+1}.
+        Where both flags are set the episode terminated.
+      ignored: `[N]` bool. This step only reset that environment: its action was ignored, its observation
+        begins an episode, its reward is 0 and both flags are False. It is no transition: the learner
+        masks the row. It follows every step that terminated or truncated.
+      score: `[N]` float32. The reward before any clipping, 0 where ignored.
+      game_over: `[N]` bool. The whole game ended, and with it the sum of the scores; where a lost life
+        terminates an episode this is False at a lost life, elsewhere it is `terminated | truncated`.
+    """
+
+    observation: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    ignored: np.ndarray
+    score: np.ndarray
+    game_over: np.ndarray
+
+
+@runtime_checkable
+class HostEnvironment(Protocol):
+    """N environments that step together on the host. Used by one thread at a time."""
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode in every environment: observations `[N, ...]`. Before the first step."""
+
+    def step(self, action: np.ndarray) -> HostStep:
+        """Act in every environment: `[N]` integers, or `[N, A]` reals, which are clipped to their bounds."""
+
+    def close(self) -> None:
+        """Give back what the environments hold; a second call does nothing."""
+
+
+@runtime_checkable
+class HostFactory(Protocol):
+    """What `envs.make` returns for an environment of the host: its description, and groups of it on demand.
+
+    A worker must own its group, so a runner makes one for each of them.
+    """
+
+    spec: EnvSpec
+
+    def make(
+        self, num_envs: int, *, seed: int | Sequence[int] = 0, num_threads: int | None = None
+    ) -> HostEnvironment:
+        """Start `num_envs` environments.
+
+        Args:
+          num_envs: N.
+          seed: one for each environment, or the first of N consecutive ones. Two workers with the seeds
+            s and s + 1 would share N - 1 environments: space them by N.
+          num_threads: that step the environments, where the library has threads; None is its own choice.
+
+        Raises:
+          InputError: if a number is out of range or the library refuses the settings.
+          HostEnvironmentError: if the environment raises or hangs while it is made.
+        """
+
+
+class HostEnvironmentError(RuntimeError):
+    """An environment raised an exception or did not answer in time; the group it belongs to is lost."""
+
+
+class UnknownEnvironmentError(InputError):
+    """An adapter has no environment of that name; `envs.make` answers with the nearest ones."""

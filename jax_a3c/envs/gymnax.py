@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_a3c.checks import InputError
-from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec
+from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, UnknownEnvironmentError
 from jax_a3c.types import Array, TimeStep
 
 EXCLUDED = frozenset({"MNISTBandit-bsuite"})
@@ -71,6 +71,8 @@ def make(name: str, **options: Any) -> GymnaxEnvironment:
     """Build the environment `name`; `options` replace fields of its gymnax parameters."""
     import gymnax
 
+    if name not in available():
+        raise UnknownEnvironmentError(name)
     env, params = gymnax.make(name)
     fields = [field.name for field in dataclasses.fields(params)]
     for option in options:

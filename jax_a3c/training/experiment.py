@@ -8,6 +8,7 @@ import optax
 
 from jax_a3c import envs, networks, objectives, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
+from jax_a3c.checks import InputError
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.methods import METHODS, Method
 from jax_a3c.objectives import Objective
@@ -56,6 +57,10 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     """
     check_method(method, settings)
     env = envs.make(env_id)
+    if not isinstance(env, JaxEnvironment):
+        raise InputError(
+            f"{env_id!r} steps on the host, and no runner takes such an environment yet; use one of gymnax"
+        )
     network = _network(METHODS[method].value_based, env, settings)
     objective = _objective(METHODS[method], network, settings)
     optimizer = _optimizer(settings)
