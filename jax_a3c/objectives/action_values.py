@@ -38,7 +38,7 @@ class ActionValueConfig(ObjectiveConfig):
 
     Attributes:
       target_update_interval: I_target, environment steps between two copies of the parameters into the target
-        network, from 1 to 2**30. Paper: 40,000 frames.
+        network, from 1 to 1e9. Paper: 40,000 frames.
       epsilon_anneal_steps: environment steps over which epsilon falls from 1 to its final value, at least 1.
         Paper: the first 4 million frames.
       final_epsilons: where epsilon may end, each in [0, 1]; each environment draws one of them. Paper: 0.1,
@@ -60,7 +60,7 @@ class ActionValueConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("target_update_interval", self.target_update_interval, 1)
-        check_number("target_update_interval", self.target_update_interval, 1, 2**30)
+        check_number("target_update_interval", self.target_update_interval, 1, 10**9)
         check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1)
         check_final_epsilons(self.final_epsilons, self.final_epsilon_probabilities)
         check_boolean("double_q", self.double_q)
