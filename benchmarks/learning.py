@@ -9,20 +9,19 @@ and started again.
 """
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
-from measure import RESULTS, write_result
+from measure import RESULTS, plain_settings, rows_that_hold, write_result
 from tqdm import tqdm
 
 from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import environment
-from jax_a3c.training.settings import Settings, resolve
+from jax_a3c.training.settings import resolve
 from jax_a3c.training.train import evaluate
 
 # Beside the presets: settings that a claim of the README needs too.
@@ -44,7 +43,6 @@ def main() -> None:
     use_worker_threads()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     commit = environment()["git_commit"]
-    defaults = json.loads(json.dumps(dataclasses.asdict(Settings())))
     cases = [
         (method, env_id, variant)
         for (method, env_id) in PRESETS
@@ -56,15 +54,7 @@ def main() -> None:
             bar.set_description(f"{method} {env_id} {variant or ''}")
             settings = resolve(method, env_id, **variant, eval_episodes=args.episodes)
             case = {"method": method, "env": env_id, "variant": variant}
-            plain = json.loads(json.dumps(dataclasses.asdict(settings)))
-            # A row of before a setting was invented lacks it: it was made with what is now its default.
-            rows = [
-                row
-                for row in rows
-                if any(row[name] != value for name, value in case.items())
-                or {**defaults, **row["settings"]} == plain
-            ]
-            done = {row["seed"] for row in rows if all(row[name] == value for name, value in case.items())}
+            rows, done = rows_that_hold(rows, case, settings)
             experiment = None
             for seed in range(args.seeds):
                 if seed not in done:
@@ -81,7 +71,7 @@ def main() -> None:
                         "env_steps": result.progress.env_steps,
                         "seconds": round(result.progress.seconds, 2),
                         "compile_seconds": round(result.compile_seconds, 2),
-                        "settings": plain,
+                        "settings": plain_settings(settings),
                     }
                     rows.append(row)
                     write_result(args.out, rows, episodes=args.episodes)

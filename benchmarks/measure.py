@@ -1,5 +1,6 @@
-"""What all benchmarks share: one timer that interleaves what it compares, one format of results."""
+"""What all benchmarks share: a timer that interleaves what it compares, the format and upkeep of results."""
 
+import dataclasses
 import json
 import os
 import statistics
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 
 from jax_a3c.training.run_directory import environment
+from jax_a3c.training.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,6 +40,32 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     """Median, minimum and maximum."""
     ordered = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, digits) for name, value in ordered.items()}
+
+
+def plain_settings(settings: Settings) -> dict[str, Any]:
+    """Settings as they come back from JSON, to be compared with those of a row."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def rows_that_hold(rows: list[dict], case: dict[str, Any], settings: Settings) -> tuple[list[dict], set[int]]:
+    """Drop the rows of a case that were made with other settings.
+
+    Args:
+      rows: of a result file.
+      case: what a row of the case has, such as method and environment.
+      settings: those of the case now.
+
+    Returns:
+      The other rows, and the seeds for which the case has one.
+    """
+
+    def is_of_case(row: dict) -> bool:
+        return all(row[name] == value for name, value in case.items())
+
+    # A row of before a setting was invented lacks it: it was made with what is now its default.
+    defaults, plain = plain_settings(Settings()), plain_settings(settings)
+    rows = [row for row in rows if not is_of_case(row) or {**defaults, **row["settings"]} == plain]
+    return rows, {row["seed"] for row in rows if is_of_case(row)}
 
 
 def write_result(path: Path, rows: list[dict[str, Any]], **settings: Any) -> None:

@@ -10,7 +10,6 @@ again.
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from measure import RESULTS, write_result
+from measure import RESULTS, plain_settings, rows_that_hold, write_result
 from tqdm import tqdm
 
 from jax_a3c.asynchronous import use_worker_threads
@@ -81,10 +80,8 @@ def train_all(args: argparse.Namespace, rows: list[dict]) -> list[dict]:
     with tqdm(total=len(cases) * args.seeds) as bar:
         for method, env_id in cases:
             settings = resolve(method, env_id, **OVERRIDES.get((method, env_id), {}), **overrides)
-            plain = json.loads(json.dumps(dataclasses.asdict(settings)))
             case = {"method": method, "env": env_id}
-            rows = [row for row in rows if not case.items() <= row.items() or row["settings"] == plain]
-            done = {row["seed"] for row in rows if case.items() <= row.items()}
+            rows, done = rows_that_hold(rows, case, settings)
             bar.update(len(done & set(range(args.seeds))))
             experiment = build(method, env_id, settings)
             play, play_final = (
@@ -94,7 +91,9 @@ def train_all(args: argparse.Namespace, rows: list[dict]) -> list[dict]:
             for seed in sorted(set(range(args.seeds)) - done):
                 bar.set_description(f"{method} {env_id}")
                 measured = train(experiment, settings, seed, play, play_final)
-                rows.append({**case, "seed": seed, "commit": commit, **measured, "settings": plain})
+                rows.append(
+                    {**case, "seed": seed, "commit": commit, **measured, "settings": plain_settings(settings)}
+                )
                 write_result(args.out, rows, episodes_per_point=EPISODES)
                 bar.update()
     return rows

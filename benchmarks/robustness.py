@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measure import RESULTS, interleaved_seconds, spread, write_result
+from measure import RESULTS, interleaved_seconds, plain_settings, spread, write_result
 from tqdm import tqdm
 
 from jax_a3c.asynchronous import use_worker_threads
@@ -112,7 +112,7 @@ def train_all(args: argparse.Namespace, rows: list[dict], cases: dict[str, dict]
             settings = resolve(method, ENV, **overrides)
             low, high = args.range or RANGES[runner, name]
             rates = [float(f"{low * (high / low) ** quantile:.4g}") for quantile in quantiles]
-            plain = json.loads(json.dumps({**dataclasses.asdict(settings), "learning_rate": rates}))
+            plain = {**plain_settings(settings), "learning_rate": rates}
             if cases.get(f"{method} {name}") == plain:
                 bar.update(len(rates))
                 continue

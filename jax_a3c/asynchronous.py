@@ -245,11 +245,10 @@ class Asynchronous:
         """One worker: Algorithm 1, S2 or S3, as the objective says, until T > T_max."""
         shared, size = state.shared, state.shared.parameters.size
         theta, scratch = aligned_empty(size), aligned_empty(size)
-        while shared.env_steps < self.config.total_timesteps and not stop.is_set():
+        while (env_steps := shared.env_steps) < self.config.total_timesteps and not stop.is_set():
             version = shared.read(theta)  # theta' <- theta, a copy: XLA reads the buffer itself
-            env_steps = np.float32(shared.env_steps)
             state.actors[worker], packed = self._segment(  # t_max steps and d theta
-                theta, state.actors[worker], shared.target, env_steps
+                theta, state.actors[worker], shared.target, np.float32(env_steps)
             )
             packed = np.asarray(packed)  # waits for the segment; others hold the interpreter meanwhile
             gradient, metrics = packed[:size], packed[size:]
@@ -324,8 +323,10 @@ class Asynchronous:
         def packed_segment(
             flat: Array, actor: ActorState, target: Array | None, env_steps: Array
         ) -> tuple[ActorState, Array]:
-            params, target_params = (None if x is None else self._unravel(x) for x in (flat, target))
-            actor, grads, metrics = self._unpacked_segment(params, actor, target_params, env_steps)
+            target_params = None if target is None else self._unravel(target)
+            actor, grads, metrics = self._unpacked_segment(
+                self._unravel(flat), actor, target_params, env_steps
+            )
             names[:] = metrics
             # One vector: each array that crosses to NumPy costs time under the interpreter lock.
             return actor, jnp.concatenate([ravel_pytree(grads)[0], jnp.stack(list(metrics.values()))])

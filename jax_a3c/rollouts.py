@@ -193,25 +193,39 @@ def _next_actions(act: Act, key: Array, steps: Transition) -> Array:
     Within an episode it is that of the next row. After the last row, and in the final observation of an
     episode that was cut, it is drawn from the behaviour; the former draw is then really taken.
     """
-    ended = steps.terminated | steps.truncated
 
     def draw(key: Array, row: Transition) -> Array:
         return act(key, row.next_carry, row.next_observation, jnp.zeros_like(row.reset))[1]
 
     last_key, key = jax.random.split(key)
     last = draw(last_key, jax.tree.map(lambda x: x[-1], steps))
-    following = jnp.concatenate([steps.action[1:], last[None]])
+    keys = jax.random.split(key, len(steps.action))
+    return row_after_each_step(steps, steps.action, last, lambda: jax.vmap(draw)(keys, steps))
 
-    def with_final_observations() -> Array:
-        drawn = jax.vmap(draw)(jax.random.split(key, len(ended)), steps)
-        return jnp.where(ended, drawn, following)
 
-    cut = steps.truncated & ~steps.terminated
-    return jax.lax.cond(jnp.any(cut[:-1]), with_final_observations, lambda: following)
+def row_after_each_step(steps: Transition, rows: Array, last: Array, own: Callable[[], Array]) -> Array:
+    """What belongs to s_{t+1} of every step, from what belongs to each s_t.
+
+    Within an episode it is the next row. Where an episode was cut by a time limit before the rollout's end,
+    the next row is of another episode: there it is what the final observation itself gives, which costs a
+    pass over the rollout; that is made only if there are any.
+
+    Args:
+      steps: of a rollout, `[T, *B]`.
+      rows: `[T, *B, ...]`, of each s_t.
+      last: `[*B, ...]`, of the observation after the last step.
+      own: gives `[T, *B, ...]`, from each step's own next observation.
+
+    Returns:
+      `[T, *B, ...]`. Of no meaning where the episode terminated.
+    """
+    following = jnp.concatenate([rows[1:], last[None]])
+    cut = (steps.truncated & ~steps.terminated).at[-1].set(False)  # the last row has its own already
+    return jax.lax.cond(jnp.any(cut), lambda: _where(cut, own(), following), lambda: following)
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:
-    """Leafwise `where` with `condition` `[N]` against leaves `[N, ...]`."""
+    """Leafwise `where` with `condition` `[*B]` against leaves `[*B, ...]`."""
 
     def select(a: Array, b: Array) -> Array:
         return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)

@@ -1,6 +1,5 @@
 """The synchronous runner: rollout, gradient and update as one pure function."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -158,8 +157,14 @@ def synchronous(
     def init(key: Array) -> A2CState:
         params_key, actor_key = jax.random.split(key)
         carry = network.initial_carry((config.num_envs,))
-        start = functools.partial(init_actor, explore=objective.explore, looks_ahead=objective.looks_ahead)
-        actor = start(env, carry, actor_key, config.num_envs)
+        actor = init_actor(
+            env,
+            carry,
+            actor_key,
+            config.num_envs,
+            explore=objective.explore,
+            looks_ahead=objective.looks_ahead,
+        )
         params = network.init(params_key, carry, actor.observation[None], actor.reset[None])
         zero = jnp.zeros((), jnp.int32)
         target = None
@@ -179,8 +184,9 @@ def synchronous(
         )
         target_params = None if target is None else target.params
         grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
-        env_steps += steps_per_update
-        changes, opt_state = optimizer.update(grads, opt_state, params, env_steps=env_steps)
+        changes, opt_state = optimizer.update(
+            grads, opt_state, params, env_steps=env_steps + steps_per_update
+        )
         params = optax.apply_updates(params, changes)
         if target is not None and interval is not None:
             target = _follow(target, params, steps_per_update, interval)

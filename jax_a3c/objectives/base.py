@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_a3c.checks import check_choice, check_number
+from jax_a3c.rollouts import row_after_each_step
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout, Transition
 
 
@@ -191,16 +192,7 @@ def next_values(
     if last_carry is not None:
         last_step = last_step._replace(next_carry=jax.lax.stop_gradient(last_carry))
     last = values_after_each_step(network, params, last_step)
-    following = jnp.concatenate([values[1:], last[None]])
-    truncated = (steps.truncated & ~steps.terminated).at[-1].set(False)  # the last row has its own already
-
-    def with_final_observations() -> Array:
-        own = values_after_each_step(network, params, steps)
-        return jnp.where(
-            truncated.reshape(truncated.shape + (1,) * (own.ndim - truncated.ndim)), own, following
-        )
-
-    return jax.lax.cond(jnp.any(truncated), with_final_observations, lambda: following)
+    return row_after_each_step(steps, values, last, lambda: values_after_each_step(network, params, steps))
 
 
 def gradient(
