@@ -45,7 +45,7 @@ class Recorder:
         self._run = run
         self._interval = total_timesteps / ROWS
         self._last = Progress(0, 0, 0.0, {}, [])
-        self._nonfinite = 0
+        self._finite, self._finite_at = 0, 0
         self._bar = tqdm(
             total=total_timesteps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True
         )
@@ -54,13 +54,16 @@ class Recorder:
     def __call__(self, progress: Progress) -> None:
         """Record what happened since the last line, if that is enough for a new one."""
         self._advance(progress)
+        # While threads count, a sum may be ahead of the updates: what it lacks then, it never exceeds later.
+        finite = progress.updates - int(progress.metric_sums.get("nonfinite_gradients", 0))
+        if finite > self._finite:
+            self._finite, self._finite_at = finite, progress.updates
         if progress.env_steps - self._last.env_steps >= self._interval:
             self.write(progress)
 
-    @property
-    def failed(self) -> bool:
-        """So many updates in a row had no finite gradient that there is no sense in going on."""
-        return self._nonfinite >= MAX_NONFINITE
+    def failed(self, progress: Progress) -> bool:
+        """Whether so many updates in a row had no finite gradient that there is no sense in going on."""
+        return progress.updates - self._finite_at >= MAX_NONFINITE
 
     def write(self, progress: Progress) -> None:
         """Record what happened since the last line."""
@@ -69,8 +72,6 @@ class Recorder:
             return
         self._last = progress
         self._run.append_metrics(row)
-        all_bad = row["nonfinite_gradients"] >= row["interval_updates"]
-        self._nonfinite = self._nonfinite + row["interval_updates"] if all_bad else 0
         self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
         if self._events is not None:
             for name, value in row.items():
@@ -169,7 +170,7 @@ def train(
 
             def report(progress: Progress) -> bool:
                 recorder(progress)
-                return stopped.is_set() or recorder.failed
+                return stopped.is_set() or recorder.failed(progress)
 
             state: Any = trainer.init(training_key)
             try:
@@ -181,7 +182,7 @@ def train(
             run.save_params(result.params)
             summary |= _counts(result)
             recorder.close(result.progress)
-            if recorder.failed:
+            if recorder.failed(result.progress):
                 raise FloatingPointError(
                     f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the parameters of "
                     "before are saved: try a smaller learning_rate or reward_scale"
