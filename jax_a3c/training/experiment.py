@@ -8,8 +8,7 @@ import optax
 
 from jax_a3c import envs, networks, objectives, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
-from jax_a3c.checks import InputError
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.methods import METHODS, Method
 from jax_a3c.objectives import Objective
 from jax_a3c.synchronous import SynchronousConfig, synchronous
@@ -27,7 +26,7 @@ class Experiment(NamedTuple):
       trainer: runs the method; `init`, `run` and `params` on both runners.
     """
 
-    env: JaxEnvironment
+    env: JaxEnvironment | HostFactory
     network: Any
     trainer: Synchronous | Asynchronous
 
@@ -57,10 +56,6 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     """
     check_method(method, settings)
     env = envs.make(env_id)
-    if not isinstance(env, JaxEnvironment):
-        raise InputError(
-            f"{env_id!r} steps on the host, and no runner takes such an environment yet; use one of gymnax"
-        )
     network = _network(METHODS[method].value_based, env, settings)
     objective = _objective(METHODS[method], network, settings)
     optimizer = _optimizer(settings)
@@ -76,7 +71,7 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     return experiment
 
 
-def _network(value_based: bool, env: JaxEnvironment, settings: Settings) -> Any:
+def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Settings) -> Any:
     shape: dict[str, Any] = {
         "torso": settings.network,
         "hidden": settings.hidden,
