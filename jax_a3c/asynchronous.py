@@ -290,18 +290,17 @@ class Asynchronous:
         Running statistics among the parameters, which stand at their end, have no gradient but `changes`.
         """
         opt_state = state.opt_states[worker]
-        rule, size = self._in_place, gradient.size - changes.size
+        rule, weights = self._in_place, slice(gradient.size - changes.size)
         if rule is None:
             delta, state.opt_states[worker] = self._update(gradient, opt_state, theta, np.float32(env_steps))
 
         def change(parameters: np.ndarray, shared: np.ndarray) -> None:
             if rule is None:
-                np.add(parameters, np.asarray(delta), out=parameters)
+                np.add(parameters[weights], np.asarray(delta)[weights], out=parameters[weights])
             else:
-                statistics = shared if self._shares_statistics else opt_state
-                rule(parameters, statistics, gradient, scratch, env_steps)
-            if changes.size:
-                parameters[size:] += changes
+                vectors = (parameters, shared if self._shares_statistics else opt_state, gradient, scratch)
+                rule(*(vector[weights] for vector in vectors), env_steps)
+            parameters[weights.stop :] += changes
 
         return change
 

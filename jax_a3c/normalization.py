@@ -13,22 +13,21 @@ and no thread that comes later than expected, throws them far off.
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jax_a3c.checks import InputError, check_integer
-from jax_a3c.objectives import Network, Objective
+from jax_a3c.checks import InputError, check_integer, check_number
+from jax_a3c.objectives import Network, Objective, Statistics
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
-PRIOR_COUNT = 1e3
+PRIOR_COUNT = 1e2
 """Steps that the prior, mean 0 and variance 1, is worth. Usual for one thread: 1e-4.
 
 The first rollout is short and its steps resemble each other: with next to no prior, their deviation would be
-the unit for what follows. What the prior costs: after c steps it still adds about 1000 / c to each variance,
-so that after 1e6 steps the unit of a feature of deviation 0.03 is 1.45 times that, and of a smaller one more.
+the unit for what follows. What the prior costs: after c steps it still adds about 100 / c to each variance,
+so that after 1e6 steps the unit of a feature of deviation 0.01 is 1.41 times that, and of a smaller one more.
 """
 
 MAX_COUNT = 1e7
@@ -156,7 +155,7 @@ def normalized_network(
 
 
 def normalized_objective(
-    objective: Objective, network: NormalizedNetwork, *, num_workers: int = 1
+    objective: Objective, network: NormalizedNetwork, *, gamma: float = 0.99, num_workers: int = 1
 ) -> Objective:
     r"""Let an objective move the statistics of its network, and learn from normalised rewards.
 
@@ -168,20 +167,24 @@ def normalized_objective(
     Args:
       objective: made for this `network`.
       network: what is to be normalised.
+      gamma: discount of the returns whose deviation is the unit of reward, in [0, 1].
       num_workers: that add changes to the same statistics, at least 1; 1 for the synchronous runner.
 
     Returns:
-      The objective with another `loss`, if rewards are normalised, and with `statistics`,
-      `(params, rollout) -> changes`: what the runner adds to `params["statistics"]`. The loss is that of the
-      statistics before this change; those of the target network are its own.
+      The objective with another `loss`, if rewards are normalised, and with `statistics`. The loss is that
+      of the statistics before their change; those of the target network are its own.
 
     Raises:
-      InputError: if `num_workers` is no such number.
+      InputError: if `gamma` or `num_workers` is no such number.
 
     References:
       Engstrom et al. (2020), Implementation Matters in Deep Policy Gradients, reward scaling.
     """
+    check_number("gamma", gamma, 0.0, 1.0)
     check_integer("num_workers", num_workers, 1)
+
+    def change(params: Params, rollout: Rollout) -> dict[str, Any]:
+        return {"statistics": observe(params, rollout, num_workers=num_workers)}
 
     def loss(params: Params, rollout: Rollout, target_params: Params = None) -> tuple[Array, Metrics]:
         returns = jax.lax.stop_gradient(params["statistics"]["returns"])
@@ -190,7 +193,7 @@ def normalized_objective(
 
     return objective._replace(
         loss=loss if network.rewards else objective.loss,
-        statistics=partial(observe, num_workers=num_workers),
+        statistics=Statistics(change, gamma),
     )
 
 

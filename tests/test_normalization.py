@@ -295,7 +295,9 @@ def test_without_rewards_the_loss_is_the_objectives_own():
     assert objective.loss is plain.loss
     rollout = make_rollout(np.random.default_rng(11))
     rollout = rollout._replace(steps=rollout.steps._replace(discounted_return=None))
-    assert set(objective.statistics(make_variables(network), rollout)) == {"observations"}
+    assert set(objective.statistics.change(make_variables(network), rollout)["statistics"]) == {
+        "observations"
+    }
 
 
 def test_rewards_cannot_be_normalised_without_returns():
@@ -332,7 +334,10 @@ def test_the_gradient_of_the_statistics_is_zero_and_that_of_the_rest_is_not(meth
     rollout = play(env, network, variables)
     target = make_variables(network, jax.random.key(3, impl="rbg"), (2,))
     step = jax.jit(
-        lambda v: (objectives.gradient(objective, v, rollout, 40.0, target), objective.statistics(v, rollout))
+        lambda v: (
+            objectives.gradient(objective, v, rollout, 40.0, target),
+            objective.statistics.change(v, rollout)["statistics"],
+        )
     )
     (grads, metrics), changes = step(variables)
     assert jax.tree.structure(changes) == jax.tree.structure(variables["statistics"])
@@ -405,7 +410,7 @@ def test_seeds_under_vmap_are_those_on_their_own():
         for _ in range(2):
             rollout = play(env, network, variables)
             grads, _ = objectives.gradient(objective, variables, rollout, 40.0)
-            changes = objective.statistics(variables, rollout)
+            changes = objective.statistics.change(variables, rollout)["statistics"]
             variables = optax.apply_updates(variables, jax.tree.map(lambda g: -0.1 * g, grads))
             variables = add(variables, changes)
         return variables

@@ -1,6 +1,7 @@
 """From settings to the parts of a run: environment, network, optimizer and runner."""
 
 import dataclasses
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,10 @@ import optax
 
 from jax_a3c import envs, networks, objectives, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
+from jax_a3c.checks import InputError
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.methods import METHODS, Method
+from jax_a3c.normalization import normalized_network, normalized_objective
 from jax_a3c.objectives import Objective
 from jax_a3c.synchronous import SynchronousConfig, synchronous
 from jax_a3c.training.loop import Synchronous
@@ -55,9 +58,15 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
       InputError: if a setting, the id, or their combination is of no use; the message names it.
     """
     check_method(method, settings)
-    env = envs.make(env_id)
+    env = envs.make(env_id, **_env_options(settings.env_options))
     network = _network(METHODS[method].value_based, env, settings)
+    observations, rewards = settings.normalize_observations, settings.normalize_rewards
+    if observations or rewards:
+        network = normalized_network(network, env, observations=observations, rewards=rewards)
     objective = _objective(METHODS[method], network, settings)
+    if observations or rewards:
+        workers = settings.num_workers if METHODS[method].runner == "asynchronous" else 1
+        objective = normalized_objective(objective, network, gamma=settings.gamma, num_workers=workers)
     optimizer = _optimizer(settings)
     trainer: Synchronous | Asynchronous
     if METHODS[method].runner == "synchronous":
@@ -69,6 +78,20 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     experiment = Experiment(env, network, trainer)
     experiment.parameters_like()  # a network that cannot take these observations says so here
     return experiment
+
+
+def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
+    """From NAME=VALUE, where the value is written as in JSON or is a plain word, to keyword arguments."""
+    parsed = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not (name.isidentifier() and equals):
+            raise InputError(f"env_options must be NAME=VALUE, such as frame_skip=4, got {option!r}")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed
 
 
 def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Settings) -> Any:

@@ -29,7 +29,6 @@ class Synchronous:
         self.agent = agent
         self._steps_per_update = config.num_envs * config.num_steps
         self._total_timesteps = total_timesteps
-        self._total_updates = -(-total_timesteps // self._steps_per_update)
         self._init: Callable[..., A2CState] = jax.jit(agent.init) if agent.traceable else agent.init
         self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
 
@@ -76,13 +75,13 @@ class Synchronous:
         compiling = time.perf_counter()
         program = self._compile(state)
         start, first = time.perf_counter(), int(state.updates)
-        done, chunk = first, 1
+        done, chunk, last = first, 1, -(-self._total_timesteps // self._steps_per_update)
         sums: dict[str, float] = {}
         first_step = self._env_steps(state, done)
         progress = Progress(first_step, done, 0.0, sums, [done])
         while progress.env_steps < self._total_timesteps:
             called = time.perf_counter()
-            count = min(chunk, max(1, self._total_updates - done))
+            count = min(chunk, max(1, last - done))
             state, metrics = program(state, np.int32(count))
             metrics = jax.device_get(metrics)
             done += count
@@ -92,7 +91,7 @@ class Synchronous:
             if callback is not None and callback(progress):
                 break
             affordable = count * interval / max(time.perf_counter() - called, 1e-9)
-            chunk = max(1, min(2 * chunk, int(affordable), self._total_updates // REPORTS))
+            chunk = max(1, min(2 * chunk, int(affordable), last // REPORTS))
         if done == first and callback is not None:
             callback(progress)
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
