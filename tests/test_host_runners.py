@@ -1,0 +1,278 @@
+"""Both runners on environments of the host: they learn from what a plain loop would have learned from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, networks, objectives, optimizers
+from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
+from jax_a3c.envs import HostEnvironmentError
+from jax_a3c.normalization import normalized_network, normalized_objective
+from jax_a3c.synchronous import SynchronousConfig, synchronous
+from jax_a3c.training.loop import Synchronous
+from tests.scripted import SPEC, Episode, ScriptedFactory, ScriptedGroup
+
+RATE, STEPS = 1e-3, 7
+CONFIG = {"num_steps": STEPS, "gae_lambda": 0.7, "gamma": 0.9, "reward_scale": 1e-3, "max_grad_norm": None}
+
+
+class Recording(ScriptedFactory):
+    """Keeps what each group was asked and what it answered, step by step."""
+
+    def make(self, num_envs, **options):
+        group = super().make(num_envs, **options)
+        group.log = [(None, group.reset())]
+        step = group.step
+
+        def logged(action):
+            answer = step(action)
+            group.log.append((action, answer))
+            return answer
+
+        group.step = logged
+        return group
+
+
+def plain_gradient(network, params, log, envs):
+    """Gradient of the mean actor-critic loss on a log's true transitions, found one at a time."""
+
+    def heads(params, observations):
+        observations = jnp.asarray(np.array(observations), jnp.float32)[None]
+        _, policy, values = network.apply(
+            params, (), observations, jnp.zeros((1, len(observations[0])), bool)
+        )
+        return policy, values[0]
+
+    observations = [log[0][1], *(step.observation for _, step in log[1:])]
+    values = np.array([heads(params, row)[1] for row in observations])
+    data = []
+    for env in envs:
+        following = None
+        for t in reversed(range(len(log) - 1)):
+            action, step = log[t + 1]
+            if step.ignored[env]:
+                following = None
+                continue
+            reward, bootstrap = 1e-3 * step.reward[env], values[t + 1, env]
+            if step.terminated[env]:
+                following = reward
+            elif step.truncated[env] or following is None:
+                following = reward + 0.9 * bootstrap
+            else:
+                following = reward + 0.9 * (0.3 * bootstrap + 0.7 * following)
+            data.append((observations[t][env], action[env], following))
+    if not data:
+        return jax.tree.map(jnp.zeros_like, params)
+    seen, actions, targets = zip(*data, strict=True)
+
+    def loss(params):
+        policy, values = heads(params, seen)
+        errors = jnp.array(targets) - values
+        log_probs = policy.log_prob(jnp.array(actions)[None])[0]
+        policy_loss = -jnp.mean(log_probs * jax.lax.stop_gradient(errors))
+        return policy_loss + 0.5 * jnp.mean(errors**2) - 0.01 * jnp.mean(policy.entropy())
+
+    return jax.grad(loss)(params)
+
+
+def make_network():
+    return networks.actor_critic(ScriptedFactory(), hidden=(8,))
+
+
+def observation_of(entry):
+    action, answer = entry
+    return answer if action is None else answer.observation
+
+
+def descend(params, grads):
+    return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
+
+
+def assert_close(got, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), got, expected)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_one_worker_learns_what_a_plain_loop_learns(stop):
+    factory, network = Recording(), make_network()
+    config = A3CConfig(
+        num_workers=1, total_timesteps=40, stop_at_episode_end=stop, loss_reduction="mean", **CONFIG
+    )
+    agent = a3c(lambda: factory, network, optimizers.momentum_sgd(RATE, momentum=0.0), config)
+    state = agent.init(3)
+    params = agent.params(state)
+    result = agent.run(state=state)
+    [log] = [group.log for group in factory.groups]
+    at = 0
+    while at < len(log) - 1:
+        rows = [(None, observation_of(log[at])), *log[at + 1 : at + STEPS + 1]]
+        if stop:
+            ends = [i for i, (_, s) in enumerate(rows[1:], 1) if (s.terminated | s.truncated).all()]
+            rows = rows[: ends[0] + 1] if ends else rows
+        params = descend(params, plain_gradient(network, params, rows, [0]))
+        at += len(rows) - 1
+    assert_close(result.params, params)
+    real = sum(int((~step.ignored).sum()) for _, step in log[1:])
+    assert result.progress.env_steps == real >= 40
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_a2c_learns_what_a_plain_loop_learns(num_envs):
+    factory, network, updates = Recording(), make_network(), 5
+    agent = a2c(factory, network, optax.sgd(RATE), A2CConfig(num_envs=num_envs, **CONFIG))
+    state = agent.init(jax.random.key(3))
+    params = state.params
+    for _ in range(updates):
+        state, _ = agent.step(state)
+    assert len(factory.groups) == min(2, num_envs)
+    for k in range(updates):
+        grads, weights = [], []
+        for group in factory.groups:
+            first, *rest = group.log[k * STEPS : (k + 1) * STEPS + 1]
+            rows = [(None, observation_of(first)), *rest]
+            weights.append(sum(int((~step.ignored).sum()) for _, step in rows[1:]))
+            grads.append(plain_gradient(network, params, rows, range(group.num_envs)))
+        shares = [weight / sum(weights) for weight in weights]
+        mean = jax.tree.map(lambda *g, s=shares: sum(w * x for w, x in zip(s, g, strict=True)), *grads)
+        params = descend(params, mean)
+    assert_close(state.params, params)
+    real = sum(int((~step.ignored).sum()) for group in factory.groups for _, step in group.log[1:])
+    assert state.env_steps == real
+
+
+@pytest.mark.parametrize(
+    ("name", "lstm"),
+    [("actor_critic", 4), ("one_step_q", 0), ("one_step_q", 4), ("one_step_sarsa", 4), ("n_step_q", 0)],
+)
+def test_every_method_runs_on_both_runners(name, lstm):
+    value_based = name != "actor_critic"
+    settings = {"target_update_interval": 50, "epsilon_anneal_steps": 100} if value_based else {}
+    config_class = objectives.ActionValueConfig if value_based else objectives.ActorCriticConfig
+    make = networks.q_network if value_based else networks.actor_critic
+    network = make(ScriptedFactory(), hidden=(8,), lstm=lstm)
+    objective = getattr(objectives, name)(network, config_class(reward_scale=1e-3, **settings))
+    factory, optimizer = ScriptedFactory(), optimizers.shared_rmsprop(1e-3)
+    config = AsynchronousConfig(num_workers=2, num_envs=2, num_steps=5, total_timesteps=200)
+    trainer = Asynchronous(factory, network, optimizer, objective, config)
+    result = trainer.run(0)
+    assert result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
+    assert len(factory.groups) == 2
+    trainer.close(result.state)
+    assert all(group.closed for group in factory.groups)
+    factory = ScriptedFactory()
+    agent = synchronous(factory, network, optimizer, objective, SynchronousConfig(num_envs=3))
+    trainer = Synchronous(agent, SynchronousConfig(num_envs=3), 200)
+    result = trainer.run(0)
+    assert result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
+    assert result.progress.metric_sums["episodes"] > 5
+    before = result.progress.env_steps
+    trainer._total_timesteps = 400
+    assert trainer.run(state=result.state).progress.env_steps >= 400 > before
+    trainer.close(result.state)
+    assert all(group.closed for group in factory.groups)
+
+
+class Matching(ScriptedGroup):
+    """Reward 1 for the action that the observation shows; episodes of 8 steps."""
+
+    def __init__(self, num_envs, seed):
+        super().__init__([[Episode(8, True, False)] * 10_000] * num_envs)
+        self._rng, self._shown = np.random.default_rng(seed), np.zeros(num_envs, int)
+
+    def _observations(self):
+        self._shown = self._rng.integers(0, 5, self.num_envs)
+        return self._shown.astype(np.float32)[:, None] - 2
+
+    def step(self, action):
+        right = action == self._shown
+        answer = super().step(action)
+        reward = np.where(answer.ignored, 0, right).astype(np.float32)
+        return answer._replace(reward=reward, score=reward)
+
+
+class MatchingFactory(ScriptedFactory):
+    def make(self, num_envs, *, seed=0, num_threads=None):
+        return Matching(num_envs, seed)
+
+
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+def test_both_runners_learn(method):
+    factory = MatchingFactory()
+    network = networks.actor_critic(factory, hidden=(32,))
+    rates = []
+
+    def watch(progress):
+        sums = progress.metric_sums
+        rates.append((sums.get("episode_return", 0.0), sums.get("episode_length", 0.0)))
+
+    optimizer = optax.adam(1e-2)
+    if method == "a2c":
+        config = A2CConfig(num_envs=8, gamma=0.0)
+        Synchronous(a2c(factory, network, optimizer, config), config, 16_000).run(0, callback=watch)
+    else:
+        config = A3CConfig(num_workers=2, num_envs=4, num_steps=5, total_timesteps=16_000, gamma=0.0)
+        a3c(lambda: factory, network, optimizer, config).run(0, callback=watch, interval=0.05)
+    (early, steps), (late, all_steps) = rates[len(rates) // 2], rates[-1]
+    assert (late - early) / (all_steps - steps) > 0.9
+
+
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+def test_statistics_of_observations_and_rewards_are_learned(method):
+    factory = ScriptedFactory()
+    network = normalized_network(make_network(), factory, observations=True, rewards=True)
+    config = (A3CConfig if method == "a3c" else A2CConfig)(num_envs=2)
+    plain = objectives.actor_critic(network, config)
+    objective = normalized_objective(plain, network, gamma=0.9)
+    if method == "a3c":
+        config = AsynchronousConfig(num_workers=1, num_envs=2, total_timesteps=3000)
+        trainer = Asynchronous(factory, network, optimizers.shared_rmsprop(0.0), objective, config)
+    else:
+        agent = synchronous(factory, network, optax.sgd(0.0), objective, SynchronousConfig(num_envs=2))
+        trainer = Synchronous(agent, SynchronousConfig(num_envs=2), 3000)
+    result = trainer.run(0)
+    statistics = result.params["statistics"]
+    steps = result.progress.env_steps
+    assert float(statistics["observations"]["count"]) == 100 + steps
+    mean, variance = (np.asarray(statistics["observations"][x]) for x in ("mean", "variance"))
+    # The scripts count up: a uniform distribution from 0 to what they reached, diluted by the prior.
+    reached = 2 * mean[0] * (100 + steps) / steps
+    np.testing.assert_allclose(variance[0], reached**2 / 12, rtol=0.25)
+    assert float(statistics["returns"]["variance"]) > 100
+
+
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
+    class Breaking(ScriptedFactory):
+        def make(self, num_envs, **options):
+            group = super().make(num_envs, **options)
+            step, calls = group.step, []
+
+            def breaking(action):
+                calls.append(action)
+                if len(calls) > 40:
+                    raise HostEnvironmentError("'scripted' raised ValueError in step: broken")
+                return step(action)
+
+            group.step = breaking
+            return group
+
+    factory, network = Breaking(), make_network()
+    with pytest.raises(HostEnvironmentError, match="broken"):
+        if method == "a2c":
+            config = A2CConfig(num_envs=4)
+            Synchronous(a2c(factory, network, optax.sgd(1e-3), config), config, 10_000).run(0)
+        else:
+            config = A3CConfig(num_workers=2, total_timesteps=10_000)
+            a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
+
+
+def test_workers_share_no_environment():
+    factory = Recording()
+    config = AsynchronousConfig(num_workers=3, num_envs=2, total_timesteps=10)
+    network = make_network()
+    objective = objectives.actor_critic(network, objectives.ActorCriticConfig())
+    trainer = Asynchronous(factory, network, optimizers.shared_rmsprop(1e-3), objective, config)
+    trainer.init(0)
+    assert [group.num_envs for group in factory.groups] == [2, 2, 2] and factory.spec == SPEC
