@@ -66,21 +66,30 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Evaluate the final parameters of a run over complete episodes."""
+    """Evaluate the final parameters of runs over complete episodes; of several also the aggregate."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
     episodes: int = 100
     """Complete episodes, for each policy: greedy, and sampled or epsilon-greedy."""
     seed: int = 1
     """Of start states and sampled actions."""
+    quiet: bool = False
+    """No progress bar."""
 
     def __call__(self) -> int:
         """Run the command."""
+        from jax_a3c.training.results import evaluate_run, evaluate_runs
         from jax_a3c.training.run_directory import RunDirectory
-        from jax_a3c.training.train import evaluate_run
 
-        results = evaluate_run(RunDirectory(self.run_dir), num_episodes=self.episodes, seed=self.seed)
+        paths = list(dict.fromkeys(self.run_dirs))
+        if not paths:
+            raise InputError("run_dirs must name at least one folder of a run")
+        options: Any = {"num_episodes": self.episodes, "seed": self.seed, "quiet": self.quiet}
+        if len(paths) == 1:
+            results = evaluate_run(RunDirectory(paths[0]), **options)
+        else:
+            results = evaluate_runs(paths, **options)
         print(json.dumps(results, indent=2))
         return 0
 
