@@ -11,7 +11,7 @@ from jax_a3c import cli, envs, networks, scores
 from jax_a3c.training import evaluation
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import Experiment
-from jax_a3c.training.results import aggregate, atari_game, evaluate
+from jax_a3c.training.results import EvaluationStopped, aggregate, atari_game, evaluate
 from jax_a3c.training.settings import resolve
 
 pytestmark = pytest.mark.unoptimized
@@ -81,6 +81,17 @@ def test_environments_are_closed_after_an_error_too():
     with pytest.raises(RuntimeError, match="broken"):
         play(factory, 3)
     assert [group.closed for group in factory.made] == [1, 1]
+
+
+def test_progress_hears_of_every_episode_and_may_end_it():
+    heard, factory = [], Script("..T", ".T")
+    evaluator(factory, Spy(), num_episodes=5, policy="greedy", progress=heard.append)(np.float32(0), KEY)
+    assert heard == [0, 2, 3]
+    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=5)
+    with pytest.raises(EvaluationStopped):
+        experiment = Experiment(factory, Spy(), None)
+        evaluate(experiment, "a2c", settings, np.float32(0), KEY, stopped=lambda: True)
+    assert factory.made[-1].closed == 1 and len(factory.made) == 2
 
 
 def test_the_key_decides_and_it_compiles_once(monkeypatch):

@@ -16,9 +16,10 @@ from jax_a3c import cli, envs
 from jax_a3c.checks import InputError
 from jax_a3c.training.evaluation import acting
 from jax_a3c.training.experiment import build
-from jax_a3c.training.record import JaxStage, played, rendered, write_video
+from jax_a3c.training.record import JaxStage, played, rendered
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.settings import resolve
+from jax_a3c.training.video import write_video
 
 iio = pytest.importorskip("imageio.v3", reason="pip install 'jax-a3c[video]'")
 pytestmark = pytest.mark.unoptimized

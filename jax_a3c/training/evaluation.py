@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jax_a3c.checks import check_choice
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
@@ -59,7 +58,7 @@ def evaluator(
     *,
     num_episodes: int,
     policy: str,
-    quiet: bool = True,
+    progress: Callable[[int], None] = lambda ended: None,
 ) -> Callable[[Params, Array], Evaluation]:
     """Build the function that plays `num_episodes` complete episodes; it compiles at its first call.
 
@@ -75,7 +74,8 @@ def evaluator(
       policy: `"greedy"` takes the mode of the policy, or the action of the largest value; `"sampled"` draws
         from the policy; `"epsilon-greedy"` takes a random action in 1 of 20 steps, by a network of action
         values.
-      quiet: no progress bar; otherwise there is one on the host where it takes longer than 5 seconds.
+      progress: on the host, told after each step how many episodes ended with it; what it raises ends the
+        evaluation.
 
     Returns:
       `(params, key) -> Evaluation`; the key is for start states and sampled actions.
@@ -84,13 +84,7 @@ def evaluator(
     if isinstance(env, JaxEnvironment):
         return _on_device(env, network, num_episodes, policy, limit)
     act = acting(network, policy)
-
-    def play(params: Params, key: Array) -> Evaluation:
-        bar = tqdm(total=num_episodes, unit=" episodes", desc=policy, delay=5.0, disable=quiet)
-        with bar:
-            return _on_host(env, network, act, params, key, num_episodes, limit, bar.update)
-
-    return play
+    return lambda params, key: _on_host(env, network, act, params, key, num_episodes, limit, progress)
 
 
 def acting(network: Network, policy: str) -> Act:
@@ -124,9 +118,9 @@ def _on_host(
     key: Array,
     num_episodes: int,
     limit: int,
-    count: Callable[[int], Any],
+    progress: Callable[[int], None],
 ) -> Evaluation:
-    """Play on the host; `count` hears of the episodes that ended."""
+    """Play on the host."""
     num_envs = min(num_episodes, MAX_HOST_ENVS)
     seed_key, key = jax.random.split(key)
     seed = int(jax.random.randint(seed_key, (), 0, 2**31 - 1 - num_envs))
@@ -153,7 +147,7 @@ def _on_host(
                 lengths += length[over].tolist()
                 score[over], length[over] = 0.0, 0
                 open_games -= over
-                count(int(over.sum()))
+            progress(int(over.sum()))
             if open_games.any() and cut[open_games > 0].all():  # an environment alone cannot be reset
                 observation, reset = env.reset(), np.ones(num_envs, bool)
                 cut[:] = False

@@ -1,12 +1,13 @@
 """What runs achieved: the evaluation of one in numbers, and the aggregate over several."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jax_a3c import scores
 from jax_a3c.checks import check_integer, check_number
@@ -22,6 +23,10 @@ AGGREGATES = {
 }
 
 
+class EvaluationStopped(Exception):
+    """Somebody asked for an end before all episodes were played."""
+
+
 def evaluate(
     experiment: Experiment,
     method: str,
@@ -30,6 +35,7 @@ def evaluate(
     key: jax.Array,
     *,
     quiet: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Evaluate greedy and exploring actions over complete episodes on environments of their own.
 
@@ -39,24 +45,32 @@ def evaluate(
       settings: how many episodes, and which policy counts.
       params: variables of the network.
       key: random key.
-      quiet: no progress bar.
+      quiet: no progress bar; there is one on the host alone, where it takes longer than 5 seconds.
+      stopped: whether to give up, asked after each step on the host.
 
     Returns:
       `eval_return_mean`, `eval_return_std` and `eval_episodes` for the policy that counts, `eval_policy`, and
       mean, deviation and mean length for each policy by name. `eval_return_interval`, the two ends of the
       95 % bootstrap interval of the mean over episodes, or None for a single one. For a game of Atari also
       `eval_human_normalized` and the same for each policy: percent of a human tester from no-op starts.
+
+    Raises:
+      EvaluationStopped: if `stopped` said so.
     """
     results: dict[str, Evaluation] = {}
-    for policy in POLICIES[kind_of(method)]:
-        play = evaluator(
-            experiment.env,
-            experiment.network,
-            num_episodes=settings.eval_episodes,
-            policy=policy,
-            quiet=quiet,
-        )
-        results[policy] = play(params, key)
+    count, policies = settings.eval_episodes, POLICIES[kind_of(method)]
+    with tqdm(total=count * len(policies), unit=" episodes", delay=5.0, disable=quiet) as bar:
+
+        def progress(ended: int) -> None:
+            bar.update(ended)
+            if stopped():
+                raise EvaluationStopped
+
+        for policy in policies:
+            play = evaluator(
+                experiment.env, experiment.network, num_episodes=count, policy=policy, progress=progress
+            )
+            results[policy] = play(params, key)
     summary: dict[str, Any] = {"eval_policy": settings.eval_policy, "eval_episodes": settings.eval_episodes}
     game = atari_game(experiment.env.spec.id)
     for policy, result in results.items():

@@ -18,7 +18,7 @@ from jax_a3c.checks import InputError
 from jax_a3c.methods import METHODS
 from jax_a3c.training import plots
 from jax_a3c.training.experiment import build
-from jax_a3c.training.results import evaluate
+from jax_a3c.training.results import EvaluationStopped, evaluate
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.settings import Settings
 from jax_a3c.types import Progress, TrainingResult
@@ -128,8 +128,9 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
-    SIGINT and SIGTERM end training within about a second; what was learned is saved, but evaluated no more,
-    and the summary's status is `interrupted`. A second one ends the program at once.
+    SIGINT and SIGTERM end training, or an evaluation on the host, within about a second; what was learned is
+    saved, but evaluated no more, and the summary's status is `interrupted`. A second one ends the program at
+    once.
 
     Args:
       method: a name of `methods.METHODS`.
@@ -187,7 +188,11 @@ def train(
                     "before are saved: try a smaller learning_rate or reward_scale"
                 )
             if not stopped.is_set():
-                summary |= evaluate(experiment, method, settings, result.params, evaluation_key, quiet=quiet)
+                options: Any = {"quiet": quiet, "stopped": stopped.is_set}
+                with contextlib.suppress(EvaluationStopped):
+                    summary |= evaluate(
+                        experiment, method, settings, result.params, evaluation_key, **options
+                    )
             summary["status"] = "interrupted" if stopped.is_set() else "completed"
     except KeyboardInterrupt:
         summary["status"] = "interrupted"
