@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from scripted import Script, Spy
+from scripted_games import Script, Spy
 
 from jax_a3c import cli, envs, networks, scores
 from jax_a3c.training import evaluation

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from probes import EitherEnd
-from scripted import Script, Spy
+from scripted_games import Script, Spy
 
 from jax_a3c import cli, envs
 from jax_a3c.checks import InputError

@@ -178,7 +178,7 @@ class GymnasiumEnvironment:
 
     def render(self) -> np.ndarray:
         """The first environment as `[H, W, 3]` uint8; only one of `make_rendered` can be drawn."""
-        return np.array(self._calls("render", self._vector.render)[0], np.uint8)
+        return np.array(self._calls("render", self._vector.render)[0])
 
     def close(self) -> None:
         """Close every environment; a second call does nothing."""
