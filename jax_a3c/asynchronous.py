@@ -16,11 +16,20 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.hogwild import SharedParameters, aligned_empty
+from jax_a3c.host_rollouts import (
+    HostRollout,
+    as_rollout,
+    finish,
+    host_unroll,
+    init_host_actor,
+    rollout_like,
+    seeds_of,
+)
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
-from jax_a3c.rollouts import RunnerConfig, init_actor, unroll
-from jax_a3c.types import ActorState, Array, Metrics, Params, Progress, TrainingResult
+from jax_a3c.rollouts import EpisodeSums, RunnerConfig, init_actor, unroll
+from jax_a3c.types import ActorState, Array, Params, Progress, Rollout, TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +85,7 @@ class A3CState(NamedTuple):
 
 
 def a3c(
-    make_env: Callable[..., JaxEnvironment],
+    make_env: Callable[..., JaxEnvironment | HostFactory],
     network: Network,
     optimizer: optax.GradientTransformation,
     config: A3CConfig | None = None,
@@ -84,7 +93,8 @@ def a3c(
     """Asynchronous advantage actor-critic on CPU threads.
 
     Args:
-      make_env: builds the environment, `() -> env`. Environments written in JAX are pure, one serves all.
+      make_env: builds the environment, `() -> env`, as `envs.make` does. One written in JAX is pure and
+        serves all workers; of one on the host each worker starts a group of its own.
       network: policy and value function, see `networks.actor_critic`.
       optimizer: those of `optimizers` are applied in place, `shared_rmsprop` with statistics that all
         workers share; any other Optax transformation keeps a state per worker, and its updates are added
@@ -125,7 +135,7 @@ class Asynchronous:
 
     def __init__(
         self,
-        env: JaxEnvironment,
+        env: JaxEnvironment | HostFactory,
         network: Network,
         optimizer: optax.GradientTransformation,
         objective: Objective,
@@ -134,7 +144,7 @@ class Asynchronous:
         """Bind the parts; nothing is compiled or started before `init` or `run`.
 
         Args:
-          env: the environment; written in JAX it is pure, and one serves all workers.
+          env: the environment, as `envs.make` gives it.
           network: gives parameters and carries their initial values.
           optimizer: as for `a3c`.
           objective: how to act and what to minimise.
@@ -152,11 +162,9 @@ class Asynchronous:
         with jax.default_device(self._device):
             shapes = jax.eval_shape(self._init_params, jax.random.key(0))
             _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
-            carry = network.initial_carry((config.num_envs,))
+            self._carry = network.initial_carry((config.num_envs,))
         self._compiled = False
         self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
-        start = functools.partial(init_actor, explore=objective.explore, looks_ahead=objective.looks_ahead)
-        self._init_actor = jax.jit(lambda key: start(env, carry, key, config.num_envs))
 
     def init(self, key: Array | int) -> A3CState:
         """Start a run: fresh parameters, and an acting state with random numbers of its own per worker.
@@ -173,7 +181,7 @@ class Asynchronous:
                 key = jax.random.key(int(key))
             params_key, actors_key = jax.random.split(jax.device_put(key, self._device))
             flat = self._init_flat(params_key)
-            actors = [self._init_actor(k) for k in jax.random.split(actors_key, num_workers)]
+            actors = self._init_actors(actors_key)
             opt_states = [self._init_statistics(flat) for _ in range(num_workers)]
         shared = SharedParameters(
             np.asarray(flat),
@@ -182,6 +190,16 @@ class Asynchronous:
             target_update_interval=self._objective.target_update_interval,
         )
         return A3CState(shared, actors, opt_states)
+
+    def close(self, state: A3CState) -> None:
+        """Close the environments of a run on the host; the others hold nothing.
+
+        Args:
+          state: of the run, which cannot go on afterwards.
+        """
+        if not isinstance(self._env, JaxEnvironment):
+            for actor in state.actors:
+                actor.env_state.close()
 
     def params(self, state: A3CState) -> Params:
         """The network's variables.
@@ -250,11 +268,11 @@ class Asynchronous:
             state.actors[worker], packed = self._segment(  # t_max steps and d theta
                 theta, state.actors[worker], shared.target, np.float32(env_steps)
             )
-            packed = np.asarray(packed)  # waits for the segment; others hold the interpreter meanwhile
-            gradient, metrics = packed[:size], packed[size:]
+            vector = np.asarray(packed)  # waits for the segment; others hold the interpreter meanwhile
+            gradient, metrics, changes = np.split(vector, (size, size + sums.shape[1]))
             sums[worker] += metrics
             total = shared.count(worker, int(metrics[0]))  # T
-            change = self._change(state, worker, theta, gradient, scratch, total)
+            change = self._change(state, worker, theta, gradient, changes, scratch, total)
             shared.apply(worker, version, change)  # theta <- theta - update(d theta), without a lock
 
     def _change(
@@ -263,18 +281,28 @@ class Asynchronous:
         worker: int,
         theta: np.ndarray,
         gradient: np.ndarray,
+        changes: np.ndarray,
         scratch: np.ndarray,
         env_steps: int,
     ) -> Callable[[np.ndarray, np.ndarray], None]:
-        """What a gradient does to the shared parameters and statistics, in place."""
+        """What a gradient does to the shared parameters and the optimizer's statistics, in place.
+
+        Running statistics among the parameters, which stand at their end, have no gradient but `changes`.
+        """
         opt_state = state.opt_states[worker]
-        if rule := self._in_place:
-            return lambda parameters, shared: rule(
-                parameters, shared if self._shares_statistics else opt_state, gradient, scratch, env_steps
-            )
-        delta, state.opt_states[worker] = self._update(gradient, opt_state, theta, np.float32(env_steps))
-        delta = np.asarray(delta)
-        return lambda parameters, _: np.add(parameters, delta, out=parameters)
+        rule, weights = self._in_place, slice(gradient.size - changes.size)
+        if rule is None:
+            delta, state.opt_states[worker] = self._update(gradient, opt_state, theta, np.float32(env_steps))
+
+        def change(parameters: np.ndarray, shared: np.ndarray) -> None:
+            if rule is None:
+                np.add(parameters[weights], np.asarray(delta)[weights], out=parameters[weights])
+            else:
+                vectors = (parameters, shared if self._shares_statistics else opt_state, gradient, scratch)
+                rule(*(vector[weights] for vector in vectors), env_steps)
+            parameters[weights.stop :] += changes
+
+        return change
 
     def _supervise(
         self, state: A3CState, sums: np.ndarray, interval: float, report: Callable[[], bool]
@@ -318,28 +346,87 @@ class Asynchronous:
         """Compile in this thread, once: all workers run the same program."""
         if self._compiled:
             return
-        names: list[str] = []
-
-        def packed_segment(
-            flat: Array, actor: ActorState, target: Array | None, env_steps: Array
-        ) -> tuple[ActorState, Array]:
-            target_params = None if target is None else self._unravel(target)
-            actor, grads, metrics = self._unpacked_segment(
-                self._unravel(flat), actor, target_params, env_steps
-            )
-            names[:] = metrics
-            # One vector: each array that crosses to NumPy costs time under the interpreter lock.
-            return actor, jnp.concatenate([ravel_pytree(grads)[0], jnp.stack(list(metrics.values()))])
-
-        def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
-            return self._optimizer.update(grad, opt_state, flat, env_steps=env_steps)
-
         theta, target, zero = state.shared.parameters, state.shared.target, np.float32(0)
-        self._segment = self._on_one_core(packed_segment, theta, state.actors[0], target, zero)
-        self._metric_names = tuple(names)
+        compile_segment = self._compile_host_segment
+        if isinstance(self._env, JaxEnvironment):
+            compile_segment = functools.partial(self._on_one_core, self._jax_segment)
+        self._segment = compile_segment(theta, state.actors[0], target, zero)
         if not self._in_place:
+
+            def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
+                return self._optimizer.update(grad, opt_state, flat, env_steps=env_steps)
+
             self._update = self._on_one_core(update, theta, state.opt_states[0], theta, zero)
         self._compiled = True
+
+    def _jax_segment(
+        self, flat: Array, actor: ActorState, target: Array | None, env_steps: Array
+    ) -> tuple[ActorState, Array]:
+        """Up to t_max steps from `actor` and the gradient of the objective on them, one program."""
+        params = self._unravel(flat)
+        env: Any = self._env
+        actor, rollout, episodes = unroll(
+            env,
+            lambda *args: self._objective.act(params, *args, actor.exploration, env_steps),
+            actor,
+            self.config.num_steps,
+            auto_reset=self.config.auto_reset,
+            stop_at_episode_end=self.config.stop_at_episode_end,
+            discount=self._objective.discount,
+        )
+        return actor, self._packed_gradient(params, target, rollout, episodes)
+
+    def _compile_host_segment(
+        self, theta: np.ndarray, actor: ActorState, target: np.ndarray | None, env_steps: np.float32
+    ) -> Callable[..., tuple[ActorState, Array]]:
+        """The same on the host: the environments step between calls of the policy; then the gradient."""
+
+        def act_at(params: Params, key: Array, t: Array, *args: Any) -> Any:
+            return self._objective.act(params, jax.random.fold_in(key, t), *args)
+
+        def gradient_of(flat: Array, target: Array | None, rollout: HostRollout, episodes: Any) -> Array:
+            return self._packed_gradient(self._unravel(flat), target, as_rollout([rollout]), episodes)
+
+        num_steps = self.config.num_steps
+        split = self._on_one_core(self._unravel, theta)
+        rollout, zero = rollout_like(actor, self._env.spec, num_steps), jnp.zeros(())
+        learn = self._on_one_core(gradient_of, theta, target, rollout, EpisodeSums(zero, zero, zero))
+        observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
+        act = self._on_one_core(act_at, split(theta), actor.key, np.int32(0), *observed, env_steps)
+
+        def segment(
+            theta: np.ndarray, actor: ActorState, target: np.ndarray | None, env_steps: np.float32
+        ) -> tuple[ActorState, Array]:
+            params = split(theta)
+            playing = host_unroll(
+                lambda *args: act(params, *args, actor.exploration, env_steps),
+                actor,
+                num_steps,
+                device=self._device,
+                stop_at_episode_end=self.config.stop_at_episode_end,
+                discount=self._objective.discount,
+            )
+            actor, rollout, episodes = finish(playing, actor.env_state)
+            return actor, learn(theta, target, rollout, episodes)
+
+        return segment
+
+    def _packed_gradient(
+        self, params: Params, target: Array | None, rollout: Rollout, episodes: EpisodeSums
+    ) -> Array:
+        """Gradient, metrics, and what the rollout adds to running statistics, as one vector.
+
+        Each array that crosses to NumPy costs time under the interpreter lock.
+        """
+        target_params = None if target is None else self._unravel(target)
+        grads, metrics = gradient(self._objective, params, rollout, self.config.max_grad_norm, target_params)
+        taken = rollout.steps.mask.sum().astype(jnp.float32)
+        metrics = {"env_steps": taken, **metrics, **episodes._asdict()}
+        self._metric_names = tuple(metrics)
+        statistics = self._objective.statistics
+        changes = () if statistics is None else statistics.change(params, rollout)
+        parts = (grads, jnp.stack(list(metrics.values())), changes)
+        return jnp.concatenate([ravel_pytree(part)[0] for part in parts])
 
     def _on_one_core(self, function: Callable, *args: Any) -> Callable:
         """Compile for the CPU, without XLA's own threads: the workers are the threads.
@@ -354,21 +441,19 @@ class Asynchronous:
         with jax.default_device(self._device):
             return jax.jit(function).lower(*args).compile(compiler_options=options)
 
-    def _unpacked_segment(
-        self, params: Params, actor: ActorState, target_params: Params, env_steps: Array
-    ) -> tuple[ActorState, Params, Metrics]:
-        """Up to t_max steps from `actor`, and the gradient of the objective on them."""
-        actor, rollout, episodes = unroll(
-            self._env,
-            lambda *args: self._objective.act(params, *args, actor.exploration, env_steps),
-            actor,
-            self.config.num_steps,
-            auto_reset=self.config.auto_reset,
-            stop_at_episode_end=self.config.stop_at_episode_end,
-        )
-        grads, metrics = gradient(self._objective, params, rollout, self.config.max_grad_norm, target_params)
-        taken = rollout.steps.mask.sum().astype(jnp.float32)
-        return actor, grads, {"env_steps": taken, **metrics, **episodes._asdict()}
+    def _init_actors(self, key: Array) -> list[ActorState]:
+        """An acting state for each worker; on the host each has environments of its own."""
+        num_workers, num_envs = self.config.num_workers, self.config.num_envs
+        env, needs = self._env, self._objective.actor_needs
+        keys = jax.random.split(key, num_workers)
+        if isinstance(env, JaxEnvironment):
+            start = jax.jit(lambda key: init_actor(env, self._carry, key, num_envs, **needs))
+            return [start(key) for key in keys]
+        actors = []
+        for worker_key, seed in zip(keys, seeds_of(key, num_workers, num_envs), strict=True):
+            group = env.make(num_envs, seed=seed, num_threads=1)
+            actors.append(init_host_actor(group, self._carry, worker_key, **needs))
+        return actors
 
     def _init_statistics(self, flat: Array) -> Any:
         """What the optimizer keeps for one worker: of its own, or None where all share the buffer."""

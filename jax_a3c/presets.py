@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from jax_a3c.scores import games
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -57,6 +59,16 @@ MINATAR_VALUES = {
     "epsilon_anneal_steps": 500_000,
     "target_update_interval": 10_000,
     "eval_policy": "epsilon-greedy",
+}
+# Atari, as in the paper but for the optimizer: preprocessing, clipped rewards, network of Mnih et al. (2013).
+ATARI = "envpool:<an Atari game>-v5"
+ATARI_GAME = {
+    "total_timesteps": 10_000_000,
+    "network": "mnih2013",
+    "reward_clip": 1.0,
+    "vf_coef": 0.5,
+    "eval_episodes": 30,
+    "eval_policy": "sampled",
 }
 
 PRESETS: dict[tuple[str, str], Preset] = {
@@ -281,5 +293,29 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         result="19.8 (15.9 to 22.6), sampled, 3 seeds, at most 73 s on 2 cores",
     ),
+    ("a2c", ATARI): Preset(
+        settings={**ATARI_GAME, "learning_rate": 7e-4},
+        result="",
+    ),
+    ("a3c", ATARI): Preset(
+        settings={
+            **ATARI_GAME,
+            **MEAN,
+            "num_workers": 2,
+            "num_envs": 1,
+            "optimizer": "adam",
+            "learning_rate": 1e-4,
+            "lr_schedule": "constant",
+        },
+        result="",
+    ),
 }
-"""By method and environment id."""
+"""By method and environment id, or `ATARI` for the games without one of their own."""
+
+
+def preset_of(method: str, env_id: str) -> Preset | None:
+    """The preset of a method on an environment, None if there is none."""
+    backend, _, name = env_id.partition(":")
+    if (method, env_id) not in PRESETS and backend == "envpool" and name.removesuffix("-v5") in games():
+        return PRESETS.get((method, ATARI))
+    return PRESETS.get((method, env_id))

@@ -67,6 +67,7 @@ def init_actor(
     *,
     explore: Callable[[Array, int], Any] | None = None,
     looks_ahead: bool = False,
+    sums_discounted: bool = False,
 ) -> ActorState:
     """Start `num_envs` environments, each with an episode of its own.
 
@@ -77,6 +78,7 @@ def init_actor(
       num_envs: N, at least 1.
       explore: of the objective, `(key, num_envs) -> exploration`.
       looks_ahead: of the objective: its rollouts need `next_action`.
+      sums_discounted: rollouts need `discounted_return`.
 
     Returns:
       The acting state before the first step.
@@ -97,6 +99,7 @@ def init_actor(
         episode_length=jnp.zeros(num_envs, jnp.int32),
         exploration=exploration,
         next_action=jnp.full(num_envs, NONE_CHOSEN, jnp.int32) if looks_ahead else None,
+        discounted_return=jnp.zeros(num_envs, jnp.float32) if sums_discounted else None,
     )
 
 
@@ -108,6 +111,7 @@ def unroll(
     *,
     auto_reset: AutoReset = "pooled",
     stop_at_episode_end: bool = False,
+    discount: float = 1.0,
 ) -> tuple[ActorState, Rollout, EpisodeSums]:
     """Act for `num_steps` steps in all environments, on the device, in one loop.
 
@@ -122,6 +126,7 @@ def unroll(
         environment that ends two episodes within one rollout starts both successors alike.
       stop_at_episode_end: end the rollout after a step that ended the episode in every environment, as
         the paper's segments do (there is one environment then); the remaining rows have `mask` False.
+      discount: gamma of `discounted_return`, if the actor has one.
 
     Returns:
       The next acting state, the rollout `[T, N, ...]`, and the sums over the episodes that ended in it.
@@ -148,6 +153,9 @@ def unroll(
         next_state, observation = _where(ended, fresh, (env_state, timestep.observation))
         episode_return = actor.episode_return + timestep.reward
         episode_length = actor.episode_length + 1
+        discounted_return = actor.discounted_return
+        if discounted_return is not None:
+            discounted_return = discount * discounted_return + timestep.reward
         transition = Transition(
             observation=actor.observation,
             reset=actor.reset,
@@ -158,6 +166,7 @@ def unroll(
             next_observation=timestep.observation,
             next_carry=carry,
             mask=jnp.ones(num_envs, bool),
+            discounted_return=discounted_return,
         )
         counted = ended & jnp.isfinite(episode_return)
         sums = EpisodeSums(
@@ -173,6 +182,7 @@ def unroll(
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
             next_action=None if actor.next_action is None else jnp.full_like(actor.next_action, NONE_CHOSEN),
+            discounted_return=None if discounted_return is None else jnp.where(ended, 0.0, discounted_return),
         )
         return (actor, sums), transition
 
@@ -220,6 +230,8 @@ def row_after_each_step(steps: Transition, rows: Array, last: Array, own: Callab
       `[T, *B, ...]`. Of no meaning where the episode terminated.
     """
     following = jnp.concatenate([rows[1:], last[None]])
+    if steps.next_observation is None:  # a host environment: each final observation has a row of its own
+        return following
     cut = (steps.truncated & ~steps.terminated).at[-1].set(False)  # the last row has its own already
     return jax.lax.cond(jnp.any(cut), lambda: _where(cut, own(), following), lambda: following)
 

@@ -1,17 +1,20 @@
-"""The synchronous runner: rollout, gradient and update as one pure function."""
+"""The synchronous runner: rollout, gradient and update as one pure function, or around host environments."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment
+from jax_a3c.host_rollouts import Unroll, alternate, as_rollout, host_unroll, init_host_actor, seeds_of
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
-from jax_a3c.rollouts import RunnerConfig, init_actor, unroll
-from jax_a3c.types import ActorState, Array, Metrics, Params
+from jax_a3c.rollouts import EpisodeSums, RunnerConfig, init_actor, unroll
+from jax_a3c.types import ActorState, Array, Metrics, Params, Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,34 +64,42 @@ class A2CState(NamedTuple):
     Attributes:
       params: variables of the network.
       opt_state: state of the optimizer.
-      actor: the environments and what acting needs.
-      updates: `[]` int32. Updates so far; each took `num_envs * num_steps` environment steps.
+      actor: the environments and what acting needs; with host environments a list, one for each group.
+      updates: `[]` int32. Updates so far; each took `num_envs * num_steps` environment steps, with host
+        environments less those that only reset one.
       target: the target network; None if the objective has none.
+      env_steps: environment steps so far, with host environments; None with others.
     """
 
     params: Params
     opt_state: Any
-    actor: ActorState
+    actor: Any
     updates: Array
     target: Target | None = None
+    env_steps: int | None = None
 
 
 class A2C(NamedTuple):
     """A synchronous method: a pair of pure functions, for `jit`, `lax.scan` and `vmap` as the user likes.
+
+    With host environments they are neither pure nor traceable: `step` is a loop around compiled programs, and
+    the environments in its state go on with it.
 
     Attributes:
       init: `key -> state`.
       step: `state -> (state, metrics)`, one rollout and one update. The metrics are scalars: the
         objective's, `grad_norm`, `nonfinite_gradients`, and the sums `episodes, episode_return,
         episode_length` over the episodes that ended in the rollout.
+      traceable: the two are pure functions; False with host environments.
     """
 
     init: Callable[[Array], A2CState]
     step: Callable[[A2CState], tuple[A2CState, Metrics]]
+    traceable: bool = True
 
 
 def a2c(
-    env: JaxEnvironment,
+    env: JaxEnvironment | HostFactory,
     network: Network,
     optimizer: optax.GradientTransformation,
     config: A2CConfig | None = None,
@@ -96,7 +107,7 @@ def a2c(
     """Advantage actor-critic: N environments, T steps, one update.
 
     Args:
-      env: the environment, as pure functions of one instance.
+      env: the environment, as `envs.make` gives it.
       network: policy and value function, see `networks.actor_critic`.
       optimizer: any Optax transformation. One of `jax_a3c.optimizers` schedules its learning rate in
         environment steps, Optax' own in updates.
@@ -121,7 +132,7 @@ def a2c(
 
 
 def synchronous(
-    env: JaxEnvironment,
+    env: JaxEnvironment | HostFactory,
     network: Network,
     optimizer: optax.GradientTransformation,
     objective: Objective,
@@ -130,7 +141,7 @@ def synchronous(
     """The runner itself: any objective, its gradient applied by Optax after each rollout.
 
     Args:
-      env: the environment, as pure functions of one instance.
+      env: the environment, as `envs.make` gives it.
       network: gives parameters and carries their initial values.
       optimizer: any Optax transformation.
       objective: how to act and what to minimise.
@@ -151,48 +162,129 @@ def synchronous(
       80
     """
     config = config or SynchronousConfig()
-    optimizer = optax.with_extra_args_support(optimizer)
+    learner = _learner(network, optax.with_extra_args_support(optimizer), objective, config)
+    if isinstance(env, JaxEnvironment):
+        return _on_device(env, network, objective, learner, config)
+    return _on_host(env, network, objective, learner, config)
+
+
+class _Learner(NamedTuple):
+    """What both forms of the runner share.
+
+    Attributes:
+      init: `(key, observation [N, ...]) -> state`, without an actor.
+      act: `(state, key, carry, observation, reset, exploration) -> (carry, action)`.
+      learn: `(state, rollout) -> (state, metrics)`.
+    """
+
+    init: Callable[[Array, Array], A2CState]
+    act: Callable[..., Any]
+    learn: Callable[[A2CState, Rollout], tuple[A2CState, Metrics]]
+
+
+def _learner(
+    network: Network,
+    optimizer: optax.GradientTransformationExtraArgs,
+    objective: Objective,
+    config: SynchronousConfig,
+) -> _Learner:
     steps_per_update, interval = config.num_envs * config.num_steps, objective.target_update_interval
 
-    def init(key: Array) -> A2CState:
-        params_key, actor_key = jax.random.split(key)
-        carry = network.initial_carry((config.num_envs,))
-        actor = init_actor(
-            env,
-            carry,
-            actor_key,
-            config.num_envs,
-            explore=objective.explore,
-            looks_ahead=objective.looks_ahead,
-        )
-        params = network.init(params_key, carry, actor.observation[None], actor.reset[None])
-        zero = jnp.zeros((), jnp.int32)
-        target = None
-        if interval is not None:
-            target = Target(jax.tree.map(jnp.copy, params), zero)
-        return A2CState(params, optimizer.init(params), actor, zero, target)
+    def init(key: Array, observation: Array) -> A2CState:
+        carry, reset = network.initial_carry((config.num_envs,)), jnp.ones((1, config.num_envs), bool)
+        params, zero = network.init(key, carry, observation[None], reset), jnp.zeros((), jnp.int32)
+        target = None if interval is None else Target(jax.tree.map(jnp.copy, params), zero)
+        return A2CState(params, optimizer.init(params), None, zero, target)
 
-    def step(state: A2CState) -> tuple[A2CState, Metrics]:
-        params, opt_state, actor, updates, target = state
-        env_steps = updates.astype(jnp.float32) * steps_per_update
-        actor, rollout, episodes = unroll(
-            env,
-            lambda *args: objective.act(params, *args, actor.exploration, env_steps),
-            actor,
-            config.num_steps,
-            auto_reset=config.auto_reset,
-        )
+    def act(state: A2CState, *args: Any) -> Any:
+        return objective.act(state.params, *args, state.updates.astype(jnp.float32) * steps_per_update)
+
+    def learn(state: A2CState, rollout: Rollout) -> tuple[A2CState, Metrics]:
+        params, opt_state, actor, updates, target, _ = state
         target_params = None if target is None else target.params
         grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
-        changes, opt_state = optimizer.update(
-            grads, opt_state, params, env_steps=env_steps + steps_per_update
-        )
+        env_steps = (updates + 1).astype(jnp.float32) * steps_per_update
+        changes, opt_state = optimizer.update(grads, opt_state, params, env_steps=env_steps)
+        if objective.statistics is not None:
+            changes = {**changes, **objective.statistics.change(params, rollout)}
         params = optax.apply_updates(params, changes)
         if target is not None and interval is not None:
             target = _follow(target, params, steps_per_update, interval)
-        return A2CState(params, opt_state, actor, updates + 1, target), {**metrics, **episodes._asdict()}
+        return A2CState(params, opt_state, actor, updates + 1, target), metrics
+
+    return _Learner(init, act, learn)
+
+
+def _on_device(
+    env: JaxEnvironment,
+    network: Network,
+    objective: Objective,
+    learner: _Learner,
+    config: SynchronousConfig,
+) -> A2C:
+    def init(key: Array) -> A2CState:
+        params_key, actor_key = jax.random.split(key)
+        carry = network.initial_carry((config.num_envs,))
+        actor = init_actor(env, carry, actor_key, config.num_envs, **objective.actor_needs)
+        return learner.init(params_key, actor.observation)._replace(actor=actor)
+
+    def step(state: A2CState) -> tuple[A2CState, Metrics]:
+        actor, rollout, episodes = unroll(
+            env,
+            lambda *args: learner.act(state, *args, state.actor.exploration),
+            state.actor,
+            config.num_steps,
+            auto_reset=config.auto_reset,
+            discount=objective.discount,
+        )
+        state, metrics = learner.learn(state._replace(actor=actor), rollout)
+        return state, {**metrics, **episodes._asdict()}
 
     return A2C(init, step)
+
+
+def _on_host(
+    env: HostFactory, network: Network, objective: Objective, learner: _Learner, config: SynchronousConfig
+) -> A2C:
+    """Two groups of environments take turns: while the policy acts for one, the other steps."""
+    half = config.num_envs // 2
+    sizes = [config.num_envs - half] + [half] * (half > 0)
+    threads = ThreadPoolExecutor(len(sizes), thread_name_prefix="environments")
+    init_learner = jax.jit(learner.init)
+    learn = jax.jit(lambda state, rollouts: learner.learn(state, as_rollout(rollouts)))
+    act = jax.jit(lambda state, key, t, *args: learner.act(state, jax.random.fold_in(key, t), *args))
+
+    def init(key: Array) -> A2CState:
+        params_key, seeds_key, *keys = jax.random.split(key, 2 + len(sizes))
+        seeds = seeds_of(seeds_key, len(sizes), sizes[0])
+        actors = []
+        for size, seed, actor_key in zip(sizes, seeds, keys, strict=True):
+            group, carry = env.make(size, seed=seed), network.initial_carry((size,))
+            actors.append(init_host_actor(group, carry, actor_key, **objective.actor_needs))
+        observation = np.concatenate([actor.observation for actor in actors])
+        return init_learner(params_key, observation)._replace(actor=actors, env_steps=0)
+
+    def step(state: A2CState) -> tuple[A2CState, Metrics]:
+        learned = state._replace(actor=None, env_steps=None)  # what the device has
+
+        def play(actor: ActorState) -> Unroll:
+            return host_unroll(
+                lambda *args: act(learned, *args, actor.exploration),
+                actor,
+                config.num_steps,
+                discount=objective.discount,
+            )
+
+        groups = [actor.env_state for actor in state.actor]
+        ends = alternate([play(actor) for actor in state.actor], groups, threads)
+        actors, rollouts, episodes = map(list, zip(*ends, strict=True))
+        learned, metrics = learn(learned, rollouts)
+        taken = sum(int(rollout.steps.mask.sum()) for rollout in rollouts)
+        totals = EpisodeSums(*np.sum(episodes, axis=0))
+        state = learned._replace(actor=actors, env_steps=(state.env_steps or 0) + taken)
+        return state, {**metrics, **totals._asdict()}
+
+    return A2C(init, step, traceable=False)
 
 
 def _follow(target: Target, params: Params, env_steps: int, interval: int) -> Target:

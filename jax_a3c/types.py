@@ -49,10 +49,12 @@ class Transition(NamedTuple):
       reward: r_t, as the environment gave it.
       terminated: bool, of the step from s_t.
       truncated: bool, of the step from s_t.
-      next_observation: s_{t+1} before any reset.
-      next_carry: recurrent state after s_t, the one with which s_{t+1} is valued.
-      mask: bool. False where nothing was recorded: the rest of a segment that an episode's end cut short.
+      next_observation: s_{t+1} before any reset; None in a rollout that has `last_observation`.
+      next_carry: recurrent state after s_t, the one with which s_{t+1} is valued; None likewise.
+      mask: bool. False where nothing was recorded: the rest of a segment that an episode's end cut short, and
+        the steps of a host environment that only reset it.
       next_action: a_{t+1}, which the behaviour chose in s_{t+1}; None if the objective does not ask for it.
+      discounted_return: r_t + gamma r_{t-1} + ... back to the episode's start; None if nobody asks for it.
     """
 
     observation: Array
@@ -61,10 +63,11 @@ class Transition(NamedTuple):
     reward: Array
     terminated: Array
     truncated: Array
-    next_observation: Array
+    next_observation: Any
     next_carry: Carry
     mask: Array
     next_action: Array | None = None
+    discounted_return: Array | None = None
 
 
 class Rollout(NamedTuple):
@@ -73,27 +76,34 @@ class Rollout(NamedTuple):
     Attributes:
       carry: `[*B, ...]`. Recurrent state before the first step.
       steps: the transitions stacked over time, `[T, *B]`.
+      last_observation: `[*B, ...]`. s_T, of a rollout from host environments, and None in others. There
+        s_{t+1} is always the observation of the next row: the final observation of an episode has a masked
+        row of its own, in which the environment resets.
+      last_carry: `[*B, ...]`. Recurrent state with which the last observation is valued; None likewise.
     """
 
     carry: Carry
     steps: Transition
+    last_observation: Array | None = None
+    last_carry: Carry = None
 
 
 class ActorState(NamedTuple):
     """Everything that acting needs and learning does not own. An asynchronous worker has one of its own.
 
     Attributes:
-      env_state: state of the environments, `[N, ...]`.
+      env_state: state of the environments, `[N, ...]`; for those of the host the group of N itself.
       observation: `[N, ...]`. The observation to act on next.
       reset: `[N]` bool. That observation begins an episode.
       carry: recurrent state, `[N, ...]`.
       key: random key of the actor.
-      episode_return: `[N]` float32. Sum of the rewards of the running episodes.
+      episode_return: `[N]` float32. Sum of the rewards of the running episodes, unclipped.
       episode_length: `[N]` int32. Steps of the running episodes.
       exploration: `[N, ...]`. What the objective drew once to tell the behaviours of the environments apart,
         for the value-based methods the epsilon at which each of them ends; None if it draws nothing.
       next_action: `[N]` int32. The action that was already chosen for the observation, negative where none
         was; None if the objective does not look ahead.
+      discounted_return: `[N]` float32. As in `Transition`, of the running episodes; None likewise.
     """
 
     env_state: Any
@@ -105,6 +115,7 @@ class ActorState(NamedTuple):
     episode_length: Array
     exploration: Any = None
     next_action: Array | None = None
+    discounted_return: Array | None = None
 
 
 class Progress(NamedTuple):

@@ -200,7 +200,7 @@ def test_host_loop_compiles_once_and_can_go_on():
     traced = len(traces)
     kept = jax.tree.map(np.asarray, first.params)
     trainer.run(1)
-    trainer._total_updates *= 2
+    trainer._total_timesteps *= 2
     second = trainer.run(state=first.state)
     assert len(traces) == traced, "one program serves every run and every number of updates"
     assert second.progress.env_steps == 4000

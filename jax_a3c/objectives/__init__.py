@@ -10,7 +10,7 @@ from jax_a3c.objectives.action_values import (
     one_step_sarsa,
 )
 from jax_a3c.objectives.actor_critic import ActorCriticConfig, actor_critic
-from jax_a3c.objectives.base import Network, Objective, ObjectiveConfig, gradient, next_values
+from jax_a3c.objectives.base import Network, Objective, ObjectiveConfig, Statistics, gradient, next_values
 
 __all__ = [
     "ActionValueConfig",
@@ -18,6 +18,7 @@ __all__ = [
     "Network",
     "Objective",
     "ObjectiveConfig",
+    "Statistics",
     "actor_critic",
     "gradient",
     "n_step_q",

@@ -24,7 +24,6 @@ from jax_a3c.objectives.base import (
     next_values,
     reduce_loss,
     rewards_and_discounts,
-    values_after_each_step,
 )
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
@@ -99,7 +98,7 @@ def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
         transition = (q, steps.action, rewards, discounts)
         q_next = next_target_values(network, target_params, rollout)
         if config.double_q:
-            chooser = values_after_each_step(network, params, steps)
+            chooser = next_values(network, params, rollout, q)
             return losses.double_q_learning_loss(*transition, q_next, chooser, transform=_transform(config))
         return losses.q_learning_loss(*transition, q_next, transform=_transform(config))
 

@@ -32,6 +32,19 @@ class Network(Protocol):
         """Recurrent state at the start of an episode, `[*batch_shape, ...]`."""
 
 
+class Statistics(NamedTuple):
+    """What the parameters hold beside weights: running statistics, which no gradient changes.
+
+    Attributes:
+      change: `(params, rollout) -> changes`, what a rollout adds to them; a dict with those entries of
+        `params`, also a dict, that hold them. They are the last ones by name.
+      discount: gamma of the `discounted_return` that they ask for.
+    """
+
+    change: Callable[[Params, Rollout], dict[str, Any]]
+    discount: float
+
+
 class Objective(NamedTuple):
     """A method, as pure functions.
 
@@ -46,6 +59,7 @@ class Objective(NamedTuple):
         rollout is then chosen at its end, and taken at the start of the next.
       target_update_interval: environment steps of all workers between two copies of the parameters into the
         target network; None if the loss has no use for one, it then gets None.
+      statistics: running statistics in the parameters; None if there are none.
     """
 
     act: Callable[..., tuple[Carry, Array]]
@@ -53,6 +67,22 @@ class Objective(NamedTuple):
     explore: Callable[[Array, int], Any] | None = None
     looks_ahead: bool = False
     target_update_interval: int | None = None
+    statistics: Statistics | None = None
+
+    @property
+    def actor_needs(self) -> dict[str, Any]:
+        """What `init_actor` and `init_host_actor` must know of it."""
+        sums_discounted = self.statistics is not None
+        return {
+            "explore": self.explore,
+            "looks_ahead": self.looks_ahead,
+            "sums_discounted": sums_discounted,
+        }
+
+    @property
+    def discount(self) -> float:
+        """What `unroll` and `host_unroll` must know of it: gamma of `discounted_return`."""
+        return 1.0 if self.statistics is None else self.statistics.discount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +161,15 @@ def values_after_each_step(network: Network, params: Params, steps: Transition) 
     Returns:
       `[*B, ...]` or `[T, *B, ...]`, as the network's values are. Of no meaning where the episode terminated.
     """
-    never = jnp.zeros_like(steps.reset)
-    params = jax.lax.stop_gradient(params)
-    return network.apply(params, steps.next_carry, steps.next_observation[None], never[None])[2][0]
+    return _values(network, params, steps.next_carry, steps.next_observation, steps.reset.shape)
+
+
+def _values(
+    network: Network, params: Params, carry: Carry, observation: Array, batch_shape: tuple[int, ...]
+) -> Array:
+    """v of observations `[*batch_shape, ...]` within their episodes, constant for the gradient."""
+    never = jnp.zeros((1, *batch_shape), bool)
+    return network.apply(jax.lax.stop_gradient(params), carry, observation[None], never)[2][0]
 
 
 def next_target_values(
@@ -155,7 +191,7 @@ def next_target_values(
       `[T, *B, ...]`. Of no meaning where the episode terminated.
     """
     steps = rollout.steps
-    if not jax.tree.leaves(rollout.carry):  # feed-forward
+    if not jax.tree.leaves(rollout.carry) and steps.next_observation is not None:  # feed-forward
         if fill is None:
             return values_after_each_step(network, target_params, steps)
         return next_values(network, target_params, rollout, fill)
@@ -186,12 +222,14 @@ def next_values(
     References:
       Pardo et al. (2018), Time Limits in Reinforcement Learning.
     """
-    params, values = jax.lax.stop_gradient((params, values))
+    values = jax.lax.stop_gradient(values)
     steps = rollout.steps
-    last_step = jax.tree.map(lambda x: x[-1], steps)
+    observation, carry = rollout.last_observation, rollout.last_carry
+    if observation is None:
+        observation, carry = jax.tree.map(lambda x: x[-1], (steps.next_observation, steps.next_carry))
     if last_carry is not None:
-        last_step = last_step._replace(next_carry=jax.lax.stop_gradient(last_carry))
-    last = values_after_each_step(network, params, last_step)
+        carry = jax.lax.stop_gradient(last_carry)
+    last = _values(network, params, carry, observation, steps.reset.shape[1:])
     return row_after_each_step(steps, values, last, lambda: values_after_each_step(network, params, steps))
 
 

@@ -1,6 +1,7 @@
 """From settings to the parts of a run: environment, network, optimizer and runner."""
 
 import dataclasses
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import optax
 from jax_a3c import envs, networks, objectives, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
 from jax_a3c.checks import InputError
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.methods import METHODS, Method
+from jax_a3c.normalization import normalized_network, normalized_objective
 from jax_a3c.objectives import Objective
 from jax_a3c.synchronous import SynchronousConfig, synchronous
 from jax_a3c.training.loop import Synchronous
@@ -27,7 +29,7 @@ class Experiment(NamedTuple):
       trainer: runs the method; `init`, `run` and `params` on both runners.
     """
 
-    env: JaxEnvironment
+    env: JaxEnvironment | HostFactory
     network: Any
     trainer: Synchronous | Asynchronous
 
@@ -56,13 +58,15 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
       InputError: if a setting, the id, or their combination is of no use; the message names it.
     """
     check_method(method, settings)
-    env = envs.make(env_id)
-    if not isinstance(env, JaxEnvironment):
-        raise InputError(
-            f"{env_id!r} steps on the host, and no runner takes such an environment yet; use one of gymnax"
-        )
+    env = envs.make(env_id, **_env_options(settings.env_options))
     network = _network(METHODS[method].value_based, env, settings)
+    observations, rewards = settings.normalize_observations, settings.normalize_rewards
+    if observations or rewards:
+        network = normalized_network(network, env, observations=observations, rewards=rewards)
     objective = _objective(METHODS[method], network, settings)
+    if observations or rewards:
+        workers = settings.num_workers if METHODS[method].runner == "asynchronous" else 1
+        objective = normalized_objective(objective, network, gamma=settings.gamma, num_workers=workers)
     optimizer = _optimizer(settings)
     trainer: Synchronous | Asynchronous
     if METHODS[method].runner == "synchronous":
@@ -76,7 +80,21 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     return experiment
 
 
-def _network(value_based: bool, env: JaxEnvironment, settings: Settings) -> Any:
+def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
+    """From NAME=VALUE, where the value is written as in JSON or is a plain word, to keyword arguments."""
+    parsed = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not (name.isidentifier() and equals):
+            raise InputError(f"env_options must be NAME=VALUE, such as frame_skip=4, got {option!r}")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed
+
+
+def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Settings) -> Any:
     shape: dict[str, Any] = {
         "torso": settings.network,
         "hidden": settings.hidden,

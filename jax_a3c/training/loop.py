@@ -1,4 +1,4 @@
-"""The host loop around the synchronous runner: many updates in each call of one compiled program."""
+"""The host loop around the synchronous runner: many updates between two reports."""
 
 import numbers
 import time
@@ -28,14 +28,21 @@ class Synchronous:
         self.config = config
         self.agent = agent
         self._steps_per_update = config.num_envs * config.num_steps
-        self._total_updates = -(-total_timesteps // self._steps_per_update)
+        self._total_timesteps = total_timesteps
+        self._init: Callable[..., A2CState] = jax.jit(agent.init) if agent.traceable else agent.init
         self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
 
     def init(self, key: Array | int) -> A2CState:
         """Start a run: fresh parameters and environments from a random key or a seed."""
         if isinstance(key, numbers.Integral):
             key = jax.random.key(int(key))
-        return jax.jit(self.agent.init)(key)
+        return self._init(key)
+
+    def close(self, state: A2CState) -> None:
+        """Close the environments of a run on the host; the others hold nothing."""
+        if not self.agent.traceable:
+            for actor in state.actor:
+                actor.env_state.close()
 
     def params(self, state: A2CState) -> Params:
         """The network's variables in the state of a run."""
@@ -63,33 +70,40 @@ class Synchronous:
         """
         if state is None:
             state = self.init(key)
-        else:  # a copy, since the program takes the buffers of what it is given
+        elif self.agent.traceable:  # a copy, since the program takes the buffers of what it is given
             state = jax.tree.map(lambda x: x.copy(), state)
         compiling = time.perf_counter()
         program = self._compile(state)
         start, first = time.perf_counter(), int(state.updates)
-        done, chunk = first, 1
+        done, chunk, last = first, 1, -(-self._total_timesteps // self._steps_per_update)
         sums: dict[str, float] = {}
-        progress = self._progress(done, 0.0, sums)
-        while done < self._total_updates:
+        first_step = self._env_steps(state, done)
+        progress = Progress(first_step, done, 0.0, sums, [done])
+        while progress.env_steps < self._total_timesteps:
             called = time.perf_counter()
-            count = min(chunk, self._total_updates - done)
+            count = min(chunk, max(1, last - done))
             state, metrics = program(state, np.int32(count))
             metrics = jax.device_get(metrics)
             done += count
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in metrics.items()}
-            progress = self._progress(done, time.perf_counter() - start, sums)
+            seconds = time.perf_counter() - start
+            progress = Progress(self._env_steps(state, done), done, seconds, sums, [done])
             if callback is not None and callback(progress):
                 break
             affordable = count * interval / max(time.perf_counter() - called, 1e-9)
-            chunk = max(1, min(2 * chunk, int(affordable), self._total_updates // REPORTS))
+            chunk = max(1, min(2 * chunk, int(affordable), last // REPORTS))
         if done == first and callback is not None:
             callback(progress)
-        rate = (done - first) * self._steps_per_update / max(progress.seconds, 1e-9)
+        rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
         return TrainingResult(state.params, state, progress, rate, start - compiling)
 
     def _compile(self, state: A2CState) -> Callable:
-        """One program for any number of updates: the number is an argument, the loop runs on the device."""
+        """One program for any number of updates: the number is an argument, the loop runs on the device.
+
+        With environments of the host it is a loop of Python's.
+        """
+        if self._program is None and not self.agent.traceable:
+            self._program = self._host_updates
         if self._program is None:
             shapes = jax.eval_shape(self.agent.step, state)[1]
 
@@ -105,5 +119,12 @@ class Synchronous:
             self._program = jax.jit(updates, donate_argnums=0).lower(state, np.int32(0)).compile()
         return self._program
 
-    def _progress(self, updates: int, seconds: float, sums: dict[str, float]) -> Progress:
-        return Progress(updates * self._steps_per_update, updates, seconds, sums, [updates])
+    def _host_updates(self, state: A2CState, count: Array) -> tuple[A2CState, Metrics]:
+        rows = []
+        for _ in range(count):
+            state, metrics = self.agent.step(state)
+            rows.append(metrics)
+        return state, {name: np.sum([row[name] for row in rows]) for name in rows[0]}
+
+    def _env_steps(self, state: A2CState, updates: int) -> int:
+        return updates * self._steps_per_update if state.env_steps is None else state.env_steps

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jax_a3c.checks import InputError, check_boolean, check_choice, check_integer, check_number
 from jax_a3c.methods import METHODS
-from jax_a3c.presets import PRESETS
+from jax_a3c.presets import preset_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,8 @@ class Settings:
     Attributes:
       total_timesteps: environment steps to train for, those of all environments and workers together.
       seed: of all random numbers.
+      env_options: settings of the environment, NAME=VALUE, such as repeat_action_probability=0.25 (sticky
+        actions), full_action_space=true or episodic_life=true of Atari games.
       num_envs: environments that step together; for an asynchronous method those of each worker.
       num_steps: steps of each environment between two updates, the paper's t_max.
       num_workers: threads of an asynchronous method.
@@ -45,6 +47,8 @@ class Settings:
       loss_reduction: over the steps of a rollout.
       reward_scale: factor on the rewards that the learner sees; scores are unscaled.
       reward_clip: bound on their magnitude; None for none.
+      normalize_observations: by their running mean and deviation.
+      normalize_rewards: by the running deviation of their discounted sum.
       network: the torso.
       hidden: units of the layers of an mlp.
       lstm: an LSTM after the torso.
@@ -60,6 +64,7 @@ class Settings:
 
     total_timesteps: int = 500_000
     seed: int = 0
+    env_options: tuple[str, ...] = ()
     num_envs: int = 16
     num_steps: int = 5
     num_workers: int = 1
@@ -87,6 +92,8 @@ class Settings:
     loss_reduction: Literal["sum", "mean"] = "mean"
     reward_scale: float = 1.0
     reward_clip: float | None = None
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
     network: Literal["mlp", "minatar", "mnih2013", "nature"] = "mlp"
     hidden: tuple[int, ...] = (64, 64)
     lstm: bool = False
@@ -104,7 +111,9 @@ class Settings:
             check_integer(name, getattr(self, name), 1)
         check_integer("seed", self.seed, 0)
         check_number("seed", self.seed, 0, 2**31 - 1)
-        for name in ("stop_at_episode_end", "lock", "lstm", "shared_trunk", "dueling"):
+        for name, hint in get_type_hints(Settings).items():
+            if hint is not bool:
+                continue
             check_boolean(name, getattr(self, name))
         check_number("learning_rate", self.learning_rate, 0.0)
         check_number("rmsprop_decay", self.rmsprop_decay, 0.0, 1.0)
@@ -157,7 +166,7 @@ def resolve(method: str, env_id: str, **overrides: Any) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     for name in overrides:
         check_choice("a setting", name, names)
-    preset = PRESETS.get((method, env_id))
+    preset = preset_of(method, env_id)
     settings = Settings(**{**METHODS[method].defaults, **(preset.settings if preset else {}), **overrides})
     check_method(method, settings)
     return settings

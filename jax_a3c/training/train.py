@@ -175,10 +175,13 @@ def train(
             state: Any = trainer.init(training_key)
             try:
                 result = trainer.run(state=state, callback=report, interval=0.05)
+                state = result.state
             except BaseException:
                 if isinstance(trainer, Asynchronous):  # its state is changed in place: keep what was learned
                     run.save_params(trainer.params(state))
                 raise
+            finally:
+                trainer.close(state)
             run.save_params(result.params)
             summary |= _counts(result)
             recorder.close(result.progress)

@@ -1,0 +1,209 @@
+"""Rollouts of host environments against a plain loop over single environments: nothing invented, all kept."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_a3c import returns
+from jax_a3c.host_rollouts import alternate, as_rollout, finish, host_unroll, init_host_actor, seeds_of
+from jax_a3c.objectives import next_values
+from jax_a3c.rollouts import NONE_CHOSEN
+from tests.scripted import SCRIPTS, ScriptedGroup
+
+GAMMA, LAMBDA, STEPS = 0.9, 0.7, 7
+
+
+class Values:
+    """A network whose values are 3 s + 1, and whose carry counts the steps of the episode."""
+
+    def initial_carry(self, batch_shape):
+        return jnp.zeros(batch_shape)
+
+    def apply(self, params, carry, observation, reset):
+        def step(carry, row):
+            observation, reset = row
+            carry = jnp.where(reset, 0.0, carry) + 1.0
+            return carry, params * (observation[..., 0] + 0.01 * carry)
+
+        carry, values = jax.lax.scan(step, carry, (observation, reset))
+        return carry, None, values
+
+
+def act(key, t, carry, observation, reset):
+    del key
+    carry = jnp.where(reset, 0.0, carry) + 1.0
+    return carry, jnp.asarray(observation[:, 0] + t, jnp.int32) % 5
+
+
+def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False):
+    """The rollouts of some segments, `[segments]` of joined groups, and the sums over episodes."""
+    network = Values()
+    actors = [
+        init_host_actor(
+            group,
+            network.initial_carry((group.num_envs,)),
+            jax.random.key(i),
+            looks_ahead=looks_ahead,
+            sums_discounted=True,
+        )
+        for i, group in enumerate(groups)
+    ]
+    rollouts, sums = [], []
+    with ThreadPoolExecutor(len(groups)) as threads:
+        for _ in range(segments):
+            playing = [
+                host_unroll(act, actor, STEPS, stop_at_episode_end=stop, discount=discount)
+                for actor in actors
+            ]
+            ends = (
+                [finish(playing[0], groups[0])] if len(groups) == 1 else alternate(playing, groups, threads)
+            )
+            actors = [end.actor for end in ends]
+            rollouts.append(as_rollout([end.rollout for end in ends]))
+            sums.append(np.sum([end.episodes for end in ends], axis=0))
+    return rollouts, sums
+
+
+def plain(script, steps):
+    """The true transitions of one environment, (episode, t, reward, terminated, truncated) or None."""
+    rows = []
+    for episode, (length, terminated, truncated, _) in enumerate(script):
+        for t in range(length):
+            last = t == length - 1
+            rows.append((episode, t, 10.0 * episode + t, last and terminated, last and truncated))
+        rows.append(None)
+    return rows[:steps]
+
+
+def value(params, episode, t):
+    return params * (ScriptedGroup.observation(episode, t) + 0.01 * (t + 1))
+
+
+def expected_returns(rows, params):
+    """The lambda-returns of one environment's rows of a rollout, by recursion over its real steps."""
+    out, following = [0.0] * len(rows), None
+    for i in reversed(range(len(rows))):
+        if rows[i] is None:
+            following = None
+            continue
+        episode, t, reward, terminated, truncated = rows[i]
+        bootstrap = value(params, episode, t + 1)
+        if terminated:
+            out[i] = reward
+        elif truncated or following is None:
+            out[i] = reward + GAMMA * bootstrap
+        else:
+            out[i] = reward + GAMMA * ((1 - LAMBDA) * bootstrap + LAMBDA * following)
+        following = out[i]
+    return out
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_every_return_is_that_of_a_plain_loop(num_groups):
+    segments, network, params = 20, Values(), 3.0
+    halves = np.array_split(np.arange(len(SCRIPTS)), num_groups)
+    groups = [ScriptedGroup([SCRIPTS[i] for i in half]) for half in halves]
+    rollouts, _ = play(groups, segments)
+    truth = [plain(script, segments * STEPS) for script in SCRIPTS]
+    real = 0
+    for k, rollout in enumerate(rollouts):
+        steps = rollout.steps
+        values = network.apply(params, rollout.carry, steps.observation, steps.reset)[2]
+        bootstrap = next_values(network, params, rollout, values)
+        targets = returns.lambda_returns(
+            steps.reward, GAMMA * (1.0 - steps.terminated), bootstrap, LAMBDA * (1.0 - steps.truncated)
+        )
+        for env, rows in enumerate(truth):
+            window = rows[k * STEPS : (k + 1) * STEPS]
+            mask = [row is not None for row in window]
+            assert steps.mask[:, env].tolist() == mask
+            real += sum(mask)
+            for t, row in enumerate(window):
+                if row is not None:
+                    assert steps.observation[t, env, 0] == ScriptedGroup.observation(*row[:2])
+                    assert bool(steps.reset[t, env]) == (row[1] == 0)
+                    assert (float(steps.reward[t, env]), bool(steps.terminated[t, env])) == row[2:4]
+            got = np.asarray(targets[:, env])[mask]
+            np.testing.assert_allclose(got, np.array(expected_returns(window, params))[mask], rtol=1e-6)
+    ends = {(r[3], r[4]) for rows in truth for r in rows if r is not None}
+    assert {(True, False), (False, True), (True, True)} <= ends and real > 500
+
+
+def test_games_are_counted_with_unclipped_scores_and_a_lost_life_is_none():
+    groups, segments = [ScriptedGroup(SCRIPTS)], 20
+    _, sums = play(groups, segments)
+    games = returned = length = 0
+    for script in SCRIPTS:
+        score = steps = 0
+        for row in plain(script, segments * STEPS):
+            if row is None:
+                continue
+            episode, _, reward, terminated, truncated = row
+            score, steps = score + 2 * reward, steps + 1
+            if (terminated or truncated) and script[episode][3]:
+                games, returned, length = games + 1, returned + score, length + steps
+                score = steps = 0
+    np.testing.assert_allclose(np.sum(sums, axis=0), [games, returned, length])
+    assert games > 20
+
+
+def test_discounted_returns_begin_anew_with_each_episode():
+    rollouts, _ = play([ScriptedGroup(SCRIPTS)], 10)
+    got = np.concatenate([rollout.steps.discounted_return for rollout in rollouts])
+    for env, script in enumerate(SCRIPTS):
+        total = 0.0
+        for t, row in enumerate(plain(script, 10 * STEPS)):
+            if row is None:
+                total = 0.0
+                continue
+            total = row[2] + GAMMA * total
+            np.testing.assert_allclose(got[t, env], total, rtol=1e-6)
+
+
+def test_a_segment_ends_with_the_episode():
+    script = SCRIPTS[:1]
+    rollouts, _ = play([ScriptedGroup(script)], 12, stop=True)
+    rows, at = plain(script[0], 200), 0
+    for rollout in rollouts:
+        window, taken = [], 0
+        for row in rows[at : at + STEPS]:
+            window.append(row)
+            taken += 1
+            if row is not None and (row[3] or row[4]):
+                break
+        at += taken
+        mask = rollout.steps.mask[:, 0].tolist()
+        assert mask == [row is not None for row in window] + [False] * (STEPS - taken)
+        values = Values().apply(2.0, rollout.carry, rollout.steps.observation, rollout.steps.reset)[2]
+        following = next_values(Values(), 2.0, rollout, values)[:, 0]
+        for t, row in enumerate(window):
+            if row is not None:
+                np.testing.assert_allclose(following[t], value(2.0, row[0], row[1] + 1), rtol=1e-6)
+
+
+def test_an_action_chosen_ahead_is_the_one_taken():
+    rollouts, _ = play([ScriptedGroup(SCRIPTS)], 6, looks_ahead=True)
+    for before, after in itertools.pairwise(rollouts):
+        np.testing.assert_array_equal(before.steps.next_action[-1], after.steps.action[0])
+        np.testing.assert_array_equal(before.steps.next_action[:-1], before.steps.action[1:])
+        assert (before.steps.next_action != NONE_CHOSEN).all()
+
+
+def test_a_cut_segment_looks_ahead_from_its_own_last_step():
+    rollouts, _ = play([ScriptedGroup(SCRIPTS[:1])], 12, stop=True, looks_ahead=True)
+    cut = 0
+    for before, after in itertools.pairwise(rollouts):
+        taken = int(np.flatnonzero(before.steps.mask[:, 0]).max()) + 1
+        cut += taken < STEPS
+        assert before.steps.next_action[taken - 1, 0] == after.steps.action[0, 0]
+    assert cut
+
+
+def test_groups_share_no_seed():
+    seeds = seeds_of(jax.random.key(0), 3, 8)
+    assert len({seed + i for seed in seeds for i in range(8)}) == 24
+    assert seeds != seeds_of(jax.random.key(1), 3, 8)
