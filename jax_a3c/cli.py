@@ -1,4 +1,4 @@
-"""`jax-a3c`: train, evaluate, plot and look things up from the command line.
+"""`jax-a3c`: train, evaluate, record, plot and look things up from the command line.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -66,22 +66,68 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Evaluate the final parameters of a run over complete episodes."""
+    """Evaluate the final parameters of runs over complete episodes; of several also the aggregate."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
     episodes: int = 100
     """Complete episodes, for each policy: greedy, and sampled or epsilon-greedy."""
     seed: int = 1
     """Of start states and sampled actions."""
+    quiet: bool = False
+    """No progress bar."""
 
     def __call__(self) -> int:
         """Run the command."""
+        from jax_a3c.training.results import evaluate_run, evaluate_runs
         from jax_a3c.training.run_directory import RunDirectory
-        from jax_a3c.training.train import evaluate_run
 
-        results = evaluate_run(RunDirectory(self.run_dir), num_episodes=self.episodes, seed=self.seed)
+        paths = list(dict.fromkeys(self.run_dirs))
+        if not paths:
+            raise InputError("run_dirs must name at least one folder of a run")
+        options: Any = {"num_episodes": self.episodes, "seed": self.seed, "quiet": self.quiet}
+        if len(paths) == 1:
+            results = evaluate_run(RunDirectory(paths[0]), **options)
+        else:
+            results = evaluate_runs(paths, **options)
         print(json.dumps(results, indent=2))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Let the final parameters of a run play, and write a GIF or an MP4 of it."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    output: Path | None = None
+    """The .gif or .mp4 file to write; RUN_DIR/recording.gif if left out."""
+    episodes: int = 1
+    """Whole games."""
+    policy: str | None = None
+    """greedy, sampled (actor-critic) or epsilon-greedy (value-based); the run's eval_policy if left out."""
+    seed: int = 1
+    """Of start states and sampled actions."""
+    max_steps: int = 3000
+    """Environment steps altogether, after which the recording ends."""
+    fps: int = 30
+    """Pictures per second, one for each step."""
+
+    def __call__(self) -> int:
+        """Run the command."""
+        # pygame draws without a screen or a sound card if it is told so, and complains of neither.
+        for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
+            os.environ.setdefault(variable, "dummy")
+        from jax_a3c.training.record import record
+        from jax_a3c.training.run_directory import RunDirectory
+
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        recording = record(RunDirectory(options.pop("run_dir")), **options)
+        for episode_return, length in zip(recording.returns, recording.lengths, strict=True):
+            print(f"return {episode_return:g} in {length:,} steps")
+        if len(recording.returns) < self.episodes:
+            print(f"ended at --max-steps {self.max_steps:,}")
+        print(f"wrote {recording.path}, {recording.frames:,} pictures")
         return 0
 
 
@@ -176,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Any = tyro.cli(
             Annotated[Train, train]
             | Annotated[Eval, tyro.conf.subcommand("eval")]
+            | Annotated[Record, tyro.conf.subcommand("record")]
             | Annotated[Plot, tyro.conf.subcommand("plot")]
             | Annotated[Info, tyro.conf.subcommand("info")]
             | Annotated[Presets, tyro.conf.subcommand("presets")]

@@ -41,7 +41,7 @@ RULES: dict[str, set[str]] = {
 }
 
 ENVIRONMENT_LIBRARIES = {"gymnax", "envpool", "gymnasium"}
-HEAVY = ENVIRONMENT_LIBRARIES | {"matplotlib", "tensorboardX", "tyro", "tqdm"}
+HEAVY = ENVIRONMENT_LIBRARIES | {"matplotlib", "tensorboardX", "imageio", "tyro", "tqdm"}
 
 
 class Import(NamedTuple):

@@ -23,9 +23,10 @@ from jax_a3c.synchronous import SynchronousConfig
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import build
 from jax_a3c.training.loop import Synchronous
+from jax_a3c.training.results import evaluate_run
 from jax_a3c.training.run_directory import RunDirectory, environment
 from jax_a3c.training.settings import Settings, resolve
-from jax_a3c.training.train import evaluate_run, interval_metrics, train
+from jax_a3c.training.train import interval_metrics, train
 from jax_a3c.types import Progress
 
 pytestmark = pytest.mark.unoptimized
@@ -195,7 +196,7 @@ def test_a_workers_failure_leaves_what_was_learned(tmp_path, monkeypatch):
 
 
 def test_a_failure_is_recorded_and_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr("jax_a3c.training.train.evaluate", lambda *_: 1 / 0)
+    monkeypatch.setattr("jax_a3c.training.train.evaluate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("a2c", CARTPOLE, resolve("a2c", CARTPOLE, total_timesteps=1000), tmp_path / "run", quiet=True)
     summary = RunDirectory(tmp_path / "run").summary()

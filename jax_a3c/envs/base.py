@@ -1,6 +1,6 @@
 """The protocols of environments: a description, and two pure functions or a group that steps on the host."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -132,6 +132,39 @@ class HostFactory(Protocol):
 
         Raises:
           InputError: if a number is out of range or the library refuses the settings.
+          HostEnvironmentError: if the environment raises or hangs while it is made.
+        """
+
+
+@runtime_checkable
+class DrawableEnvironment(Protocol):
+    """A JaxEnvironment that may be able to show itself."""
+
+    def renderer(self) -> Callable[[Any, Array], np.ndarray]:
+        """Prepare to draw: `(state, observation) -> frame [H, W, 3]` uint8, on the host.
+
+        Raises:
+          InputError: if this environment cannot be drawn, or not with what is installed.
+        """
+
+
+@runtime_checkable
+class RenderedEnvironment(HostEnvironment, Protocol):
+    """Environments of the host that can show the first of them."""
+
+    def render(self) -> np.ndarray:
+        """What its last observation looks like to a person: `[H, W, 3]` uint8. After `reset`."""
+
+
+@runtime_checkable
+class DrawableFactory(Protocol):
+    """A HostFactory that may be able to show its environments."""
+
+    def make_rendered(self, *, seed: int = 0) -> RenderedEnvironment:
+        """Start one environment that can be drawn.
+
+        Raises:
+          InputError: if this environment cannot be drawn, or not with what is installed.
           HostEnvironmentError: if the environment raises or hangs while it is made.
         """
 

@@ -109,6 +109,7 @@ class EnvpoolFactory:
         """The environment `name` of `module`; `timeout` is in seconds per call, `options` are envpool's."""
         env_id = f"envpool:{name}"
         self._name = name
+        self._module = module
         self._timeout = timeout
         continuous = True
         if name.startswith("CarRacing"):
@@ -143,10 +144,22 @@ class EnvpoolFactory:
         self, num_envs: int, *, seed: int | Sequence[int] = 0, num_threads: int | None = None
     ) -> "EnvpoolEnvironment":
         """Start a pool of `num_envs` environments; as many threads as cores, at most one each, if None."""
-        seeds = checked_seeds(seed, num_envs)
         if num_threads is None:
             num_threads = min(num_envs, len(os.sched_getaffinity(0)))
         check_integer("num_threads", num_threads, 1)
+        return self._make(checked_seeds(seed, num_envs), min(num_threads, num_envs))
+
+    def make_rendered(self, *, seed: int = 0) -> "EnvpoolEnvironment":
+        """Start a pool of one environment that can be drawn; InputError for MuJoCo and dm_control."""
+        if self._module.startswith("envpool.mujoco"):
+            raise InputError(
+                f"{self.spec.id!r} cannot be drawn: MuJoCo inside envpool ends the whole process where it "
+                "finds no OpenGL; the other environments of envpool, and those of gymnasium and gymnax, can"
+            )
+        return self._make(checked_seeds(seed, 1), 1, render_mode="rgb_array")
+
+    def _make(self, seeds: list[int], num_threads: int, **more: Any) -> "EnvpoolEnvironment":
+        """A pool with one environment for each seed; `more` are arguments of envpool's `make`."""
 
         def start() -> Any:
             import envpool
@@ -154,10 +167,11 @@ class EnvpoolFactory:
             with _quiet():
                 pool = envpool.make_gymnasium(
                     self._name,
-                    num_envs=num_envs,
-                    num_threads=min(num_threads, num_envs),
+                    num_envs=len(seeds),
+                    num_threads=num_threads,
                     seed=seeds,
                     **self._settings,
+                    **more,
                 )
                 # Built when first asked for, with the warnings.
                 _ = pool.observation_space, pool.action_space
@@ -167,7 +181,7 @@ class EnvpoolFactory:
             start,
             self.spec,
             self._layout,
-            num_envs=num_envs,
+            num_envs=len(seeds),
             adaptation=self._adaptation,
             timeout=self._timeout,
         )
@@ -256,6 +270,10 @@ class EnvpoolEnvironment:
             score=np.where(ignored, np.float32(0), score + goal),
             game_over=game_over,
         )
+
+    def render(self) -> np.ndarray:
+        """The first environment as `[H, W, 3]` uint8; only one of `make_rendered` can be drawn."""
+        return self._calls("render", lambda: self._pool.render())[0]
 
     def close(self) -> None:
         """End the pool's threads; a second call does nothing."""

@@ -4,6 +4,7 @@ The vector resets an environment in the step after its end (`AutoresetMode.NEXT_
 ends an episode returns the final observation, and the step after it is `ignored`.
 """
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -60,6 +61,7 @@ class GymnasiumFactory:
             calls.close()
         self._layout = observation_layout(env_id, env.observation_space)
         self._actions = env.action_space
+        self._render_modes = list(env.metadata.get("render_modes", []))
         self.spec = EnvSpec(
             id=env_id,
             observation_shape=self._layout.shape,
@@ -90,10 +92,33 @@ class GymnasiumFactory:
             start, self.spec, self._layout, action_like=self._actions, seeds=seeds, timeout=self._timeout
         )
 
-    def _make_one(self) -> Any:
+    def make_rendered(self, *, seed: int = 0) -> "GymnasiumEnvironment":
+        """Start a vector of one environment that can be drawn; InputError if it cannot be as pixels."""
+        if "rgb_array" not in self._render_modes:
+            raise InputError(
+                f"{self.spec.id!r} cannot be drawn: its metadata has no render mode 'rgb_array', "
+                f"it has {self._render_modes}"
+            )
+
+        def start() -> Any:
+            from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+            make = functools.partial(self._make_one, render_mode="rgb_array")
+            return SyncVectorEnv([make], copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+        return GymnasiumEnvironment(
+            start,
+            self.spec,
+            self._layout,
+            action_like=self._actions,
+            seeds=checked_seeds(seed, 1),
+            timeout=self._timeout,
+        )
+
+    def _make_one(self, **more: Any) -> Any:
         import gymnasium
 
-        return gymnasium.make(self._registered, **self._options)
+        return gymnasium.make(self._registered, **{**self._options, **more})
 
 
 class GymnasiumEnvironment:
@@ -150,6 +175,10 @@ class GymnasiumEnvironment:
             score=reward,
             game_over=self._over.copy(),
         )
+
+    def render(self) -> np.ndarray:
+        """The first environment as `[H, W, 3]` uint8; only one of `make_rendered` can be drawn."""
+        return np.array(self._calls("render", self._vector.render)[0])
 
     def close(self) -> None:
         """Close every environment; a second call does nothing."""

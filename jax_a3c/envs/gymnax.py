@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,12 @@ from jax_a3c.types import Array, TimeStep
 
 EXCLUDED = frozenset({"MNISTBandit-bsuite"})
 """Registered, but fetches its data set from the network when it is built."""
+DRAWN_BY_GYMNAX = ("FourRooms-misc", "MetaMaze-misc", "PointRobot-misc")
+"""Environments whose own `render` returns a figure of Matplotlib."""
+OBSERVED_AS_A_GRID = ("MinAtar", "Catch-bsuite", "DeepSea-bsuite", "Pong-misc")
+"""Ends of the names of environments whose observation is a picture, `[H, W]` or `[H, W, C]` in [0, 1]."""
+FRAME_SIZE = 400
+"""Pixels of the longer side of a drawn grid, at most."""
 
 
 class GymnaxEnvironment:
@@ -59,6 +66,22 @@ class GymnaxEnvironment:
             observation, reward, jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
         )
 
+    def renderer(self) -> Callable[[Any, Array], np.ndarray]:
+        """Prepare to draw, `(state, observation) -> [H, W, 3]` uint8; InputError if there is no picture."""
+        from gymnax.visualize import vis_gym
+
+        name = self.spec.id.partition(":")[2]
+        if name in vis_gym.SUPPORTED_GYM_ENVS:
+            return _classic_control(self.spec.id, name, self._params)
+        if name in DRAWN_BY_GYMNAX:
+            return lambda state, observation: _figure(*self._env.render(state, self._params))
+        if name.endswith(OBSERVED_AS_A_GRID):
+            return lambda state, observation: _grid(np.asarray(observation))
+        drawable = [*vis_gym.SUPPORTED_GYM_ENVS, *DRAWN_BY_GYMNAX, "those on a grid"]
+        raise InputError(
+            f"{self.spec.id!r} cannot be drawn: gymnax has no picture of it, only of {', '.join(drawable)}"
+        )
+
 
 def available() -> list[str]:
     """Names of the environments that gymnax has registered and that can be built here."""
@@ -99,3 +122,53 @@ def _action_space(name: str, space: Any) -> ActionSpace:
 def _cast(tree: Any, structure: Any) -> Any:
     """Give each leaf the dtype that it has after a reset: a loop's state must not change its type."""
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), tree, structure)
+
+
+def _classic_control(env_id: str, name: str, params: Any) -> Callable[[Any, Array], np.ndarray]:
+    """Gymnasium's drawing of gymnax' state; gymnax itself makes an environment for each frame, 70 ms long."""
+    from gymnax.visualize import vis_gym
+
+    env = vis_gym.gym.make(name, render_mode="rgb_array").unwrapped
+    vis_gym.set_gym_params(env, name, params)
+
+    def render(state: Any, observation: Array) -> np.ndarray:
+        del observation
+        env.state = vis_gym.get_gym_state(state, name)
+        env.last_u = float(getattr(state, "last_u", 0.0))  # the torque's arrow of Pendulum
+        return np.array(env.render(), np.uint8)
+
+    try:
+        env.reset(seed=0)
+        env.render()
+    except vis_gym.gym.error.DependencyNotInstalled as error:
+        raise InputError(
+            f"{env_id!r} is drawn with pygame, which is missing: pip install 'jax-a3c[gymnasium]' ({error})"
+        ) from None
+    return render
+
+
+def _figure(figure: Any, axes: Any) -> np.ndarray:
+    """The pixels of a figure of Matplotlib, which is closed."""
+    del axes
+    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.array(canvas.buffer_rgba())[..., :3]
+    plt.close(figure)
+    return pixels
+
+
+def _grid(observation: np.ndarray) -> np.ndarray:
+    """A square for each cell, in the colour of the last of its channels that is set."""
+    from matplotlib import colormaps
+
+    channels = observation.reshape(*observation.shape[:2], -1) > 0  # [H, W, C]
+    count = channels.shape[-1]
+    palette = colormaps["tab10"](np.arange(count) % 10)[:, :3] if count > 1 else np.ones((1, 3))
+    colours = np.concatenate([np.zeros((1, 3)), palette])
+    last = np.max(channels * np.arange(1, count + 1), axis=-1)  # [H, W], 0 where none is set
+    cell = max(1, FRAME_SIZE // max(last.shape))
+    frame = (255 * colours[last]).round().astype(np.uint8)
+    return frame.repeat(cell, axis=0).repeat(cell, axis=1)

@@ -1,4 +1,4 @@
-"""Evaluation: complete episodes on environments of their own."""
+"""Evaluation: complete episodes on environments of their own, unclipped and undiscounted."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_a3c.checks import check_choice
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.exploration import epsilon_greedy
 from jax_a3c.objectives import Network
 from jax_a3c.types import Array, Carry, Params
@@ -23,6 +23,10 @@ ACTIONS: dict[str, Callable[[Array, Any, Array], Array]] = {
 """From a key and what the network returned, its distribution and values, to actions."""
 MAX_EPISODE_STEPS = 27_000
 """Cap on an episode of an environment without a time limit: 30 minutes of Atari at 4 frames a step."""
+MAX_HOST_ENVS = 8
+"""Environments of the host that step together; each plays its share of the episodes."""
+Act = Callable[[Params, Array, Carry, Any, Any], tuple[Array, Carry, Array]]
+"""`(params, key, carry, observation [N, ...], reset [N]) -> (next key, carry, action [N, ...])`."""
 
 
 class Evaluation(NamedTuple):
@@ -49,26 +53,114 @@ class _Loop(NamedTuple):
 
 
 def evaluator(
-    env: JaxEnvironment, network: Network, *, num_episodes: int, policy: str
+    env: JaxEnvironment | HostFactory,
+    network: Network,
+    *,
+    num_episodes: int,
+    policy: str,
+    progress: Callable[[int], None] = lambda ended: None,
 ) -> Callable[[Params, Array], Evaluation]:
     """Build the function that plays `num_episodes` complete episodes; it compiles at its first call.
 
-    Each episode has an environment of its own and only the first of each counts: to take the first
-    `num_episodes` that end would favour short ones.
+    To take the first `num_episodes` that end would favour short ones. So each episode has an environment of
+    its own, of which only the first counts; on the host, where environments are dear, up to 8 of them play
+    an equal share each. There an episode is a whole game, whatever lost lives are to the learner, and its
+    return is the sum of the unclipped rewards.
 
     Args:
-      env: the environment.
+      env: the environment; those of the host are started at each call and closed at its end.
       network: the policy.
       num_episodes: at least 1.
       policy: `"greedy"` takes the mode of the policy, or the action of the largest value; `"sampled"` draws
         from the policy; `"epsilon-greedy"` takes a random action in 1 of 20 steps, by a network of action
         values.
+      progress: on the host, told after each step how many episodes ended with it; what it raises ends the
+        evaluation.
 
     Returns:
       `(params, key) -> Evaluation`; the key is for start states and sampled actions.
     """
-    check_choice("policy", policy, ACTIONS)
     limit = env.spec.max_episode_steps or MAX_EPISODE_STEPS
+    if isinstance(env, JaxEnvironment):
+        return _on_device(env, network, num_episodes, policy, limit)
+    act = acting(network, policy)
+    return lambda params, key: _on_host(env, network, act, params, key, num_episodes, limit, progress)
+
+
+def acting(network: Network, policy: str) -> Act:
+    """The compiled function by which a policy acts outside of JAX, from one group of environments.
+
+    Args:
+      network: the policy.
+      policy: as in `evaluator`.
+
+    Returns:
+      The function; it hands on the random key for its next call.
+    """
+    check_choice("policy", policy, ACTIONS)
+
+    @jax.jit
+    def act(
+        params: Params, key: Array, carry: Carry, observation: Array, reset: Array
+    ) -> tuple[Array, Carry, Array]:
+        key, action_key = jax.random.split(key)
+        carry, distribution, values = network.apply(params, carry, observation[None], reset[None])
+        return key, carry, ACTIONS[policy](action_key, distribution, values)[0]
+
+    return act
+
+
+def _on_host(
+    factory: HostFactory,
+    network: Network,
+    act: Act,
+    params: Params,
+    key: Array,
+    num_episodes: int,
+    limit: int,
+    progress: Callable[[int], None],
+) -> Evaluation:
+    """Play on the host."""
+    num_envs = min(num_episodes, MAX_HOST_ENVS)
+    seed_key, key = jax.random.split(key)
+    seed = int(jax.random.randint(seed_key, (), 0, 2**31 - 1 - num_envs))
+    env = factory.make(num_envs, seed=seed)
+    try:
+        open_games = np.full(num_envs, num_episodes // num_envs)
+        open_games[: num_episodes % num_envs] += 1
+        returns, lengths = [], []
+        score, length = np.zeros(num_envs), np.zeros(num_envs, np.int32)
+        observation, reset = env.reset(), np.ones(num_envs, bool)
+        cut = np.zeros(num_envs, bool)  # counted at the limit; the next game waits for the end of this one
+        carry = network.initial_carry((num_envs,))
+        while open_games.any():
+            key, carry, action = act(params, key, carry, observation, reset)
+            step = env.step(np.asarray(action))
+            observation, reset = step.observation, step.ignored
+            plays = (open_games > 0) & ~cut
+            score += np.where(plays, step.score, 0.0)
+            length += plays & ~step.ignored
+            over = plays & (step.game_over | (length >= limit)) & (length > 0)
+            cut = (cut | over) & ~step.game_over
+            if over.any():
+                returns += score[over].tolist()
+                lengths += length[over].tolist()
+                score[over], length[over] = 0.0, 0
+                open_games -= over
+            progress(int(over.sum()))
+            if open_games.any() and cut[open_games > 0].all():  # an environment alone cannot be reset
+                observation, reset = env.reset(), np.ones(num_envs, bool)
+                cut[:] = False
+        return Evaluation(np.array(returns, np.float32), np.array(lengths, np.int32))
+    finally:
+        env.close()
+
+
+def _on_device(
+    env: JaxEnvironment, network: Network, num_episodes: int, policy: str, limit: int
+) -> Callable[[Params, Array], Evaluation]:
+    """Play inside one compiled loop."""
+    check_choice("policy", policy, ACTIONS)
 
     def step(params: Params, loop: _Loop) -> _Loop:
         key, action_key, env_key = jax.random.split(loop.key, 3)

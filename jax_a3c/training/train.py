@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from jax_a3c.asynchronous import Asynchronous, use_worker_threads
-from jax_a3c.checks import InputError, check_integer, check_number
+from jax_a3c.checks import InputError
 from jax_a3c.methods import METHODS
 from jax_a3c.training import plots
-from jax_a3c.training.evaluation import Evaluation, evaluator
-from jax_a3c.training.experiment import Experiment, build
+from jax_a3c.training.experiment import build
+from jax_a3c.training.results import EvaluationStopped, evaluate
 from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import POLICIES, Settings, kind_of
+from jax_a3c.training.settings import Settings
 from jax_a3c.types import Progress, TrainingResult
 
 ROWS = 200
@@ -129,8 +128,9 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
-    SIGINT and SIGTERM end training within about a second; what was learned is saved, but evaluated no more,
-    and the summary's status is `interrupted`. A second one ends the program at once.
+    SIGINT and SIGTERM end training, or an evaluation on the host, within about a second; what was learned is
+    saved, but evaluated no more, and the summary's status is `interrupted`. A second one ends the program at
+    once.
 
     Args:
       method: a name of `methods.METHODS`.
@@ -191,7 +191,11 @@ def train(
                     "before are saved: try a smaller learning_rate or reward_scale"
                 )
             if not stopped.is_set():
-                summary |= evaluate(experiment, method, settings, result.params, evaluation_key)
+                options: Any = {"quiet": quiet, "stopped": stopped.is_set}
+                with contextlib.suppress(EvaluationStopped):
+                    summary |= evaluate(
+                        experiment, method, settings, result.params, evaluation_key, **options
+                    )
             summary["status"] = "interrupted" if stopped.is_set() else "completed"
     except KeyboardInterrupt:
         summary["status"] = "interrupted"
@@ -207,65 +211,6 @@ def train(
     except InputError as error:
         print(f"no learning curve was drawn: {error}", file=sys.stderr)
     return summary
-
-
-def evaluate(
-    experiment: Experiment, method: str, settings: Settings, params: Any, key: jax.Array
-) -> dict[str, Any]:
-    """Evaluate greedy and exploring actions over complete episodes on environments of their own.
-
-    Args:
-      experiment: the parts of the run.
-      method: of the run.
-      settings: how many episodes, and which policy counts.
-      params: variables of the network.
-      key: random key.
-
-    Returns:
-      `eval_return_mean`, `eval_return_std` and `eval_episodes` for the policy that counts, `eval_policy`, and
-      mean, deviation and mean length for each policy by name.
-    """
-    results: dict[str, Evaluation] = {}
-    for policy in POLICIES[kind_of(method)]:
-        play = evaluator(
-            experiment.env, experiment.network, num_episodes=settings.eval_episodes, policy=policy
-        )
-        results[policy] = play(params, key)
-    summary: dict[str, Any] = {"eval_policy": settings.eval_policy, "eval_episodes": settings.eval_episodes}
-    for policy, result in results.items():
-        statistics = {
-            "return_mean": float(np.mean(result.returns, dtype=np.float64)),
-            "return_std": float(np.std(result.returns, dtype=np.float64)),
-            "episode_length_mean": float(np.mean(result.lengths)),
-        }
-        prefix = f"eval_{policy.replace('-', '_')}"
-        summary |= {f"{prefix}_{name}": value for name, value in statistics.items()}
-        if policy == settings.eval_policy:
-            summary |= {f"eval_{name}": statistics[name] for name in ("return_mean", "return_std")}
-    return summary
-
-
-def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int) -> dict[str, Any]:
-    """Evaluate the final parameters of a run.
-
-    Args:
-      run: whose training ended.
-      num_episodes: complete episodes for each policy, at least 1.
-      seed: of start states and sampled actions.
-
-    Returns:
-      As `evaluate`.
-
-    Raises:
-      InputError: if the folder holds no run that ended, or `num_episodes` is out of range.
-    """
-    check_integer("episodes", num_episodes, 1)
-    check_number("seed", seed, 0, 2**31 - 1)
-    method, env_id, settings = run.config()
-    settings = dataclasses.replace(settings, eval_episodes=num_episodes)
-    experiment = build(method, env_id, settings)
-    params = run.load_params(experiment.parameters_like())
-    return evaluate(experiment, method, settings, params, jax.random.key(seed))
 
 
 def _counts(result: TrainingResult) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""Evaluation on environments of the host, by scripts whose results are known, and what runs give together."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from scripted_games import Script, Spy
+
+from jax_a3c import cli, envs, networks, scores
+from jax_a3c.training import evaluation
+from jax_a3c.training.evaluation import evaluator
+from jax_a3c.training.experiment import Experiment
+from jax_a3c.training.results import EvaluationStopped, aggregate, atari_game, evaluate
+from jax_a3c.training.settings import resolve
+
+pytestmark = pytest.mark.unoptimized
+KEY = jax.random.key(0)
+
+
+def play(factory, num_episodes, network=None, policy="greedy", key=KEY):
+    return evaluator(factory, network or Spy(), num_episodes=num_episodes, policy=policy)(np.float32(0), key)
+
+
+def test_an_episode_is_a_whole_game_and_its_score_is_unclipped():
+    result = play(Script("..L.L..T"), 1)
+    assert result.returns.tolist() == [80.0] and result.lengths.tolist() == [8]
+    assert result.returns.dtype == np.float32 and result.lengths.dtype == np.int32
+
+
+def test_a_cut_game_counts_and_ignored_steps_do_not():
+    result = play(Script("...C.T", limit=100), 10)  # two each for the first two of eight environments
+    assert sorted(result.lengths.tolist()) == [2, 2] + [4] * 8
+    np.testing.assert_array_equal(result.returns, 10.0 * result.lengths)
+
+
+def test_short_games_are_not_favoured():
+    """The first 16 games to end would all be short ones; each environment has its share instead."""
+    factory = Script("T", "." * 99 + "T")
+    result = play(factory, 16)
+    assert sorted(result.lengths.tolist()) == [1] * 8 + [100] * 8
+    result = play(factory, 19)  # 3, 3, 3, then 2 each
+    assert sorted(result.lengths.tolist()) == [1] * (3 + 3 + 2 + 2) + [100] * (3 + 2 + 2 + 2)
+
+
+def test_the_carry_is_reset_where_an_episode_begins_and_nowhere_else():
+    network = Spy()
+    play(Script("..L.T", ".......T"), 4, network)
+    jax.effects_barrier()
+    for time, reset, carry in network.seen:
+        np.testing.assert_array_equal(reset, time == 0)
+        np.testing.assert_array_equal(carry, time + 1)
+    assert {0, 1, 2, 3} <= {float(time[0]) for time, _, _ in network.seen}
+
+
+def test_a_game_without_an_end_is_cut_and_the_next_one_begins_afresh(monkeypatch):
+    monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 5)
+    network, factory = Spy(), Script(".")
+    result = play(factory, 16, network)
+    assert result.lengths.tolist() == [5] * 16 and result.returns.tolist() == [50.0] * 16
+    assert factory.made[0].resets == 2
+    jax.effects_barrier()
+    for time, reset, _ in network.seen:
+        np.testing.assert_array_equal(reset, time == 0)
+
+
+def test_what_a_cut_game_still_scores_belongs_to_no_game(monkeypatch):
+    monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 5)
+    result = play(Script("......T..T", "...T"), 16)  # the first is cut two steps before its end
+    assert sorted(result.lengths.tolist()) == [3] * 4 + [4] * 8 + [5] * 4
+
+
+def test_environments_are_closed_after_an_error_too():
+    factory = Script("T")
+    play(factory, 3)
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    factory.make = lambda *a, make=factory.make, **k: setattr(group := make(*a, **k), "step", broken) or group
+    with pytest.raises(RuntimeError, match="broken"):
+        play(factory, 3)
+    assert [group.closed for group in factory.made] == [1, 1]
+
+
+def test_progress_hears_of_every_episode_and_may_end_it():
+    heard, factory = [], Script("..T", ".T")
+    evaluator(factory, Spy(), num_episodes=5, policy="greedy", progress=heard.append)(np.float32(0), KEY)
+    assert heard == [0, 2, 3]
+    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=5)
+    with pytest.raises(EvaluationStopped):
+        experiment = Experiment(factory, Spy(), None)
+        evaluate(experiment, "a2c", settings, np.float32(0), KEY, stopped=lambda: True)
+    assert factory.made[-1].closed == 1 and len(factory.made) == 2
+
+
+def test_the_key_decides_and_it_compiles_once(monkeypatch):
+    traced = []
+    network, factory = Spy(), Script("..T")
+    original = network.apply
+    monkeypatch.setattr(network, "apply", lambda *args: traced.append(1) or original(*args))
+    play = evaluator(factory, network, num_episodes=3, policy="sampled")
+    for seed in (0, 1, 0):
+        play(np.float32(seed), jax.random.key(seed))
+    assert len(traced) == 1
+    first, second, third = factory.seeds
+    assert first == third != second
+    with pytest.raises(ValueError, match="policy must be one of"):
+        evaluator(factory, network, num_episodes=3, policy="random")
+
+
+def test_one_episode_is_played_by_one_environment():
+    factory = Script("T")
+    play(factory, 1)
+    play(factory, 100)
+    assert [group.num_envs for group in factory.made] == [1, 8]
+
+
+def test_a_random_policy_loses_at_pong():
+    pytest.importorskip("envpool", reason="pip install 'jax-a3c[envpool]'")
+    factory = envs.make("envpool:Pong-v5")
+    network = networks.actor_critic(factory, torso="mlp", hidden=(), lstm=2)
+    observation = np.zeros((1, 1, *factory.spec.observation_shape), np.uint8)
+    params = network.init(KEY, network.initial_carry((1,)), observation, np.ones((1, 1), bool))
+    params = jax.tree.map(np.zeros_like, params)
+    result = evaluator(factory, network, num_episodes=8, policy="sampled")(params, KEY)
+    assert len(result.returns) == 8 and -21 <= result.returns.mean() < -19
+    assert (result.lengths > 700).all()
+
+
+# --- What runs achieved
+
+
+@pytest.mark.parametrize(
+    ("env_id", "game"),
+    [
+        ("envpool:Pong-v5", "Pong"),
+        ("envpool:SpaceInvaders-v5", "SpaceInvaders"),
+        ("envpool:CartPole-v1", None),
+        ("envpool:CarRacing-v3", None),
+        ("gymnax:Breakout-MinAtar", None),
+        ("gymnax:Pong-v5", None),
+        ("envpool:pong-v5", None),
+    ],
+)
+def test_a_game_of_atari_is_known_by_its_id(env_id, game):
+    assert atari_game(env_id) == game
+
+
+def test_the_summary_of_a_game_is_in_percent_of_a_human():
+    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4, eval_policy="sampled")
+    experiment = Experiment(Script("T", "..T"), Spy(), None)
+    summary = evaluate(experiment, "a2c", settings, np.float32(0), KEY)
+    assert summary["eval_return_mean"] == summary["eval_sampled_return_mean"] == 20.0
+    assert summary["eval_return_std"] == 10.0 and summary["eval_episodes"] == 4
+    percent = 100 * (20 + 20.7) / (14.6 + 20.7)
+    assert summary["eval_human_normalized"] == summary["eval_greedy_human_normalized"]
+    assert summary["eval_human_normalized"] == pytest.approx(percent)
+    assert summary["eval_return_interval"] == [10.0, 30.0]  # 1 of 16 resamples is all short, 1 all long
+    one = evaluate(experiment, "a2c", resolve("a2c", "envpool:Pong-v5", eval_episodes=1), np.float32(0), KEY)
+    assert one["eval_return_interval"] is None
+
+
+def test_the_aggregate_is_over_runs_and_games():
+    returns = {"envpool:Pong-v5": [0.0, 10.0, 20.0], "envpool:Breakout-v5": [100.0, 200.0, 400.0]}
+    result = aggregate(returns)
+    percent = scores.human_normalized(["Pong", "Breakout"], np.array(list(returns.values())).T)
+    normalized = result["human_normalized"]
+    assert (normalized["games"], normalized["runs"]) == (2, 3)
+    for name in ("mean", "median", "interquartile_mean"):
+        function = getattr(scores, name)
+        assert normalized[name] == pytest.approx(function(percent))
+        low, high = scores.bootstrap_interval(percent, function)
+        assert normalized[f"{name}_interval"] == [low, high] and low < normalized[name] < high
+    pong = result["environments"]["envpool:Pong-v5"]
+    assert pong["runs"] == 3 and pong["return_interquartile_mean"] == 10.0
+    assert pong["return_interval"][0] < 10.0 < pong["return_interval"][1]
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        {"envpool:Pong-v5": [0.0], "gymnax:CartPole-v1": [500.0]},
+        {"envpool:Pong-v5": [0.0, 1.0], "envpool:Breakout-v5": [1.0]},
+    ],
+)
+def test_what_has_no_common_scale_is_not_averaged(returns):
+    result = aggregate(returns)
+    assert set(result) == {"environments"} and set(result["environments"]) == set(returns)
+    for env_id, of_runs in returns.items():
+        assert (result["environments"][env_id]["return_interval"] is None) == (len(of_runs) == 1)
+
+
+def test_eval_of_several_runs_adds_the_aggregate(tmp_path, capsys):
+    flags = ["--total-timesteps", "100", "--eval-episodes", "2", "--quiet", "--hidden", "4"]
+    paths = [str(tmp_path / str(seed)) for seed in range(2)]
+    for seed, path in enumerate(paths):
+        command = ["train", "a2c", "gymnax:CartPole-v1", "--run-dir", path, "--seed", str(seed)]
+        assert cli.main([*command, *flags]) == 0
+    capsys.readouterr()
+    assert cli.main(["eval", *paths, "--episodes", "3"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert cli.main(["eval", paths[1], paths[1], "--episodes", "3"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert list(both["runs"]) == paths and both["runs"][paths[1]] == one
+    cartpole = both["aggregate"]["a2c"]["environments"]["gymnax:CartPole-v1"]
+    means = [both["runs"][path]["eval_return_mean"] for path in paths]
+    assert cartpole["runs"] == 2 and cartpole["return_interquartile_mean"] == pytest.approx(np.mean(means))
+    assert cartpole["return_interval"] == sorted(means)
+    assert cli.main(["eval", *paths, str(tmp_path / "missing")]) == 2
+    assert "missing" in capsys.readouterr().err
+    assert cli.main(["eval"]) == 2
