@@ -11,6 +11,10 @@ class InputError(ValueError):
     """What the user asked for cannot be done; the message names the value and the way out."""
 
 
+class HostEnvironmentError(RuntimeError):
+    """An environment raised an exception or did not answer in time; the group it belongs to is lost."""
+
+
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf
 ) -> None:

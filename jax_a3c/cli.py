@@ -16,14 +16,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from jax_a3c.checks import InputError
+from jax_a3c.checks import HostEnvironmentError, InputError
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.settings import Settings, resolve
 
 FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
-"""Exit codes: of a run that diverged, of a refused command, and after SIGINT or SIGTERM (128 + SIGINT)."""
+"""Exit codes: of a run that failed, of a refused command, and after SIGINT or SIGTERM (128 + SIGINT)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: of the command line, those of the process if None.
 
     Returns:
-      The exit code: 0; 1 if training diverged, 2 if the command was refused, 130 if it was interrupted.
+      The exit code: 0; 1 if training diverged or an environment broke, 2 if the command was refused, 130 if it
+      was interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -236,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"jax-a3c: error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except FloatingPointError as error:
+    except (FloatingPointError, HostEnvironmentError) as error:
         print(f"jax-a3c: error: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # the reader of our output has had enough, `jax-a3c envs | head` say

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from jax_a3c.checks import HostEnvironmentError as HostEnvironmentError
 from jax_a3c.checks import InputError
 from jax_a3c.types import Array, TimeStep
 
@@ -167,10 +168,6 @@ class DrawableFactory(Protocol):
           InputError: if this environment cannot be drawn, or not with what is installed.
           HostEnvironmentError: if the environment raises or hangs while it is made.
         """
-
-
-class HostEnvironmentError(RuntimeError):
-    """An environment raised an exception or did not answer in time; the group it belongs to is lost."""
 
 
 class UnknownEnvironmentError(InputError):

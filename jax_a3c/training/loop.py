@@ -21,12 +21,14 @@ class Synchronous:
     Attributes:
       agent: the method, a pair of pure functions.
       config: settings of the runner.
+      latest: with host environments the state after the last whole update of a run, also if it failed.
     """
 
     def __init__(self, agent: A2C, config: SynchronousConfig, total_timesteps: int):
         """Bind the parts; nothing is compiled before `run`."""
         self.config = config
         self.agent = agent
+        self.latest: A2CState | None = None
         self._steps_per_update = config.num_envs * config.num_steps
         self._total_timesteps = total_timesteps
         self._init: Callable[..., A2CState] = jax.jit(agent.init) if agent.traceable else agent.init
@@ -123,6 +125,7 @@ class Synchronous:
         rows = []
         for _ in range(count):
             state, metrics = self.agent.step(state)
+            self.latest = state
             rows.append(metrics)
         return state, {name: np.sum([row[name] for row in rows]) for name in rows[0]}
 

@@ -146,6 +146,7 @@ def train(
     Raises:
       InputError: if a setting or the folder is of no use.
       FloatingPointError: if the gradients stay without a finite value.
+      HostEnvironmentError: if an environment raises or hangs; what was learned is saved.
     """
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
@@ -177,8 +178,9 @@ def train(
                 result = trainer.run(state=state, callback=report, interval=0.05)
                 state = result.state
             except BaseException:
-                if isinstance(trainer, Asynchronous):  # its state is changed in place: keep what was learned
-                    run.save_params(trainer.params(state))
+                # Keep what was learned: on threads the state is changed in place.
+                if isinstance(trainer, Asynchronous) or trainer.latest is not None:
+                    run.save_params(trainer.params(getattr(trainer, "latest", state)))
                 raise
             finally:
                 trainer.close(state)
