@@ -2,6 +2,7 @@
 
 import functools
 import numbers
+import os
 import queue
 import threading
 import time
@@ -449,9 +450,11 @@ class Asynchronous:
         if isinstance(env, JaxEnvironment):
             start = jax.jit(lambda key: init_actor(env, self._carry, key, num_envs, **needs))
             return [start(key) for key in keys]
+        # Twice as many threads as cores in all: while a worker computes, its environments wait.
+        num_threads = max(1, 2 * (os.cpu_count() or 1) // num_workers)
         actors = []
         for worker_key, seed in zip(keys, seeds_of(key, num_workers, num_envs), strict=True):
-            group = env.make(num_envs, seed=seed, num_threads=1)
+            group = env.make(num_envs, seed=seed, num_threads=num_threads)
             actors.append(init_host_actor(group, self._carry, worker_key, **needs))
         return actors
 

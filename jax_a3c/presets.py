@@ -60,7 +60,8 @@ MINATAR_VALUES = {
     "target_update_interval": 10_000,
     "eval_policy": "epsilon-greedy",
 }
-# Atari, as in the paper but for the optimizer: preprocessing, clipped rewards, network of Mnih et al. (2013).
+# Atari: preprocessing, clipped rewards, network and optimizer of the paper. Its worker has one environment; with
+# 16 a step takes a third less of the processor. Batches of more than 80 images would take twice the time each.
 ATARI = "envpool:<an Atari game>-v5"
 ATARI_GAME = {
     "total_timesteps": 10_000_000,
@@ -302,10 +303,10 @@ PRESETS: dict[tuple[str, str], Preset] = {
             **ATARI_GAME,
             **MEAN,
             "num_workers": 2,
-            "num_envs": 1,
-            "optimizer": "adam",
-            "learning_rate": 1e-4,
-            "lr_schedule": "constant",
+            "num_envs": 16,
+            "num_steps": 5,
+            "stop_at_episode_end": False,
+            "learning_rate": 7e-4,
         },
         result="",
     ),
