@@ -214,8 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: of the command line, those of the process if None.
 
     Returns:
-      The exit code: 0; 1 if training diverged or an environment broke, 2 if the command was refused, 130 if it
-      was interrupted.
+      The exit code: 0; 1 if training diverged or an environment broke, 2 if the command was refused, 130 if
+      it was interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -60,8 +60,8 @@ MINATAR_VALUES = {
     "target_update_interval": 10_000,
     "eval_policy": "epsilon-greedy",
 }
-# Atari: preprocessing, clipped rewards, network and optimizer of the paper. Its worker has one environment; with
-# 16 a step takes a third less of the processor. Batches of more than 80 images would take twice the time each.
+# Atari: preprocessing, clipped rewards, network and optimizer of the paper. Its worker has one environment;
+# with 16 a step takes a third less of the processor. Of batches beyond 80 images each image takes longer.
 ATARI = "envpool:<an Atari game>-v5"
 ATARI_GAME = {
     "total_timesteps": 10_000_000,
