@@ -60,15 +60,20 @@ MINATAR_VALUES = {
     "target_update_interval": 10_000,
     "eval_policy": "epsilon-greedy",
 }
-# Atari: preprocessing, clipped rewards, network and optimizer of the paper. Its worker has one environment;
-# with 16 a step takes a third less of the processor. Of batches beyond 80 images each image takes longer.
+# Atari: preprocessing, clipped rewards and network of the paper. Its worker has one environment; with 16 a
+# step takes a third less of the processor. Of batches beyond 80 images each image takes longer. Advantages
+# are normalised: where rewards are as rare as in Pong, an entropy cost of 0.01 outweighs them otherwise.
 ATARI = "envpool:<an Atari game>-v5"
 ATARI_GAME = {
     "total_timesteps": 10_000_000,
     "network": "mnih2013",
     "reward_clip": 1.0,
     "vf_coef": 0.5,
-    "eval_episodes": 30,
+    "gae_lambda": 0.95,
+    "normalize_advantages": True,
+    "optimizer": "adam",
+    "learning_rate": 3e-4,
+    "eval_episodes": 10,
     "eval_policy": "sampled",
 }
 
@@ -295,7 +300,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         result="19.8 (15.9 to 22.6), sampled, 3 seeds, at most 73 s on 2 cores",
     ),
     ("a2c", ATARI): Preset(
-        settings={**ATARI_GAME, "learning_rate": 7e-4},
+        settings=ATARI_GAME,
         result="",
     ),
     ("a3c", ATARI): Preset(
@@ -306,7 +311,6 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "num_envs": 16,
             "num_steps": 5,
             "stop_at_episode_end": False,
-            "learning_rate": 7e-4,
         },
         result="",
     ),
