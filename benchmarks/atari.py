@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from measure import RESULTS, write_result
 
+from jax_a3c.training.results import evaluate_run
 from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.train import evaluate_run
 
 PAPER = Path(__file__).parent / "paper" / "a3c_curves.json"
 LABELS = {"a2c": "A2C", "a3c": "A3C, 2 workers"}
