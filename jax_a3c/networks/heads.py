@@ -1,5 +1,7 @@
 """Policy heads: features `[..., F]` -> a distribution over actions with float32 parameters."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -43,7 +45,8 @@ class GaussianHead(nn.Module):
       variance: one of the three.
       min_variance: lower bound of the variance in squared action units. It keeps log_prob
         and its gradient finite.
-      initialization: "orthogonal" with gain 0.01, or "torch"; log_stddev starts at 0.
+      initialization: "orthogonal" with gain 0.01, or "torch".
+      initial_stddev: exp(log_stddev) at the start, above 0, in action units.
 
     References:
       Mnih et al. (2016), section 9 of the supplement.
@@ -53,13 +56,15 @@ class GaussianHead(nn.Module):
     variance: str = "parameter"
     min_variance: float = 1e-4
     initialization: str = "orthogonal"
+    initial_stddev: float = 1.0
 
     @nn.compact
     def __call__(self, features: Array) -> DiagonalGaussian:
         """`[..., F]` -> mean `[..., A]`, stddev `[..., A]`, or `[..., 1]` with "scalar"."""
         mean = dense(features, self.size, init=self.initialization, scale=0.01, name="mean")
         if self.variance == "parameter":
-            log_stddev = self.param("log_stddev", nn.initializers.zeros, (self.size,), jnp.float32)
+            start = nn.initializers.constant(math.log(self.initial_stddev))
+            log_stddev = self.param("log_stddev", start, (self.size,), jnp.float32)
             variance = jnp.broadcast_to(jnp.exp(2.0 * log_stddev), mean.shape)
         elif self.variance in ("scalar", "per_dimension"):
             entries = 1 if self.variance == "scalar" else self.size

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jax_a3c.checks import InputError
+from jax_a3c.checks import InputError, check_number
 from jax_a3c.distributions import Categorical, DiagonalGaussian
 from jax_a3c.envs.base import ActionSpace, Box
 from jax_a3c.networks.heads import VARIANCES, CategoricalHead, GaussianHead
@@ -46,6 +46,7 @@ class ActorCritic(nn.Module):
         own, as in the paper's continuous control; with a core the carry is `(policy_carry, value_carry)`.
       variance: of the Gaussian, see `GaussianHead`.
       min_variance: of the Gaussian, in squared action units.
+      initial_stddev: of the Gaussian with variance "parameter", in action units.
       num_categories: observations are integers below this number, encoded one-hot; None for others.
       initialization: of the heads, "orthogonal" or "torch"; torso and core have their own field.
     """
@@ -56,6 +57,7 @@ class ActorCritic(nn.Module):
     shared: bool = True
     variance: str = "parameter"
     min_variance: float = 1e-4
+    initial_stddev: float = 1.0
     num_categories: int | None = None
     initialization: str = "orthogonal"
 
@@ -94,9 +96,8 @@ class ActorCritic(nn.Module):
     def _policy(self, features: Array) -> Categorical | DiagonalGaussian:
         if isinstance(self.action_space, Box):
             size = self.action_space.size
-            return GaussianHead(size, self.variance, self.min_variance, self.initialization, name="policy")(
-                features
-            )
+            settings = (self.variance, self.min_variance, self.initialization, self.initial_stddev)
+            return GaussianHead(size, *settings, name="policy")(features)
         return CategoricalHead(self.action_space.num_actions, self.initialization, name="policy")(features)
 
 
@@ -148,6 +149,7 @@ def actor_critic(
     shared: bool = True,
     variance: str = "parameter",
     min_variance: float = 1e-4,
+    initial_stddev: float = 1.0,
     init: str = "orthogonal",
     dtype: Any = jnp.float32,
 ) -> ActorCritic:
@@ -161,6 +163,7 @@ def actor_critic(
       shared: policy and value share torso and core.
       variance: of a Gaussian policy: "parameter", "scalar" (the paper's) or "per_dimension".
       min_variance: of a Gaussian policy, in squared action units.
+      initial_stddev: of a Gaussian policy with variance "parameter", above 0, in action units.
       init: "orthogonal", or "torch" as the paper's.
       dtype: of torso and core, such as `jnp.bfloat16`; parameters, heads and outputs are float32.
 
@@ -176,6 +179,7 @@ def actor_critic(
     spec = getattr(spec, "spec", spec)
     if variance not in VARIANCES:
         raise InputError(f"unknown variance {variance!r}; choose one of {', '.join(VARIANCES)}")
+    check_number("initial_stddev", initial_stddev, above=0.0)
     return ActorCritic(
         torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
         action_space=spec.action_space,
@@ -183,6 +187,7 @@ def actor_critic(
         shared=shared,
         variance=variance,
         min_variance=min_variance,
+        initial_stddev=initial_stddev,
         num_categories=spec.num_categories,
         initialization=init,
     )

@@ -103,7 +103,8 @@ def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Set
     }
     if value_based:
         return networks.q_network(env, **shape, dueling=settings.dueling)
-    return networks.actor_critic(env, **shape, shared=settings.shared_trunk, variance=settings.variance)
+    gaussian: dict[str, Any] = {"variance": settings.variance, "initial_stddev": settings.initial_stddev}
+    return networks.actor_critic(env, **shape, shared=settings.shared_trunk, **gaussian)
 
 
 def _objective(method: Method, network: Any, settings: Settings) -> Objective:

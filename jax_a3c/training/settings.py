@@ -55,6 +55,7 @@ class Settings:
       lstm_size: its units.
       shared_trunk: actor-critic: policy and value function share all but their last layers.
       variance: actor-critic: of a continuous policy; scalar is the paper's.
+      initial_stddev: actor-critic: of a continuous policy with variance=parameter, in action units.
       dueling: value-based: the network adds a state value and advantages up to action values.
       init: of the weights; torch is the paper's.
       eval_episodes: complete episodes of the evaluation at the end, for each policy: greedy and sampled for
@@ -100,6 +101,7 @@ class Settings:
     lstm_size: int = 256
     shared_trunk: bool = True
     variance: Literal["parameter", "scalar", "per_dimension"] = "parameter"
+    initial_stddev: float = 1.0
     dueling: bool = False
     init: Literal["orthogonal", "torch"] = "orthogonal"
     eval_episodes: int = 100
@@ -133,7 +135,7 @@ FOREIGN = {
     "synchronous": ("the asynchronous methods", ("num_workers", "stop_at_episode_end", "lock")),
     "value-based": (
         "the actor-critic methods",
-        ("gae_lambda", "ent_coef", "normalize_advantages", "shared_trunk", "variance"),
+        ("gae_lambda", "ent_coef", "normalize_advantages", "shared_trunk", "variance", "initial_stddev"),
     ),
     "actor-critic": (
         "the value-based methods",
