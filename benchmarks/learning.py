@@ -18,7 +18,7 @@ from measure import RESULTS, plain_settings, rows_that_hold, write_result
 from tqdm import tqdm
 
 from jax_a3c.asynchronous import use_worker_threads
-from jax_a3c.presets import PRESETS
+from jax_a3c.presets import ATARI, PRESETS
 from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import resolve
@@ -46,6 +46,7 @@ def main() -> None:
     cases = [
         (method, env_id, variant)
         for (method, env_id) in PRESETS
+        if env_id != ATARI  # the script of that name
         for variant in ({}, *VARIANTS.get((method, env_id), []))
         if set(args.only) <= {method, env_id}
     ]
