@@ -22,11 +22,11 @@ from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import (
     HostRollout,
     as_rollout,
+    close_all,
     finish,
     host_unroll,
-    init_host_actor,
+    init_host_actors,
     rollout_like,
-    seeds_of,
 )
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
 from jax_a3c.rollouts import EpisodeSums, RunnerConfig, init_actor, unroll
@@ -163,7 +163,6 @@ class Asynchronous:
         with jax.default_device(self._device):
             shapes = jax.eval_shape(self._init_params, jax.random.key(0))
             _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
-            self._carry = network.initial_carry((config.num_envs,))
         self._compiled = False
         self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
 
@@ -199,8 +198,7 @@ class Asynchronous:
           state: of the run, which cannot go on afterwards.
         """
         if not isinstance(self._env, JaxEnvironment):
-            for actor in state.actors:
-                actor.env_state.close()
+            close_all([actor.env_state for actor in state.actors])
 
     def params(self, state: A3CState) -> Params:
         """The network's variables.
@@ -227,7 +225,7 @@ class Asynchronous:
         Args:
           key: random key, or a seed, of a fresh run; unused if `state` is given.
           state: where to go on. It is changed in place, so that after a failure or an interrupt it holds
-            what was learned.
+            what was learned; environments of the host are closed then, and it cannot go on.
           callback: called in this thread about every `interval` seconds, and once at the end; training ends
             early when it returns True.
           interval: seconds, above 0.
@@ -254,7 +252,11 @@ class Asynchronous:
         def report() -> bool:
             return callback is not None and bool(callback(self._progress(state, sums, start)))
 
-        self._supervise(state, sums, interval, report)
+        try:
+            self._supervise(state, sums, interval, report)
+        except BaseException:  # perhaps within a segment: nobody can go on from there
+            self.close(state)
+            raise
         progress = self._progress(state, sums, start)
         report()
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
@@ -390,7 +392,7 @@ class Asynchronous:
 
         num_steps = self.config.num_steps
         split = self._on_one_core(self._unravel, theta)
-        rollout, zero = rollout_like(actor, self._env.spec, num_steps), jnp.zeros(())
+        rollout, zero = rollout_like(actor, self._env.spec, num_steps), jnp.zeros((), jnp.float32)
         learn = self._on_one_core(gradient_of, theta, target, rollout, EpisodeSums(zero, zero, zero))
         observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
         act = self._on_one_core(act_at, split(theta), actor.key, np.int32(0), *observed, env_steps)
@@ -446,17 +448,14 @@ class Asynchronous:
         """An acting state for each worker; on the host each has environments of its own."""
         num_workers, num_envs = self.config.num_workers, self.config.num_envs
         env, needs = self._env, self._objective.actor_needs
-        keys = jax.random.split(key, num_workers)
         if isinstance(env, JaxEnvironment):
-            start = jax.jit(lambda key: init_actor(env, self._carry, key, num_envs, **needs))
-            return [start(key) for key in keys]
+            carry = self._network.initial_carry((num_envs,))
+            start = jax.jit(lambda key: init_actor(env, carry, key, num_envs, **needs))
+            return [start(worker_key) for worker_key in jax.random.split(key, num_workers)]
         # Twice as many threads as cores in all: while a worker computes, its environments wait.
-        num_threads = max(1, 2 * (os.cpu_count() or 1) // num_workers)
-        actors = []
-        for worker_key, seed in zip(keys, seeds_of(key, num_workers, num_envs), strict=True):
-            group = env.make(num_envs, seed=seed, num_threads=num_threads)
-            actors.append(init_host_actor(group, self._carry, worker_key, **needs))
-        return actors
+        num_threads = max(1, 2 * _available_cores() // num_workers)
+        sizes = [num_envs] * num_workers
+        return init_host_actors(env, self._network, key, sizes, num_threads=num_threads, **needs)
 
     def _init_statistics(self, flat: Array) -> Any:
         """What the optimizer keeps for one worker: of its own, or None where all share the buffer."""
@@ -481,6 +480,11 @@ class Asynchronous:
             metric_sums=dict(zip(self._metric_names, sums.sum(axis=0).tolist(), strict=True)),
             seconds=time.perf_counter() - start,
         )
+
+
+def _available_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _join(threads: list[threading.Thread]) -> None:

@@ -5,8 +5,9 @@ the rollout as a masked row, whose observation is the final one of the episode: 
 always holds s_{t+1}, cut episodes included, and nothing has to be kept twice.
 """
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_a3c import rollouts, types
-from jax_a3c.envs.base import Box, EnvSpec, HostEnvironment, HostStep
+from jax_a3c.envs.base import Box, EnvSpec, HostEnvironment, HostFactory, HostStep
+from jax_a3c.objectives import Network
 from jax_a3c.rollouts import NONE_CHOSEN
 from jax_a3c.types import Array, Carry, Rollout
 
@@ -57,6 +59,41 @@ class Finished(NamedTuple):
 
 
 Unroll = Generator[np.ndarray, HostStep, Finished]
+
+
+def init_host_actors(
+    factory: HostFactory,
+    network: Network,
+    key: Array,
+    sizes: Sequence[int],
+    *,
+    num_threads: int | None = None,
+    **needs: Any,
+) -> list[ActorState]:
+    """Start groups of environments that share no seed, each with an actor of its own.
+
+    Args:
+      factory: makes the groups.
+      network: gives carries their initial values.
+      key: random key.
+      sizes: number of environments of each group.
+      num_threads: of each group, see `HostFactory.make`.
+      **needs: as for `init_host_actor`.
+
+    Returns:
+      The acting states. If one cannot be started, none is left open.
+    """
+    seed_key, *keys = jax.random.split(key, 1 + len(sizes))
+    seed = int(jax.random.randint(seed_key, (), 0, 2**30))
+    actors = []
+    with contextlib.ExitStack() as started:
+        for size, actor_key in zip(sizes, keys, strict=True):
+            group = factory.make(size, seed=seed, num_threads=num_threads)
+            started.callback(group.close)
+            actors.append(init_host_actor(group, network.initial_carry((size,)), actor_key, **needs))
+            seed += size
+        started.pop_all()
+    return actors
 
 
 def init_host_actor(
@@ -212,36 +249,43 @@ def rollout_like(actor: ActorState, spec: EnvSpec, num_steps: int) -> HostRollou
 
 def finish(unroll: Unroll, group: HostEnvironment) -> Finished:
     """Step the environments of one group until its rollout is complete."""
-    try:
-        action = next(unroll)
-        while True:
-            action = unroll.send(group.step(action))
-    except StopIteration as end:
-        return end.value
+    action = next(unroll)
+    while True:
+        step = group.step(action)
+        try:
+            action = unroll.send(step)
+        except StopIteration as end:
+            return end.value
 
 
-def alternate(
-    unrolls: Sequence[Unroll], groups: Sequence[HostEnvironment], threads: Executor
-) -> list[Finished]:
+def alternate(unrolls: Sequence[Unroll], groups: Sequence[HostEnvironment]) -> list[Finished]:
     """Step several groups in turn: while the policy acts for one, the others' environments step.
 
     Args:
-      unrolls: one of `host_unroll` for each group.
+      unrolls: one of `host_unroll` for each group, all of as many steps.
       groups: environments, each used by one thread at a time.
-      threads: as many as groups.
 
     Returns:
-      What each unroll returned.
+      What each unroll returned. No step is under way any more, also if one raised.
     """
-    finished: list[Finished | None] = [None] * len(groups)
-    stepping = [threads.submit(g.step, next(u)) for g, u in zip(groups, unrolls, strict=True)]
-    while None in finished:
-        for i, (group, unroll) in enumerate(zip(groups, unrolls, strict=True)):
-            try:
-                stepping[i] = threads.submit(group.step, unroll.send(stepping[i].result()))
-            except StopIteration as end:
-                finished[i] = end.value
-    return [result for result in finished if result is not None]
+    finished: list[Finished] = []
+    with ThreadPoolExecutor(len(groups), thread_name_prefix="environments") as threads:
+        stepping = [threads.submit(g.step, next(u)) for g, u in zip(groups, unrolls, strict=True)]
+        while not finished:
+            for i, (group, unroll) in enumerate(zip(groups, unrolls, strict=True)):
+                step = stepping[i].result()
+                try:
+                    stepping[i] = threads.submit(group.step, unroll.send(step))
+                except StopIteration as end:
+                    finished.append(end.value)
+    return finished
+
+
+def close_all(groups: Sequence[HostEnvironment]) -> None:
+    """Close every group, also if closing one of them raises."""
+    with contextlib.ExitStack() as stack:
+        for group in groups:
+            stack.callback(group.close)
 
 
 def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:
@@ -258,12 +302,6 @@ def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:
     *rows, last = joined.observations
     steps = joined.steps._replace(observation=jnp.stack(rows))
     return Rollout(joined.carry, steps, last, joined.last_carry)
-
-
-def seeds_of(key: Array, num_groups: int, num_envs: int) -> list[int]:
-    """Seeds for groups of `num_envs` environments that share none, from a random key."""
-    first = int(jax.random.randint(key, (), 0, 2**30))
-    return [first + i * num_envs for i in range(num_groups)]
 
 
 _next_key = jax.jit(lambda key: jax.random.fold_in(key, 2**31 - 1))

@@ -97,7 +97,7 @@ def linear_schedule(initial_value: float | Array, total_env_steps: int) -> Sched
     check_number("total_env_steps", total_env_steps, above=0.0)
 
     def schedule(env_steps: Any) -> Any:
-        remaining = 1.0 - env_steps / total_env_steps
+        remaining = 1.0 - env_steps / float(total_env_steps)
         # max(0, x) = (x + |x|) / 2, for host numbers and traced arrays alike. Threads overshoot T_max.
         return initial_value * (remaining + abs(remaining)) / 2
 

@@ -1,7 +1,6 @@
 """The synchronous runner: rollout, gradient and update as one pure function, or around host environments."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 import optax
 
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
-from jax_a3c.host_rollouts import Unroll, alternate, as_rollout, host_unroll, init_host_actor, seeds_of
+from jax_a3c.host_rollouts import Unroll, alternate, as_rollout, close_all, host_unroll, init_host_actors
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
 from jax_a3c.rollouts import EpisodeSums, RunnerConfig, init_actor, unroll
 from jax_a3c.types import ActorState, Array, Metrics, Params, Rollout
@@ -65,18 +64,18 @@ class A2CState(NamedTuple):
       params: variables of the network.
       opt_state: state of the optimizer.
       actor: the environments and what acting needs; with host environments a list, one for each group.
-      updates: `[]` int32. Updates so far; each took `num_envs * num_steps` environment steps, with host
-        environments less those that only reset one.
+      updates: `[]` int32. Updates so far, of `num_envs * num_steps` rows each.
+      resets: `[]` int32. Rows so far that were no environment steps, but reset a host environment; 0 with
+        others.
       target: the target network; None if the objective has none.
-      env_steps: environment steps so far, with host environments; None with others.
     """
 
     params: Params
     opt_state: Any
     actor: Any
     updates: Array
+    resets: Array
     target: Target | None = None
-    env_steps: int | None = None
 
 
 class A2C(NamedTuple):
@@ -173,12 +172,12 @@ class _Learner(NamedTuple):
 
     Attributes:
       init: `(key, observation [N, ...]) -> state`, without an actor.
-      act: `(state, key, carry, observation, reset, exploration) -> (carry, action)`.
+      env_steps: `state -> []` float32. Environment steps so far.
       learn: `(state, rollout) -> (state, metrics)`.
     """
 
     init: Callable[[Array, Array], A2CState]
-    act: Callable[..., Any]
+    env_steps: Callable[[A2CState], Array]
     learn: Callable[[A2CState, Rollout], tuple[A2CState, Metrics]]
 
 
@@ -194,25 +193,26 @@ def _learner(
         carry, reset = network.initial_carry((config.num_envs,)), jnp.ones((1, config.num_envs), bool)
         params, zero = network.init(key, carry, observation[None], reset), jnp.zeros((), jnp.int32)
         target = None if interval is None else Target(jax.tree.map(jnp.copy, params), zero)
-        return A2CState(params, optimizer.init(params), None, zero, target)
+        return A2CState(params, optimizer.init(params), None, zero, zero, target)
 
-    def act(state: A2CState, *args: Any) -> Any:
-        return objective.act(state.params, *args, state.updates.astype(jnp.float32) * steps_per_update)
+    def env_steps(state: A2CState) -> Array:
+        return state.updates.astype(jnp.float32) * steps_per_update - state.resets
 
     def learn(state: A2CState, rollout: Rollout) -> tuple[A2CState, Metrics]:
-        params, opt_state, actor, updates, target, _ = state
+        params, target = state.params, state.target
+        taken = rollout.steps.mask.sum()
+        state = state._replace(updates=state.updates + 1, resets=state.resets + steps_per_update - taken)
         target_params = None if target is None else target.params
         grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
-        env_steps = (updates + 1).astype(jnp.float32) * steps_per_update
-        changes, opt_state = optimizer.update(grads, opt_state, params, env_steps=env_steps)
+        changes, opt_state = optimizer.update(grads, state.opt_state, params, env_steps=env_steps(state))
         if objective.statistics is not None:
             changes = {**changes, **objective.statistics.change(params, rollout)}
         params = optax.apply_updates(params, changes)
         if target is not None and interval is not None:
-            target = _follow(target, params, steps_per_update, interval)
-        return A2CState(params, opt_state, actor, updates + 1, target), metrics
+            target = _follow(target, params, taken, interval)
+        return state._replace(params=params, opt_state=opt_state, target=target), metrics
 
-    return _Learner(init, act, learn)
+    return _Learner(init, env_steps, learn)
 
 
 def _on_device(
@@ -229,9 +229,10 @@ def _on_device(
         return learner.init(params_key, actor.observation)._replace(actor=actor)
 
     def step(state: A2CState) -> tuple[A2CState, Metrics]:
+        env_steps = learner.env_steps(state)
         actor, rollout, episodes = unroll(
             env,
-            lambda *args: learner.act(state, *args, state.actor.exploration),
+            lambda *args: objective.act(state.params, *args, state.actor.exploration, env_steps),
             state.actor,
             config.num_steps,
             auto_reset=config.auto_reset,
@@ -249,45 +250,43 @@ def _on_host(
     """Two groups of environments take turns: while the policy acts for one, the other steps."""
     half = config.num_envs // 2
     sizes = [config.num_envs - half] + [half] * (half > 0)
-    threads = ThreadPoolExecutor(len(sizes), thread_name_prefix="environments")
-    init_learner = jax.jit(learner.init)
+    init_learner, env_steps_of = jax.jit(learner.init), jax.jit(learner.env_steps)
     learn = jax.jit(lambda state, rollouts: learner.learn(state, as_rollout(rollouts)))
-    act = jax.jit(lambda state, key, t, *args: learner.act(state, jax.random.fold_in(key, t), *args))
+    act = jax.jit(lambda params, key, t, *args: objective.act(params, jax.random.fold_in(key, t), *args))
 
     def init(key: Array) -> A2CState:
-        params_key, seeds_key, *keys = jax.random.split(key, 2 + len(sizes))
-        seeds = seeds_of(seeds_key, len(sizes), sizes[0])
-        actors = []
-        for size, seed, actor_key in zip(sizes, seeds, keys, strict=True):
-            group, carry = env.make(size, seed=seed), network.initial_carry((size,))
-            actors.append(init_host_actor(group, carry, actor_key, **objective.actor_needs))
+        params_key, actors_key = jax.random.split(key)
+        actors = init_host_actors(env, network, actors_key, sizes, **objective.actor_needs)
         observation = np.concatenate([actor.observation for actor in actors])
-        return init_learner(params_key, observation)._replace(actor=actors, env_steps=0)
+        return init_learner(params_key, observation)._replace(actor=actors)
 
     def step(state: A2CState) -> tuple[A2CState, Metrics]:
-        learned = state._replace(actor=None, env_steps=None)  # what the device has
+        on_device = state._replace(actor=None)
+        env_steps = env_steps_of(on_device)
 
         def play(actor: ActorState) -> Unroll:
             return host_unroll(
-                lambda *args: act(learned, *args, actor.exploration),
+                lambda *args: act(state.params, *args, actor.exploration, env_steps),
                 actor,
                 config.num_steps,
                 discount=objective.discount,
             )
 
         groups = [actor.env_state for actor in state.actor]
-        ends = alternate([play(actor) for actor in state.actor], groups, threads)
+        try:
+            ends = alternate([play(actor) for actor in state.actor], groups)
+        except BaseException:  # in the middle of a rollout: nobody can go on from there
+            close_all(groups)
+            raise
         actors, rollouts, episodes = map(list, zip(*ends, strict=True))
-        learned, metrics = learn(learned, rollouts)
-        taken = sum(int(rollout.steps.mask.sum()) for rollout in rollouts)
+        learned, metrics = learn(on_device, rollouts)
         totals = EpisodeSums(*np.sum(episodes, axis=0))
-        state = learned._replace(actor=actors, env_steps=(state.env_steps or 0) + taken)
-        return state, {**metrics, **totals._asdict()}
+        return learned._replace(actor=actors), {**metrics, **totals._asdict()}
 
     return A2C(init, step, traceable=False)
 
 
-def _follow(target: Target, params: Params, env_steps: int, interval: int) -> Target:
+def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> Target:
     """Copy the parameters if `env_steps` more steps cross a multiple of `interval`, one or several."""
     since = target.env_steps + env_steps
     copied = jax.tree.map(lambda old, new: jnp.where(since >= interval, new, old), target.params, params)

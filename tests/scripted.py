@@ -84,10 +84,11 @@ class ScriptedFactory:
     """Makes groups that follow `scripts`, and keeps them to be looked at."""
 
     def __init__(self, scripts=SCRIPTS, spec=SPEC):
-        self.spec, self.groups, self._scripts = spec, [], scripts
+        self.spec, self.groups, self.seeds, self._scripts = spec, [], [], scripts
 
     def make(self, num_envs, *, seed=0, num_threads=None):
         del num_threads
         chosen = [self._scripts[(seed + i) % len(self._scripts)] for i in range(num_envs)]
+        self.seeds.append(seed)
         self.groups.append(ScriptedGroup(chosen, self.spec))
         return self.groups[-1]

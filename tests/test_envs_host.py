@@ -103,13 +103,17 @@ REAL = envs.EnvSpec(
         (DISCRETE, [0], "2 integers"),
         (DISCRETE, [[0, 1]], "2 integers"),
         (REAL, [0.0, 1.0], r"reals \[N, A\] = \(2, 1\)"),
-        (REAL, [[np.nan], [0.0]], "not finite"),
         (REAL, [["a"], ["b"]], "reals"),
     ],
 )
 def test_an_action_that_does_not_fit_is_refused(spec, action, message):
     with pytest.raises(InputError, match=message):
         host.checked_action(spec, 2, np.array(action))
+
+
+def test_an_action_that_is_not_finite_is_no_users_mistake():
+    with pytest.raises(FloatingPointError, match="the action of 'e' is not finite"):
+        host.checked_action(REAL, 2, np.array([[np.nan], [0.0]]))
 
 
 def test_real_actions_are_clipped_to_their_bounds():

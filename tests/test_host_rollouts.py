@@ -1,7 +1,8 @@
 """Rollouts of host environments against a plain loop over single environments: nothing invented, all kept."""
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +10,23 @@ import numpy as np
 import pytest
 
 from jax_a3c import returns
-from jax_a3c.host_rollouts import alternate, as_rollout, finish, host_unroll, init_host_actor, seeds_of
+from jax_a3c.host_rollouts import (
+    alternate,
+    as_rollout,
+    finish,
+    host_unroll,
+    init_host_actor,
+    init_host_actors,
+)
 from jax_a3c.objectives import next_values
 from jax_a3c.rollouts import NONE_CHOSEN
-from tests.scripted import SCRIPTS, ScriptedGroup
+from tests.scripted import SCRIPTS, ScriptedFactory, ScriptedGroup
 
 GAMMA, LAMBDA, STEPS = 0.9, 0.7, 7
 
 
 class Values:
-    """A network whose values are 3 s + 1, and whose carry counts the steps of the episode."""
+    """A network whose values are s + 0.01 carry, times its parameter; the carry counts steps."""
 
     def initial_carry(self, batch_shape):
         return jnp.zeros(batch_shape)
@@ -53,18 +61,14 @@ def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False):
         for i, group in enumerate(groups)
     ]
     rollouts, sums = [], []
-    with ThreadPoolExecutor(len(groups)) as threads:
-        for _ in range(segments):
-            playing = [
-                host_unroll(act, actor, STEPS, stop_at_episode_end=stop, discount=discount)
-                for actor in actors
-            ]
-            ends = (
-                [finish(playing[0], groups[0])] if len(groups) == 1 else alternate(playing, groups, threads)
-            )
-            actors = [end.actor for end in ends]
-            rollouts.append(as_rollout([end.rollout for end in ends]))
-            sums.append(np.sum([end.episodes for end in ends], axis=0))
+    for _ in range(segments):
+        playing = [
+            host_unroll(act, actor, STEPS, stop_at_episode_end=stop, discount=discount) for actor in actors
+        ]
+        ends = [finish(playing[0], groups[0])] if len(groups) == 1 else alternate(playing, groups)
+        actors = [end.actor for end in ends]
+        rollouts.append(as_rollout([end.rollout for end in ends]))
+        sums.append(np.sum([end.episodes for end in ends], axis=0))
     return rollouts, sums
 
 
@@ -204,6 +208,45 @@ def test_a_cut_segment_looks_ahead_from_its_own_last_step():
 
 
 def test_groups_share_no_seed():
-    seeds = seeds_of(jax.random.key(0), 3, 8)
-    assert len({seed + i for seed in seeds for i in range(8)}) == 24
-    assert seeds != seeds_of(jax.random.key(1), 3, 8)
+    def seeds(key):
+        factory, sizes = ScriptedFactory(), [3, 8, 2]
+        init_host_actors(factory, Values(), jax.random.key(key), sizes)
+        return {seed + i for seed, size in zip(factory.seeds, sizes, strict=True) for i in range(size)}
+
+    assert len(seeds(0)) == 13 and not seeds(0) & seeds(1)
+
+
+def test_no_group_is_left_open_if_one_cannot_be_started():
+    class Failing(ScriptedFactory):
+        def make(self, num_envs, **options):
+            if len(self.groups) == 2:
+                raise OSError("no more")
+            return super().make(num_envs, **options)
+
+    factory = Failing()
+    with pytest.raises(OSError, match="no more"):
+        init_host_actors(factory, Values(), jax.random.key(0), [1, 1, 1])
+    assert [group.closed for group in factory.groups] == [True, True]
+
+
+@pytest.mark.parametrize("error", [StopIteration, ValueError])
+def test_a_step_that_raises_ends_the_other_groups_step_too(error):
+    """StopIteration too, which would end a generator."""
+    groups, under_way = [ScriptedGroup(SCRIPTS[:2]), ScriptedGroup(SCRIPTS[2:])], []
+
+    def slow(action, step=groups[0].step):
+        under_way.append(True)
+        time.sleep(0.05)
+        under_way.pop()
+        return step(action)
+
+    def broken(action):
+        raise error("broken")
+
+    groups[0].step, groups[1].step = slow, broken
+    with pytest.raises((error, RuntimeError)):
+        play(groups, 1)
+    assert not under_way
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("environments")]
+    with pytest.raises((error, RuntimeError)):
+        play(groups[1:], 1)

@@ -1,5 +1,7 @@
 """Both runners on environments of the host: they learn from what a plain loop would have learned from."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from jax_a3c.envs import HostEnvironmentError
 from jax_a3c.normalization import normalized_network, normalized_objective
 from jax_a3c.synchronous import SynchronousConfig, synchronous
 from jax_a3c.training.loop import Synchronous
-from tests.scripted import SPEC, Episode, ScriptedFactory, ScriptedGroup
+from tests.scripted import Episode, ScriptedFactory, ScriptedGroup
 
 RATE, STEPS = 1e-3, 7
 CONFIG = {"num_steps": STEPS, "gae_lambda": 0.7, "gamma": 0.9, "reward_scale": 1e-3, "max_grad_norm": None}
@@ -139,7 +141,7 @@ def test_a2c_learns_what_a_plain_loop_learns(num_envs):
         params = descend(params, mean)
     assert_close(state.params, params)
     real = sum(int((~step.ignored).sum()) for group in factory.groups for _, step in group.log[1:])
-    assert state.env_steps == real
+    assert updates * STEPS * num_envs - state.resets == real
 
 
 @pytest.mark.parametrize(
@@ -245,13 +247,15 @@ def test_statistics_of_observations_and_rewards_are_learned(method):
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
     class Breaking(ScriptedFactory):
+        """The last group breaks in its 40th step."""
+
         def make(self, num_envs, **options):
             group = super().make(num_envs, **options)
-            step, calls = group.step, []
+            step, calls, number = group.step, [], len(self.groups)
 
             def breaking(action):
                 calls.append(action)
-                if len(calls) > 40:
+                if number == 2 and len(calls) == 40:
                     raise HostEnvironmentError("'scripted' raised ValueError in step: broken")
                 return step(action)
 
@@ -262,10 +266,62 @@ def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
     with pytest.raises(HostEnvironmentError, match="broken"):
         if method == "a2c":
             config = A2CConfig(num_envs=4)
-            Synchronous(a2c(factory, network, optax.sgd(1e-3), config), config, 10_000).run(0)
+            trainer = Synchronous(a2c(factory, network, optax.sgd(1e-3), config), config, 10_000)
+            try:
+                trainer.run(0)
+            finally:
+                assert int(trainer.latest.updates) == 39 // 5  # whole updates
         else:
             config = A3CConfig(num_workers=2, total_timesteps=10_000)
             a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
+    assert all(group.closed for group in factory.groups)  # a rollout that was left cannot be gone on with
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith(("environments", "a3c-worker"))]
+
+
+def one_step_episodes():
+    return ScriptedFactory([[Episode(1, True, False)] * 2000] * 5)
+
+
+def test_the_learning_rate_follows_the_real_steps():
+    factory, network = one_step_episodes(), make_network()
+    optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 200))
+    agent = a2c(factory, network, optimizer, A2CConfig(num_envs=4, num_steps=6))
+    state, steps, moved = agent.init(jax.random.key(0)), 0, []
+    while steps < 200:
+        before = state.params
+        state, _ = agent.step(state)
+        steps = int(state.updates) * 24 - int(state.resets)
+        changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params)
+        moved.append(max(jax.tree.leaves(changes)))
+    assert len(moved) == 17 and steps == 204  # every other row only resets
+    assert min(moved[:-1]) > 0 and moved[-1] == 0
+
+
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+def test_a_rollout_that_only_resets_teaches_nothing(method):
+    factory, network = one_step_episodes(), make_network()
+    if method == "a2c":
+        config = A2CConfig(num_envs=1, num_steps=1)
+        result = Synchronous(a2c(factory, network, optax.sgd(1e-3), config), config, 50).run(0)
+    else:
+        config = A3CConfig(num_workers=1, num_steps=1, total_timesteps=50)
+        result = a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
+    assert result.progress.env_steps == 50 and result.progress.updates in (99, 100)
+    assert all(np.isfinite(value) for value in result.progress.metric_sums.values())
+    assert result.progress.metric_sums["nonfinite_gradients"] == 0
+
+
+def test_the_same_seed_gives_the_same_parameters():
+    network, config = make_network(), A2CConfig(num_envs=3)
+
+    def run(seed):
+        agent = a2c(ScriptedFactory(), network, optax.sgd(1e-3), config)
+        return jax.tree.leaves(Synchronous(agent, config, 300).run(seed).params)
+
+    first, again, other = run(0), run(0), run(1)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
 
 def test_workers_share_no_environment():
@@ -273,6 +329,6 @@ def test_workers_share_no_environment():
     config = AsynchronousConfig(num_workers=3, num_envs=2, total_timesteps=10)
     network = make_network()
     objective = objectives.actor_critic(network, objectives.ActorCriticConfig())
-    trainer = Asynchronous(factory, network, optimizers.shared_rmsprop(1e-3), objective, config)
-    trainer.init(0)
-    assert [group.num_envs for group in factory.groups] == [2, 2, 2] and factory.spec == SPEC
+    Asynchronous(factory, network, optimizers.shared_rmsprop(1e-3), objective, config).init(0)
+    assert [group.num_envs for group in factory.groups] == [2, 2, 2]
+    assert len({seed + i for seed in factory.seeds for i in range(2)}) == 6

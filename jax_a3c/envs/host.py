@@ -105,7 +105,8 @@ def checked_action(spec: EnvSpec, num_envs: int, action: Any) -> np.ndarray:
       The action.
 
     Raises:
-      InputError: if shape or dtype differ, an integer is out of range, or a real number is not finite.
+      InputError: if shape or dtype differ, or an integer is out of range.
+      FloatingPointError: if a real number is not finite.
     """
     action, space, env_id = np.asarray(action), spec.action_space, spec.id
     if isinstance(space, Discrete):
@@ -125,7 +126,9 @@ def checked_action(spec: EnvSpec, num_envs: int, action: Any) -> np.ndarray:
             f"got {action.dtype} of shape {action.shape}"
         )
     if not np.isfinite(action).all():
-        raise InputError(f"the action of {env_id!r} is not finite: {action}")
+        raise FloatingPointError(
+            f"the action of {env_id!r} is not finite: {action}; neither was an observation, or the policy"
+        )
     return np.clip(action, space.low, space.high).astype(np.float32)
 
 

@@ -20,6 +20,7 @@ from jax_a3c.objectives.base import (
     Network,
     Objective,
     ObjectiveConfig,
+    masked_mean,
     next_target_values,
     next_values,
     reduce_loss,
@@ -211,12 +212,12 @@ def _action_value_objective(
         _, _, q_values = network.apply(params, rollout.carry, steps.observation, steps.reset)
         rewards, discounts = rewards_and_discounts(config, steps)
         per_step = td_loss(params, target_params, rollout, q_values, rewards, discounts)
-        mean = config.vf_coef * jnp.mean(per_step, where=steps.mask)
+        mean = config.vf_coef * masked_mean(per_step, steps.mask)
         taken = jnp.take_along_axis(q_values, steps.action[..., None], axis=-1)[..., 0]
         return reduce_loss(config, mean, steps), {
             "loss": mean,
-            "q_value": jnp.mean(taken, where=steps.mask),
-            "not_greedy": jnp.mean(steps.action != jnp.argmax(q_values, axis=-1), where=steps.mask),
+            "q_value": masked_mean(taken, steps.mask),
+            "not_greedy": masked_mean(steps.action != jnp.argmax(q_values, axis=-1), steps.mask),
         }
 
     return Objective(act, loss, explore, looks_ahead, config.target_update_interval)

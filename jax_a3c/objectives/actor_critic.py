@@ -11,6 +11,7 @@ from jax_a3c.objectives.base import (
     Network,
     Objective,
     ObjectiveConfig,
+    masked_mean,
     next_values,
     reduce_loss,
     rewards_and_discounts,
@@ -95,7 +96,7 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
             "value_loss": losses.value_loss(values, targets),
             "entropy": policy.entropy(),
         }
-        means = {name: jnp.mean(x, where=steps.mask) for name, x in per_step.items()}
+        means = {name: masked_mean(x, steps.mask) for name, x in per_step.items()}
         total = (
             means["policy_loss"] + config.vf_coef * means["value_loss"] - config.ent_coef * means["entropy"]
         )
@@ -106,6 +107,6 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
 
 def _normalize(advantages: Array, mask: Array) -> Array:
     """Mean 0 and deviation 1 over the recorded steps of a rollout."""
-    mean = jnp.mean(advantages, where=mask)
-    deviation = jnp.std(advantages, where=mask)
-    return (advantages - mean) / (deviation + 1e-8)
+    centred = advantages - masked_mean(advantages, mask)
+    deviation = jnp.sqrt(masked_mean(jnp.square(centred), mask))
+    return centred / (deviation + 1e-8)

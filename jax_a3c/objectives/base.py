@@ -132,6 +132,19 @@ def rewards_and_discounts(config: ObjectiveConfig, steps: Transition) -> tuple[A
     return rewards, config.gamma * (1.0 - steps.terminated)
 
 
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean over the recorded steps; 0 if none was recorded.
+
+    Args:
+      x: `[T, *B]`.
+      mask: `[T, *B]` bool, as in `Transition`.
+
+    Returns:
+      `[]`.
+    """
+    return jnp.sum(x, where=mask) / jnp.maximum(mask.sum(), 1)
+
+
 def reduce_loss(config: ObjectiveConfig, loss: Array, steps: Transition) -> Array:
     """The loss of a rollout from its mean over the recorded steps: that mean, or the sum over a segment.
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_a3c.host_rollouts import close_all
 from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
 
@@ -21,7 +22,8 @@ class Synchronous:
     Attributes:
       agent: the method, a pair of pure functions.
       config: settings of the runner.
-      latest: with host environments the state after the last whole update of a run, also if it failed.
+      latest: with host environments the state after the last whole update of a run, also if it failed; its
+        environments are closed then. None with others.
     """
 
     def __init__(self, agent: A2C, config: SynchronousConfig, total_timesteps: int):
@@ -43,8 +45,7 @@ class Synchronous:
     def close(self, state: A2CState) -> None:
         """Close the environments of a run on the host; the others hold nothing."""
         if not self.agent.traceable:
-            for actor in state.actor:
-                actor.env_state.close()
+            close_all([actor.env_state for actor in state.actor])
 
     def params(self, state: A2CState) -> Params:
         """The network's variables in the state of a run."""
@@ -124,10 +125,12 @@ class Synchronous:
     def _host_updates(self, state: A2CState, count: Array) -> tuple[A2CState, Metrics]:
         rows = []
         for _ in range(count):
-            state, metrics = self.agent.step(state)
             self.latest = state
+            state, metrics = self.agent.step(state)
             rows.append(metrics)
-        return state, {name: np.sum([row[name] for row in rows]) for name in rows[0]}
+        self.latest = state
+        fetched = jax.device_get(rows)
+        return state, {name: np.sum([row[name] for row in fetched]) for name in fetched[0]}
 
     def _env_steps(self, state: A2CState, updates: int) -> int:
-        return updates * self._steps_per_update if state.env_steps is None else state.env_steps
+        return updates * self._steps_per_update - int(state.resets)
