@@ -40,7 +40,8 @@ def watched(run: Callable[[], Result]) -> tuple[Result, Window]:
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     others, after = None, _machine_seconds()
     if machine is not None and after is not None:
-        others = max(0.0, after - machine - cpu) / (seconds * (os.cpu_count() or 1))
+        # A tick is 10 ms, so that a short window can come out a little below 0 or above 1.
+        others = min(1.0, max(0.0, (after - machine - cpu) / (seconds * (os.cpu_count() or 1))))
     return result, Window(seconds, cpu, others)
 
 
