@@ -131,6 +131,8 @@ def main() -> None:
     partial = bool(selected) or set(args.env) != set(ENVS)
     out = args.out or (Path("runs", "bench") if partial else RESULTS) / "host.json"
     if args.table:
+        if not out.exists():
+            raise SystemExit(f"there is no {out} yet; run this without --table")
         print(markdown(json.loads(out.read_text())["rows"]))
     elif args.part:
         rows = measure(args.env[0], cases_of(args.cores[0], args.only, args.short), args)
