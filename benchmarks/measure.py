@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
@@ -15,6 +15,45 @@ from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
+Result = TypeVar("Result")
+
+
+class Window(NamedTuple):
+    """What the clocks say of a stretch of time.
+
+    Attributes:
+      seconds: that passed.
+      cpu_seconds: that all threads of this process spent on a core.
+      others: share of all cores of the machine, 0 to 1, that went to other processes and, on a virtual
+        machine, to its neighbours; None where /proc/stat is missing.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    others: float | None
+
+
+def watched(run: Callable[[], Result]) -> tuple[Result, Window]:
+    """The result of `run`, and what the clocks say of the time that it took."""
+    machine, cpu, start = _machine_seconds(), time.process_time(), time.perf_counter()
+    result = run()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    others, after = None, _machine_seconds()
+    if machine is not None and after is not None:
+        # A tick is 10 ms, so that a short window can come out a little below 0 or above 1.
+        others = min(1.0, max(0.0, (after - machine - cpu) / (seconds * (os.cpu_count() or 1))))
+    return result, Window(seconds, cpu, others)
+
+
+def _machine_seconds() -> float | None:
+    """Core-seconds of the whole machine since its start that were not idle; the kernel counts in ticks."""
+    try:
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, *rest = map(int, line.split()[1:])
+    # Interrupts and what the hypervisor took; the time of guests, which comes last, is in `user` already.
+    return (user + nice + system + sum(rest[:3])) / os.sysconf("SC_CLK_TCK")
 
 
 def interleaved_seconds(programs: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[float]]:
