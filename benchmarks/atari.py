@@ -46,9 +46,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.methods and not arguments.evaluate:
         train(arguments.methods, arguments.game, arguments.minutes, arguments.seed, arguments.runs)
-    paths = sorted(path.parent for path in arguments.runs.glob("*/summary.json"))
-    rows = [row_of(RunDirectory(path)) for path in paths]
-    write_result(arguments.out, rows, minutes=arguments.minutes)
+    runs = [RunDirectory(path.parent) for path in sorted(arguments.runs.glob("*/summary.json"))]
+    rows = [row_of(run) for run in runs if run.summary()["status"] != "failed"]
+    write_result(arguments.out, rows, episodes=EPISODES)
     for row in rows:
         print(
             f"{row['method']} {row['env']}: {row['env_steps']:,} steps in {row['seconds'] / 60:.0f} minutes"
@@ -59,19 +59,21 @@ def main() -> None:
 
 def train(methods: list[str], game: str, minutes: float, seed: int, runs: Path) -> None:
     """Train all methods at the same time, and end them as Ctrl-C does."""
-    processes = []
-    for method in methods:
-        folder = runs / f"{game.lower()}-{method}-{seed}"
-        command = [sys.executable, "-m", "jax_a3c.cli", "train", method, f"envpool:{game}-v5"]
-        flags = ["--seed", str(seed), "--run-dir", str(folder), "--quiet"]
-        processes.append(subprocess.Popen([*command, *flags]))
-    end = time.monotonic() + 60 * minutes
-    while time.monotonic() < end and any(process.poll() is None for process in processes):
-        time.sleep(1)
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    for process in processes:
-        process.wait()
+    processes: list[subprocess.Popen] = []
+    try:
+        for method in methods:
+            folder = runs / f"{game.lower()}-{method}-{seed}"
+            command = [sys.executable, "-m", "jax_a3c.cli", "train", method, f"envpool:{game}-v5"]
+            flags = ["--seed", str(seed), "--run-dir", str(folder), "--quiet"]
+            processes.append(subprocess.Popen([*command, *flags]))
+        end = time.monotonic() + 60 * minutes
+        while time.monotonic() < end and any(process.poll() is None for process in processes):
+            time.sleep(1)
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait()
 
 
 def row_of(run: RunDirectory) -> dict[str, Any]:

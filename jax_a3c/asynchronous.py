@@ -2,7 +2,6 @@
 
 import functools
 import numbers
-import os
 import queue
 import threading
 import time
@@ -17,7 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
-from jax_a3c.envs.base import HostFactory, JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import (
     HostRollout,
@@ -453,7 +452,7 @@ class Asynchronous:
             start = jax.jit(lambda key: init_actor(env, carry, key, num_envs, **needs))
             return [start(worker_key) for worker_key in jax.random.split(key, num_workers)]
         # Twice as many threads as cores in all: while a worker computes, its environments wait.
-        num_threads = max(1, 2 * _available_cores() // num_workers)
+        num_threads = max(1, 2 * available_cores() // num_workers)
         sizes = [num_envs] * num_workers
         return init_host_actors(env, self._network, key, sizes, num_threads=num_threads, **needs)
 
@@ -480,11 +479,6 @@ class Asynchronous:
             metric_sums=dict(zip(self._metric_names, sums.sum(axis=0).tolist(), strict=True)),
             seconds=time.perf_counter() - start,
         )
-
-
-def _available_cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _join(threads: list[threading.Thread]) -> None:

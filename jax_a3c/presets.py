@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jax_a3c.scores import games
+from jax_a3c.scores import game_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,7 @@ MINATAR_VALUES = {
     "eval_policy": "epsilon-greedy",
 }
 # Atari: preprocessing, clipped rewards and network of the paper. Its worker has one environment; with 16 a
-# step takes a third less of the processor. Of batches beyond 80 images each image takes longer. Advantages
-# are normalised: where rewards are as rare as in Pong, an entropy cost of 0.01 outweighs them otherwise.
+# step takes a third less of the processor. Of batches beyond 80 images each image takes longer.
 ATARI = "envpool:<an Atari game>-v5"
 ATARI_GAME = {
     "total_timesteps": 10_000_000,
@@ -70,9 +69,8 @@ ATARI_GAME = {
     "reward_clip": 1.0,
     "vf_coef": 0.5,
     "gae_lambda": 0.95,
-    "normalize_advantages": True,
     "optimizer": "adam",
-    "learning_rate": 3e-4,
+    "learning_rate": 2.5e-4,
     "eval_episodes": 10,
     "eval_policy": "sampled",
 }
@@ -320,7 +318,6 @@ PRESETS: dict[tuple[str, str], Preset] = {
 
 def preset_of(method: str, env_id: str) -> Preset | None:
     """The preset of a method on an environment, None if there is none."""
-    backend, _, name = env_id.partition(":")
-    if (method, env_id) not in PRESETS and backend == "envpool" and name.removesuffix("-v5") in games():
+    if (method, env_id) not in PRESETS and game_of(env_id) is not None:
         return PRESETS.get((method, ATARI))
     return PRESETS.get((method, env_id))

@@ -60,6 +60,12 @@ def games() -> list[str]:
     return sorted(_name(row) for row in _table().values())
 
 
+def game_of(env_id: str) -> str | None:
+    """Name of the game that an environment's id stands for, `envpool:Pong-v5`, None if for none of them."""
+    name = env_id.removeprefix("envpool:").removesuffix("-v5")
+    return name if env_id == f"envpool:{name}-v5" and name in games() else None
+
+
 def reference_scores(game: str, *, starts: str = "noop") -> Reference:
     """Scores of a random agent and of a human tester on one game.
 

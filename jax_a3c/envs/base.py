@@ -1,5 +1,6 @@
 """The protocols of environments: a description, and two pure functions or a group that steps on the host."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -168,6 +169,11 @@ class DrawableFactory(Protocol):
           InputError: if this environment cannot be drawn, or not with what is installed.
           HostEnvironmentError: if the environment raises or hangs while it is made.
         """
+
+
+def available_cores() -> int:
+    """Cores of the processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class UnknownEnvironmentError(InputError):

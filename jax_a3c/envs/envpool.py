@@ -12,7 +12,6 @@ What envpool does and how it appears here:
 
 import contextlib
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
-from jax_a3c.envs.base import Discrete, EnvSpec, HostStep, UnknownEnvironmentError
+from jax_a3c.envs.base import Discrete, EnvSpec, HostStep, UnknownEnvironmentError, available_cores
 from jax_a3c.envs.host import (
     BoundedCalls,
     Layout,
     action_space,
     check_names,
+    check_timeout,
     checked_action,
     checked_seeds,
     observation_layout,
@@ -105,7 +105,7 @@ class EnvpoolFactory:
       spec: its description.
     """
 
-    def __init__(self, name: str, module: str, *, timeout: float | None, **options: Any):
+    def __init__(self, name: str, module: str, options: Mapping[str, Any], *, timeout: float | None):
         """The environment `name` of `module`; `timeout` is in seconds per call, `options` are envpool's."""
         env_id = f"envpool:{name}"
         self._name = name
@@ -113,6 +113,7 @@ class EnvpoolFactory:
         self._timeout = timeout
         continuous = True
         if name.startswith("CarRacing"):
+            options = dict(options)
             continuous = options.pop("continuous", True)
             check_boolean(f"continuous of {env_id!r}", continuous)
         self._settings = _settings(env_id, name, FAMILIES[module], options)
@@ -145,7 +146,7 @@ class EnvpoolFactory:
     ) -> "EnvpoolEnvironment":
         """Start a pool of `num_envs` environments; as many threads as cores, at most one each, if None."""
         if num_threads is None:
-            num_threads = min(num_envs, len(os.sched_getaffinity(0)))
+            num_threads = min(num_envs, available_cores())
         check_integer("num_threads", num_threads, 1)
         return self._make(checked_seeds(seed, num_envs), min(num_threads, num_envs))
 
@@ -290,7 +291,7 @@ def available() -> list[str]:
     return sorted(name for name, module in _modules().items() if _is_offered(name, module))
 
 
-def make(name: str, *, timeout: float | None = None, **options: Any) -> EnvpoolFactory:
+def make(name: str, /, *, timeout: float | None = None, **options: Any) -> EnvpoolFactory:
     """The environment `name` with some of envpool's settings changed.
 
     Args:
@@ -319,7 +320,8 @@ def make(name: str, *, timeout: float | None = None, **options: Any) -> EnvpoolF
         )
     if timeout is None and module == "envpool.vizdoom":
         timeout = 60.0
-    return EnvpoolFactory(name, module, timeout=timeout, **options)
+    check_timeout(timeout)
+    return EnvpoolFactory(name, module, options, timeout=timeout)
 
 
 def _modules() -> dict[str, str]:

@@ -20,6 +20,7 @@ from jax_a3c.envs.host import (
     Layout,
     action_space,
     check_names,
+    check_timeout,
     checked_action,
     checked_seeds,
     observation_layout,
@@ -41,7 +42,15 @@ class GymnasiumFactory:
       spec: its description.
     """
 
-    def __init__(self, name: str, registered: Any, *, timeout: float | None, processes: bool, **options: Any):
+    def __init__(
+        self,
+        name: str,
+        registered: Any,
+        options: Mapping[str, Any],
+        *,
+        timeout: float | None,
+        processes: bool,
+    ):
         """The environment that is `registered` under `name`; the rest as in `make`."""
         env_id = f"gymnasium:{name}"
         check_boolean(f"processes of {env_id!r}", processes)
@@ -208,7 +217,7 @@ def available() -> list[str]:
 
 
 def make(
-    name: str, *, timeout: float | None = 60.0, processes: bool = False, **options: Any
+    name: str, /, *, timeout: float | None = 60.0, processes: bool = False, **options: Any
 ) -> GymnasiumFactory:
     """The environment `name` with some of its settings changed.
 
@@ -243,8 +252,9 @@ def make(
         if module:
             raise InputError(f"the module {module!r} registers no environment {registered_name!r}")
         raise UnknownEnvironmentError(name)
+    check_timeout(timeout)
     _check_options(f"gymnasium:{name}", registered, options)
-    return GymnasiumFactory(name, registered, timeout=timeout, processes=processes, **options)
+    return GymnasiumFactory(name, registered, options, timeout=timeout, processes=processes)
 
 
 def _is_listed(registered: Any) -> bool:
@@ -262,6 +272,8 @@ def _check_options(env_id: str, registered: Any, options: Mapping[str, Any]) -> 
     """Refuse settings that the constructor does not take, where it tells which it takes."""
     from gymnasium.envs.registration import load_env_creator
 
+    if "render_mode" in options:
+        raise InputError(f"render_mode is no setting of {env_id!r} here; `jax-a3c record` draws an agent")
     if not options:
         return
     try:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.checks import InputError
+from jax_a3c.checks import InputError, check_number
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, UnknownEnvironmentError
 from jax_a3c.types import Array, TimeStep
 
@@ -90,7 +90,7 @@ def available() -> list[str]:
     return sorted(set(gymnax.registered_envs) - EXCLUDED)
 
 
-def make(name: str, **options: Any) -> GymnaxEnvironment:
+def make(name: str, /, **options: Any) -> GymnaxEnvironment:
     """Build the environment `name`; `options` replace fields of its gymnax parameters."""
     import gymnax
 
@@ -98,11 +98,12 @@ def make(name: str, **options: Any) -> GymnaxEnvironment:
         raise UnknownEnvironmentError(name)
     env, params = gymnax.make(name)
     fields = [field.name for field in dataclasses.fields(params)]
-    for option in options:
+    for option, value in options.items():
         if option not in fields:
             near = difflib.get_close_matches(option, fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(fields)}"
             raise InputError(f"'gymnax:{name}' has no setting {option!r}; {hint}")
+        check_number(f"{option} of 'gymnax:{name}'", value)
     return GymnaxEnvironment(name, env, dataclasses.replace(params, **options))
 
 

@@ -159,6 +159,12 @@ def check_names(env_id: str, options: Mapping[str, Any], known: Sequence[str]) -
             raise InputError(f"{env_id!r} has no setting {option!r}; {hint}")
 
 
+def check_timeout(timeout: float | None) -> None:
+    """Refuse what is neither None nor a number of seconds above 0."""
+    if timeout is not None:
+        check_number("timeout", timeout, above=0)
+
+
 class BoundedCalls:
     """Calls that are made on a thread of their own and given up after a time.
 
@@ -168,8 +174,7 @@ class BoundedCalls:
 
     def __init__(self, env_id: str, timeout: float | None):
         """Args: the environment, for messages, and seconds per call, None to call directly."""
-        if timeout is not None:
-            check_number("timeout", timeout, above=0)
+        check_timeout(timeout)
         self._env_id = env_id
         self._timeout = timeout
         self._lost = ""

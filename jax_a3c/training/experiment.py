@@ -59,6 +59,10 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     """
     check_method(method, settings)
     env = envs.make(env_id, **_env_options(settings.env_options))
+    if not isinstance(env, JaxEnvironment) and settings.auto_reset != Settings.auto_reset:
+        raise InputError(
+            f"auto_reset is a setting of JAX environments; {env_id!r} resets itself: leave it out"
+        )
     network = _network(METHODS[method].value_based, env, settings)
     observations, rewards = settings.normalize_observations, settings.normalize_rewards
     if observations or rewards:
@@ -80,13 +84,23 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     return experiment
 
 
+def evaluation_env(experiment: Experiment, settings: Settings) -> JaxEnvironment | HostFactory:
+    """The environment of a run as it is evaluated: a lost life ends no episode, since scores are of games."""
+    options = _env_options(settings.env_options)
+    if not options.pop("episodic_life", False):
+        return experiment.env
+    return envs.make(experiment.env.spec.id, **options)
+
+
 def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
     """From NAME=VALUE, where the value is written as in JSON or is a plain word, to keyword arguments."""
     parsed = {}
     for option in options:
         name, equals, value = option.partition("=")
-        if not (name.isidentifier() and equals):
-            raise InputError(f"env_options must be NAME=VALUE, such as frame_skip=4, got {option!r}")
+        if not (name.isidentifier() and equals) or name in parsed:
+            raise InputError(
+                f"env_options must be NAME=VALUE, each name once, such as frame_skip=4, got {option!r}"
+            )
         try:
             parsed[name] = json.loads(value)
         except ValueError:

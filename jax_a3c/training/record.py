@@ -20,6 +20,7 @@ from jax_a3c.envs.base import (
 )
 from jax_a3c.objectives import Network
 from jax_a3c.training.evaluation import Act, acting
+from jax_a3c.training.experiment import evaluation_env
 from jax_a3c.training.results import load
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.settings import POLICIES, kind_of
@@ -101,7 +102,7 @@ def record(
     experiment, method, settings, params = load(run)
     policy = settings.eval_policy if policy is None else policy
     check_choice(f"policy of {method}", policy, POLICIES[kind_of(method)])
-    stage = rendered(experiment.env, seed)
+    stage = rendered(evaluation_env(experiment, settings), seed)
     act = acting(experiment.network, policy)
     frames = played(stage, experiment.network, act, params, jax.random.key(seed), episodes, max_steps)
     returns, lengths = [], []

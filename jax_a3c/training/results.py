@@ -12,7 +12,7 @@ from tqdm import tqdm
 from jax_a3c import scores
 from jax_a3c.checks import check_integer, check_number
 from jax_a3c.training.evaluation import Evaluation, evaluator
-from jax_a3c.training.experiment import Experiment, build
+from jax_a3c.training.experiment import Experiment, build, evaluation_env
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.settings import POLICIES, Settings, kind_of
 
@@ -21,6 +21,12 @@ AGGREGATES = {
     "median": scores.median,
     "interquartile_mean": scores.interquartile_mean,
 }
+
+
+SAME_TASK = frozenset({"episodic_life", "reward_clip", "timeout", "processes"})
+"""Options of an environment that change how an agent learns, but not how it is scored."""
+SAME_GAME = frozenset({"repeat_action_probability", "full_action_space"})
+"""Options with which scores of Atari games are still compared with a human's."""
 
 
 class EvaluationStopped(Exception):
@@ -58,6 +64,7 @@ def evaluate(
       EvaluationStopped: if `stopped` said so.
     """
     results: dict[str, Evaluation] = {}
+    env = evaluation_env(experiment, settings)
     count, policies = settings.eval_episodes, POLICIES[kind_of(method)]
     with tqdm(total=count * len(policies), unit=" episodes", delay=5.0, disable=quiet) as bar:
 
@@ -67,12 +74,10 @@ def evaluate(
                 raise EvaluationStopped
 
         for policy in policies:
-            play = evaluator(
-                experiment.env, experiment.network, num_episodes=count, policy=policy, progress=progress
-            )
+            play = evaluator(env, experiment.network, num_episodes=count, policy=policy, progress=progress)
             results[policy] = play(params, key)
     summary: dict[str, Any] = {"eval_policy": settings.eval_policy, "eval_episodes": settings.eval_episodes}
-    game = atari_game(experiment.env.spec.id)
+    game = atari_game(task_of(env.spec.id, settings))
     for policy, result in results.items():
         mean = float(np.mean(result.returns, dtype=np.float64))
         statistics = {
@@ -130,14 +135,15 @@ def evaluate_runs(
       InputError: as `evaluate_run`; all folders are looked at before the first is evaluated.
     """
     runs = [RunDirectory(path) for path in paths]
-    made_by = [run.config()[:2] for run in runs]
+    configs = [run.config() for run in runs]
+    made_by = [(method, task_of(env_id, settings)) for method, env_id, settings in configs]
     results = [evaluate_run(run, num_episodes=num_episodes, seed=seed, quiet=quiet) for run in runs]
     aggregates: dict[str, Any] = {}
     for method in dict.fromkeys(method for method, _ in made_by):
         returns: dict[str, list[float]] = {}
-        for (made_with, env_id), result in zip(made_by, results, strict=True):
+        for (made_with, task), result in zip(made_by, results, strict=True):
             if made_with == method:
-                returns.setdefault(env_id, []).append(result["eval_return_mean"])
+                returns.setdefault(task, []).append(result["eval_return_mean"])
         aggregates[method] = aggregate(returns)
     named = {str(path): result for path, result in zip(paths, results, strict=True)}
     return {"runs": named, "aggregate": aggregates}
@@ -147,7 +153,7 @@ def aggregate(returns: dict[str, list[float]]) -> dict[str, Any]:
     """What runs of one method achieved together.
 
     Args:
-      returns: by environment id the mean return of each run, finite.
+      returns: by task, see `task_of`, the mean return of each run, finite.
 
     Returns:
       `environments`: for each the number of runs and the interquartile mean of their returns with its 95 %
@@ -190,10 +196,17 @@ def load(run: RunDirectory) -> tuple[Experiment, str, Settings, Any]:
     return experiment, method, settings, run.load_params(experiment.parameters_like())
 
 
-def atari_game(env_id: str) -> str | None:
-    """Name of the game whose scores the field compares with a human's, None for another environment."""
-    name = env_id.removeprefix("envpool:").removesuffix("-v5")
-    return name if env_id == f"envpool:{name}-v5" and name in scores.games() else None
+def task_of(env_id: str, settings: Settings) -> str:
+    """The environment's id, and after it those of its options on which scores depend, sorted."""
+    options = (option for option in settings.env_options if option.partition("=")[0] not in SAME_TASK)
+    return " ".join([env_id, *sorted(options)])
+
+
+def atari_game(task: str) -> str | None:
+    """Name of the game whose scores the field compares with a human's, None for another task."""
+    env_id, *options = task.split()
+    same = all(option.partition("=")[0] in SAME_GAME for option in options)
+    return scores.game_of(env_id) if same else None
 
 
 def _interval(columns: np.ndarray, function: Any) -> list[float] | None:

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from jax_a3c.checks import InputError
+from jax_a3c.envs.base import available_cores
 from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.types import Params
 
-PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "envpool", "gymnasium", "mujoco")
 PARAMETERS = "checkpoints/final.npz"
 
 
@@ -170,13 +171,21 @@ def environment() -> dict[str, Any]:
     """Versions, devices, processor and commit: what a figure must name to be believed."""
     return {
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_cores": available_cores(),
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
         "git_commit": _git_commit(),
     }
+
+
+def _version(package: str) -> str | None:
+    """None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:

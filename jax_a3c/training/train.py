@@ -21,7 +21,7 @@ from jax_a3c.training.experiment import build
 from jax_a3c.training.results import EvaluationStopped, evaluate
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.settings import Settings
-from jax_a3c.types import Progress, TrainingResult
+from jax_a3c.types import Progress
 
 ROWS = 200
 """Lines of `metrics.jsonl` that a run writes at most, evenly over its steps."""
@@ -43,7 +43,7 @@ class Recorder:
         """Write to `run`; the progress bar goes to the terminal unless `quiet`."""
         self._run = run
         self._interval = total_timesteps / ROWS
-        self._last = Progress(0, 0, 0.0, {}, [])
+        self._last = self.progress = Progress(0, 0, 0.0, {}, [])
         self._finite, self._finite_at = 0, 0
         self._bar = tqdm(
             total=total_timesteps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True
@@ -52,6 +52,7 @@ class Recorder:
 
     def __call__(self, progress: Progress) -> None:
         """Record what happened since the last line, if that is enough for a new one."""
+        self.progress = progress
         self._advance(progress)
         # While threads count, a sum may be ahead of the updates: what it lacks then, it never exceeds later.
         finite = progress.updates - int(progress.metric_sums.get("nonfinite_gradients", 0))
@@ -76,12 +77,10 @@ class Recorder:
             for name, value in row.items():
                 self._events.add_scalar(f"train/{name}", value, row["env_steps"])
 
-    def close(self, progress: Progress | None) -> None:
+    def close(self) -> None:
         """Write what is left and release the terminal and the files."""
         try:
-            if progress is not None:
-                self._advance(progress)
-                self.write(progress)
+            self.write(self.progress)
         finally:
             self._bar.close()
             if self._events is not None:
@@ -185,8 +184,12 @@ def train(
             finally:
                 trainer.close(state)
             run.save_params(result.params)
-            summary |= _counts(result)
-            recorder.close(result.progress)
+            recorder(result.progress)
+            recorder.close()
+            summary |= {
+                "compile_seconds": result.compile_seconds,
+                "env_steps_per_second": result.env_steps_per_second,
+            }
             if recorder.failed(result.progress):
                 raise FloatingPointError(
                     f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the parameters of "
@@ -206,23 +209,26 @@ def train(
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         raise
     finally:
-        recorder.close(None)
+        recorder.close()
+        summary |= _counts(recorder.progress)
         run.write_summary(summary)
+        _draw(run)
+    return summary
+
+
+def _draw(run: RunDirectory) -> None:
+    """The learning curve, if the run came so far."""
     try:
         plots.learning_curves([run], run.path / "learning_curve.png")
     except InputError as error:
         print(f"no learning curve was drawn: {error}", file=sys.stderr)
-    return summary
 
 
-def _counts(result: TrainingResult) -> dict[str, Any]:
-    progress = result.progress
+def _counts(progress: Progress) -> dict[str, Any]:
     return {
         "env_steps": progress.env_steps,
         "updates": progress.updates,
         "seconds": progress.seconds,
-        "compile_seconds": result.compile_seconds,
-        "env_steps_per_second": result.env_steps_per_second,
         "updates_per_worker": progress.updates_per_worker,
         "mean_staleness": progress.mean_staleness,
         "max_staleness": progress.max_staleness,
