@@ -1,6 +1,5 @@
 """The asynchronous runner: threads that update one shared parameter vector without a lock."""
 
-import functools
 import numbers
 import queue
 import threading
@@ -18,18 +17,11 @@ from jax.flatten_util import ravel_pytree
 from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
-from jax_a3c.host_rollouts import (
-    HostRollout,
-    as_rollout,
-    close_all,
-    finish,
-    host_unroll,
-    init_host_actors,
-    rollout_like,
-)
-from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
-from jax_a3c.rollouts import EpisodeSums, RunnerConfig, init_actor, unroll
-from jax_a3c.types import ActorState, Array, Params, Progress, Rollout, TrainingResult
+from jax_a3c.host_rollouts import close_all, init_host_actors
+from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic
+from jax_a3c.rollouts import RunnerConfig, init_actor
+from jax_a3c.segments import Segments
+from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +154,14 @@ class Asynchronous:
         with jax.default_device(self._device):
             shapes = jax.eval_shape(self._init_params, jax.random.key(0))
             _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+        self._segments = Segments(
+            env,
+            objective,
+            self._unravel,
+            config,
+            stop_at_episode_end=config.stop_at_episode_end,
+            device=self._device,
+        )
         self._compiled = False
         self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
 
@@ -246,7 +246,7 @@ class Asynchronous:
         compiling = time.perf_counter()
         self._compile(state)
         start, first_step = time.perf_counter(), state.shared.env_steps
-        sums = np.zeros((self.config.num_workers, len(self._metric_names)))
+        sums = np.zeros((self.config.num_workers, len(self._segments.metric_names)))
 
         def report() -> bool:
             return callback is not None and bool(callback(self._progress(state, sums, start)))
@@ -345,103 +345,19 @@ class Asynchronous:
             _join([thread for thread in threads if thread.ident is not None])  # those that were started
 
     def _compile(self, state: A3CState) -> None:
-        """Compile in this thread, once: all workers run the same program."""
+        """Compile in this thread, once: all workers run the same programs."""
         if self._compiled:
             return
-        theta, target, zero = state.shared.parameters, state.shared.target, np.float32(0)
-        compile_segment = self._compile_host_segment
-        if isinstance(self._env, JaxEnvironment):
-            compile_segment = functools.partial(self._on_one_core, self._jax_segment)
-        self._segment = compile_segment(theta, state.actors[0], target, zero)
+        theta, target = state.shared.parameters, state.shared.target
+        self._segment = self._segments.compile(theta, state.actors[0], target)
         if not self._in_place:
 
             def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
                 return self._optimizer.update(grad, opt_state, flat, env_steps=env_steps)
 
-            self._update = self._on_one_core(update, theta, state.opt_states[0], theta, zero)
+            arguments = (theta, state.opt_states[0], theta, np.float32(0))
+            self._update = self._segments.on_one_core(update, *arguments)
         self._compiled = True
-
-    def _jax_segment(
-        self, flat: Array, actor: ActorState, target: Array | None, env_steps: Array
-    ) -> tuple[ActorState, Array]:
-        """Up to t_max steps from `actor` and the gradient of the objective on them, one program."""
-        params = self._unravel(flat)
-        env: Any = self._env
-        actor, rollout, episodes = unroll(
-            env,
-            lambda *args: self._objective.act(params, *args, actor.exploration, env_steps),
-            actor,
-            self.config.num_steps,
-            auto_reset=self.config.auto_reset,
-            stop_at_episode_end=self.config.stop_at_episode_end,
-            discount=self._objective.discount,
-        )
-        return actor, self._packed_gradient(params, target, rollout, episodes)
-
-    def _compile_host_segment(
-        self, theta: np.ndarray, actor: ActorState, target: np.ndarray | None, env_steps: np.float32
-    ) -> Callable[..., tuple[ActorState, Array]]:
-        """The same on the host: the environments step between calls of the policy; then the gradient."""
-
-        def act_at(params: Params, key: Array, t: Array, *args: Any) -> Any:
-            return self._objective.act(params, jax.random.fold_in(key, t), *args)
-
-        def gradient_of(flat: Array, target: Array | None, rollout: HostRollout, episodes: Any) -> Array:
-            return self._packed_gradient(self._unravel(flat), target, as_rollout([rollout]), episodes)
-
-        num_steps = self.config.num_steps
-        split = self._on_one_core(self._unravel, theta)
-        rollout, zero = rollout_like(actor, self._env.spec, num_steps), jnp.zeros((), jnp.float32)
-        learn = self._on_one_core(gradient_of, theta, target, rollout, EpisodeSums(zero, zero, zero))
-        observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
-        act = self._on_one_core(act_at, split(theta), actor.key, np.int32(0), *observed, env_steps)
-
-        def segment(
-            theta: np.ndarray, actor: ActorState, target: np.ndarray | None, env_steps: np.float32
-        ) -> tuple[ActorState, Array]:
-            params = split(theta)
-            playing = host_unroll(
-                lambda *args: act(params, *args, actor.exploration, env_steps),
-                actor,
-                num_steps,
-                device=self._device,
-                stop_at_episode_end=self.config.stop_at_episode_end,
-                discount=self._objective.discount,
-            )
-            actor, rollout, episodes = finish(playing, actor.env_state)
-            return actor, learn(theta, target, rollout, episodes)
-
-        return segment
-
-    def _packed_gradient(
-        self, params: Params, target: Array | None, rollout: Rollout, episodes: EpisodeSums
-    ) -> Array:
-        """Gradient, metrics, and what the rollout adds to running statistics, as one vector.
-
-        Each array that crosses to NumPy costs time under the interpreter lock.
-        """
-        target_params = None if target is None else self._unravel(target)
-        grads, metrics = gradient(self._objective, params, rollout, self.config.max_grad_norm, target_params)
-        taken = rollout.steps.mask.sum().astype(jnp.float32)
-        metrics = {"env_steps": taken, **metrics, **episodes._asdict()}
-        self._metric_names = tuple(metrics)
-        statistics = self._objective.statistics
-        changes = () if statistics is None else statistics.change(params, rollout)
-        parts = (grads, jnp.stack(list(metrics.values())), changes)
-        return jnp.concatenate([ravel_pytree(part)[0] for part in parts])
-
-    def _on_one_core(self, function: Callable, *args: Any) -> Callable:
-        """Compile for the CPU, without XLA's own threads: the workers are the threads.
-
-        By default XLA runs independent operations of one program side by side on a pool. One worker then
-        takes 1.4 cores, and two workers make 1.4 times its steps instead of 1.8 times.
-        """
-        options: dict[str, str | bool] = {
-            "xla_cpu_multi_thread_eigen": False,
-            "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-        }
-        with jax.default_device(self._device):
-            return jax.jit(function).lower(*args).compile(compiler_options=options)
 
     def _init_actors(self, key: Array) -> list[ActorState]:
         """An acting state for each worker; on the host each has environments of its own."""
@@ -476,7 +392,7 @@ class Asynchronous:
             updates_per_worker=shared.updates_per_worker,
             mean_staleness=shared.mean_staleness,
             max_staleness=shared.max_staleness,
-            metric_sums=dict(zip(self._metric_names, sums.sum(axis=0).tolist(), strict=True)),
+            metric_sums=dict(zip(self._segments.metric_names, sums.sum(axis=0).tolist(), strict=True)),
             seconds=time.perf_counter() - start,
         )
 

@@ -329,8 +329,9 @@ def test_the_workers_program_is_compiled_once(monkeypatch):
     traces = []
     network = networks.actor_critic(CARTPOLE, hidden=(8,))
     agent = make_agent(network=network, num_workers=4)
-    segment = agent._unpacked_segment
-    monkeypatch.setattr(agent, "_unpacked_segment", lambda *args: traces.append(1) or segment(*args))
+    segments = agent._segments
+    packed = segments._packed_gradient
+    monkeypatch.setattr(segments, "_packed_gradient", lambda *args: traces.append(1) or packed(*args))
     for seed in range(3):
         agent.run(seed)
     assert len(traces) == 1
