@@ -1,11 +1,12 @@
 """Does it learn Atari, in the time and on the cores that a reader has?
 
-    python benchmarks/atari.py --game Pong --minutes 100 a2c a3c
+    python benchmarks/atari.py --game Pong --minutes 100 a2c
     python benchmarks/atari.py --evaluate      play games with what was learned so far, and draw
 
 Trains with the shared preset of Atari games for a number of minutes, all methods named at the same time, each
 a process of its own. Writes `results/atari.json` and `results/atari.png`: the return of the games played
 while training, against time and against frames, beside the paper's curves for A3C.
+So far: A2C from -20 to 0 in 66 minutes on 2 cores that had other work to do.
 """
 
 import argparse

@@ -299,7 +299,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("a2c", ATARI): Preset(
         settings=ATARI_GAME,
-        result="",
+        result="Pong: 2.1 greedy, -0.2 sampled, 1 run stopped after 5.5 M steps, 70 minutes on 2 cores",
     ),
     ("a3c", ATARI): Preset(
         settings={

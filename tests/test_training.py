@@ -157,6 +157,7 @@ def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
         while not (path / "metrics.jsonl").exists() and not finished.wait(0.05):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does: once to the process, once to its group
 
     finished = threading.Event()
     thread = threading.Thread(target=interrupt, daemon=True)

@@ -239,17 +239,25 @@ def _counts(progress: Progress) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one acts as if nothing were installed."""
-    stopped = threading.Event()
+    """An event that the first SIGINT or SIGTERM sets; a second one acts as if nothing were installed.
+
+    What comes within a second of the first is the same signal: `timeout` sends it to the process and again to
+    its group.
+    """
+    stopped, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield stopped  # only the main thread may install handlers; the program around us has its own
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: Any) -> None:
-        del frame
-        stopped.set()
-        signal.signal(number, previous[signal.Signals(number)])
+        nonlocal first
+        if not stopped.is_set():
+            first = time.monotonic()
+            stopped.set()
+        elif time.monotonic() - first > 1.0:
+            signal.signal(number, previous[signal.Signals(number)])
+            signal.raise_signal(number)
 
     try:
         for number in previous:
