@@ -368,8 +368,12 @@ def test_ctrl_c_ends_all_workers():
         if progress.updates > 10:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        agent.run(state=state, callback=interrupt, interval=0.05)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            agent.run(state=state, callback=interrupt, interval=0.05)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not worker_threads()
     assert state.shared.updates > 10
 
