@@ -150,9 +150,9 @@ def cases_of(cores: int, only: str, short: bool) -> list[Case]:
     ceiling, *others = [Case(kind="raw", threads=number, num_envs=RAW_ENVS) for number in reversed(threads)]
     others += [Case(kind="adapter", threads=number, num_envs=RAW_ENVS) for number in threads]
     others += [
-        Case(kind="a3c", threads=workers, num_envs=num_envs, num_steps=20)
+        Case(kind="a3c", threads=workers, num_envs=num_envs, num_steps=num_steps)
         for workers in threads
-        for num_envs in ([8] if short else [1, 8, 16])
+        for num_envs, num_steps in ([(16, 5)] if short else [(1, 20), (8, 20), (16, 5)])
     ]
     others += [
         Case(kind="a2c", threads=cores, num_envs=16, num_steps=num_steps)

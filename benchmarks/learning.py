@@ -1,6 +1,8 @@
 """What return do the presets reach, over seeds, and in how many seconds?
 
     python benchmarks/learning.py [--only a3c gymnax:CartPole-v1] [--seeds 10] [--episodes 100]
+    python benchmarks/learning.py --only random         what an agent gets that has learned nothing
+    python benchmarks/learning.py --table               what is measured so far
 
 Trains every preset with the final weights evaluated over complete episodes, greedy and exploring, on
 environments of their own, and writes one row for each run. A row that exists for the same settings and seed
@@ -13,17 +15,20 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from measure import RESULTS, plain_settings, rows_that_hold, write_result
 from tqdm import tqdm
 
 from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.presets import ATARI, PRESETS
-from jax_a3c.training.experiment import build
+from jax_a3c.training.experiment import Experiment, build
+from jax_a3c.training.results import evaluate
 from jax_a3c.training.run_directory import environment
-from jax_a3c.training.settings import resolve
-from jax_a3c.training.train import evaluate
+from jax_a3c.training.settings import Settings, resolve
+from jax_a3c.types import Params
 
+RANDOM = "random"  # a network whose weights are all zero: every action is equally likely
 # Beside the presets: settings that a claim of the README needs too.
 VARIANTS = {
     ("a3c", "gymnax:CartPole-v1"): [{"num_workers": 8}],
@@ -35,13 +40,18 @@ VARIANTS = {
 def main() -> None:
     """Train, print a table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[], help="a method, an environment id, or both")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="a method or 'random', an environment id, or both"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULTS / "learning.json")
+    parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
     use_worker_threads()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    if args.table:
+        return print_table(rows)
     commit = environment()["git_commit"]
     cases = [
         (method, env_id, variant)
@@ -50,34 +60,58 @@ def main() -> None:
         for variant in ({}, *VARIANTS.get((method, env_id), []))
         if set(args.only) <= {method, env_id}
     ]
+    on_the_host = sorted({env_id for _, env_id in PRESETS if not env_id.startswith("gymnax:")} - {ATARI})
+    cases += [(RANDOM, env_id, {}) for env_id in on_the_host if set(args.only) <= {RANDOM, env_id}]
     with tqdm(total=len(cases) * args.seeds) as bar:
         for method, env_id, variant in cases:
             bar.set_description(f"{method} {env_id} {variant or ''}")
-            settings = resolve(method, env_id, **variant, eval_episodes=args.episodes)
+            settings = settings_of(method, env_id, variant, args.episodes)
             case = {"method": method, "env": env_id, "variant": variant}
             rows, done = rows_that_hold(rows, case, settings)
             experiment = None
             for seed in range(args.seeds):
                 if seed not in done:
-                    experiment = experiment or build(method, env_id, settings)
-                    result = experiment.trainer.run(seed)
-                    scores = evaluate(
-                        experiment, method, settings, result.params, jax.random.key(10_000 + seed)
-                    )
+                    learner = "a2c" if method == RANDOM else method
+                    experiment = experiment or build(learner, env_id, settings)
+                    params, costs = untrained(experiment) if method == RANDOM else trained(experiment, seed)
+                    scores = evaluate(experiment, learner, settings, params, jax.random.key(10_000 + seed))
                     row = {
                         **case,
                         "seed": seed,
                         "commit": commit,
                         **{name: round(x, 3) if isinstance(x, float) else x for name, x in scores.items()},
-                        "env_steps": result.progress.env_steps,
-                        "seconds": round(result.progress.seconds, 2),
-                        "compile_seconds": round(result.compile_seconds, 2),
+                        **costs,
                         "settings": plain_settings(settings),
                     }
                     rows.append(row)
                     write_result(args.out, rows, episodes=args.episodes)
                 bar.update()
     print_table(rows)
+
+
+def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Settings:
+    """Settings of a case; of a random agent only those that say what it acts in."""
+    if method != RANDOM:
+        return resolve(method, env_id, **variant, eval_episodes=episodes)
+    options = next(p.settings for (_, name), p in PRESETS.items() if name == env_id).get("env_options", ())
+    return Settings(env_options=options, eval_episodes=episodes, eval_policy="sampled")
+
+
+def trained(experiment: Experiment, seed: int) -> tuple[Params, dict]:
+    """Parameters after a whole run, and what it took."""
+    result = experiment.trainer.run(seed)
+    experiment.trainer.close(result.state)
+    return result.params, {
+        "env_steps": result.progress.env_steps,
+        "seconds": round(result.progress.seconds, 2),
+        "compile_seconds": round(result.compile_seconds, 2),
+    }
+
+
+def untrained(experiment: Experiment) -> tuple[Params, dict]:
+    """Parameters of zero."""
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.parameters_like())
+    return zeros, {"env_steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
 
 
 def print_table(rows: list[dict]) -> None:
@@ -87,12 +121,14 @@ def print_table(rows: list[dict]) -> None:
         groups.setdefault((row["method"], row["env"], json.dumps(row["variant"])), []).append(row)
     for (method, env_id, variant), runs in groups.items():
         scores = np.array([run["eval_return_mean"] for run in runs])
-        seconds = [run["seconds"] for run in runs]
+        ends = [run.get("eval_return_interval") for run in runs]
+        intervals = [f"{low:.2f} to {high:.2f}" for low, high in filter(None, ends)]
         print(
             f"{method} {env_id} {variant if variant != '{}' else ''}: {scores.mean():.2f} "
             f"(lowest {scores.min():.2f}, highest {scores.max():.2f}; {runs[0]['eval_policy']}) "
-            f"over {len(runs)} seeds, {runs[0]['settings']['total_timesteps']:,} steps, "
-            f"at most {max(seconds):.1f} s"
+            f"over {len(runs)} seeds, {runs[0]['env_steps']:,} steps, "
+            f"at most {max(run['seconds'] for run in runs):.1f} s"
+            + (f"; 95 % intervals {', '.join(intervals)}" if intervals else "")
         )
 
 
