@@ -26,7 +26,7 @@ from jax_a3c.training.experiment import Experiment, build
 from jax_a3c.training.results import evaluate
 from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import Settings, resolve
-from jax_a3c.types import Params
+from jax_a3c.types import Params, Progress
 
 RANDOM = "random"  # a network whose weights are all zero: every action is equally likely
 # Beside the presets: settings that a claim of the README needs too.
@@ -73,7 +73,9 @@ def main() -> None:
                 if seed not in done:
                     learner = "a2c" if method == RANDOM else method
                     experiment = experiment or build(learner, env_id, settings)
-                    params, costs = untrained(experiment) if method == RANDOM else trained(experiment, seed)
+                    params, costs = (
+                        untrained(experiment) if method == RANDOM else trained(experiment, seed, bar)
+                    )
                     scores = evaluate(experiment, learner, settings, params, jax.random.key(10_000 + seed))
                     row = {
                         **case,
@@ -97,9 +99,14 @@ def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Setti
     return Settings(env_options=options, eval_episodes=episodes, eval_policy="sampled")
 
 
-def trained(experiment: Experiment, seed: int) -> tuple[Params, dict]:
+def trained(experiment: Experiment, seed: int, bar: tqdm) -> tuple[Params, dict]:
     """Parameters after a whole run, and what it took."""
-    result = experiment.trainer.run(seed)
+
+    def show(progress: Progress) -> None:
+        ended, total = (progress.metric_sums.get(name, 0.0) for name in ("episodes", "episode_return"))
+        bar.set_postfix(seed=seed, steps=progress.env_steps, return_so_far=total / max(1.0, ended))
+
+    result = experiment.trainer.run(seed, callback=show)
     experiment.trainer.close(result.state)
     return result.params, {
         "env_steps": result.progress.env_steps,

@@ -75,6 +75,49 @@ ATARI_GAME = {
     "eval_policy": "sampled",
 }
 
+# Continuous control in today's practice. The mode of a Gaussian policy is not what was trained: samples count.
+CONTROL = {
+    "total_timesteps": 1_000_000,
+    "normalize_observations": True,
+    "normalize_rewards": True,
+    "shared_trunk": False,
+    "ent_coef": 0.0,
+    "gae_lambda": 0.9,
+    "vf_coef": 0.5,
+    "num_envs": 8,
+    "num_steps": 5,
+    "learning_rate": 1e-3,
+    "initial_stddev": 0.3,
+    "eval_policy": "sampled",
+}
+FROM_PIXELS = {
+    "network": "mnih2013",
+    "gae_lambda": 0.95,
+    "vf_coef": 0.5,
+    "optimizer": "adam",
+    "learning_rate": 5e-4,
+    "eval_episodes": 30,
+    "eval_policy": "sampled",
+}
+CAR_RACING = {
+    **FROM_PIXELS,
+    "total_timesteps": 300_000,
+    "env_options": ("continuous=false",),
+    "num_envs": 8,
+    "num_steps": 10,
+    "reward_scale": 0.1,
+    "eval_policy": "greedy",
+}
+# In a maze of one reward of 1 an entropy of 18 actions outweighs it at the usual weight of 0.01.
+MAZE = {
+    **FROM_PIXELS,
+    "env_options": ("stack_num=1",),
+    "num_envs": 16,
+    "num_steps": 20,
+    "lstm": True,
+    "ent_coef": 1e-3,
+}
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "gymnax:CartPole-v1"): Preset(
         settings={"total_timesteps": 500_000, "learning_rate": 2e-3},
@@ -311,6 +354,17 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "stop_at_episode_end": False,
         },
         result="Pong: -20.6 sampled after 0.2 M steps, 2 minutes on 2 cores, too few to learn",
+    ),
+    ("a2c", "envpool:HalfCheetah-v5"): Preset(settings=CONTROL, result="being measured"),
+    ("a3c", "envpool:HalfCheetah-v5"): Preset(
+        settings={**CONTROL, **MEAN, "num_workers": 2, "stop_at_episode_end": False}, result="being measured"
+    ),
+    ("a2c", "envpool:CarRacing-v3"): Preset(settings=CAR_RACING, result="being measured"),
+    ("a2c", "envpool:MyWayHome-v1"): Preset(
+        settings={**MAZE, "total_timesteps": 800_000}, result="being measured"
+    ),
+    ("a2c", "envpool:HealthGathering-v1"): Preset(
+        settings={**MAZE, "total_timesteps": 200_000, "ent_coef": 0.01}, result="being measured"
     ),
 }
 """By method and environment id, or `ATARI` for the games without one of their own."""
