@@ -75,7 +75,7 @@ ATARI_GAME = {
     "eval_policy": "sampled",
 }
 
-# Continuous control in today's practice. The mode of a Gaussian policy is not what was trained: samples count.
+# Continuous control in today's practice. The mode of a Gaussian policy was not trained: samples count.
 CONTROL = {
     "total_timesteps": 1_000_000,
     "normalize_observations": True,
