@@ -6,7 +6,7 @@
 Trains with the shared preset of Atari games for a number of minutes, all methods named at the same time, each
 a process of its own. Writes `results/atari.json` and `results/atari.png`: the return of the games played
 while training, against time and against frames, beside the paper's curves for A3C.
-So far: A2C from -20 to 0 in 66 minutes on 2 cores that had other work to do.
+So far: on 2 cores that had other work to do A2C went from -20 to 0 in 66 minutes, A3C in 91.
 """
 
 import argparse
