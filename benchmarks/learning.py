@@ -13,6 +13,7 @@ and started again.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,15 @@ from jax_a3c.types import Params, Progress
 
 RANDOM = "random"  # a network whose weights are all zero: every action is equally likely
 # Beside the presets: settings that a claim of the README needs too.
-VARIANTS = {
+PAPER_CONTROL = {
+    "variance": "scalar",
+    "hidden": (200,),
+}  # the presets have its entropy cost, separate networks
+VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("a3c", "gymnax:CartPole-v1"): [{"num_workers": 8}],
     ("a2c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
     ("a3c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
+    ("a3c", "gymnax:Pendulum-v1"): [PAPER_CONTROL, {**PAPER_CONTROL, "lstm": True, "lstm_size": 128}],
 }
 
 

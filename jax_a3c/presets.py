@@ -359,6 +359,24 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("a3c", "envpool:HalfCheetah-v5"): Preset(
         settings={**CONTROL, **MEAN, "num_workers": 2, "stop_at_episode_end": False}, result="being measured"
     ),
+    # Longer runs, or larger steps, find out how to land and later prefer to hover.
+    ("a2c", "gymnasium:LunarLander-v3"): Preset(
+        settings={
+            "total_timesteps": 400_000,
+            "num_envs": 16,
+            "num_steps": 16,
+            "gae_lambda": 0.95,
+            "normalize_rewards": True,
+            "normalize_advantages": True,
+            "shared_trunk": False,
+            "ent_coef": 0.001,
+            "vf_coef": 0.25,
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "eval_policy": "sampled",
+        },
+        result="being measured",
+    ),
     ("a2c", "envpool:CarRacing-v3"): Preset(settings=CAR_RACING, result="being measured"),
     ("a2c", "envpool:MyWayHome-v1"): Preset(
         settings={**MAZE, "total_timesteps": 800_000}, result="being measured"
