@@ -362,7 +362,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     # Longer runs, or larger steps, find out how to land and later prefer to hover.
     ("a2c", "gymnasium:LunarLander-v3"): Preset(
         settings={
-            "total_timesteps": 400_000,
+            "total_timesteps": 800_000,
             "num_envs": 16,
             "num_steps": 16,
             "gae_lambda": 0.95,
@@ -372,7 +372,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "ent_coef": 0.001,
             "vf_coef": 0.25,
             "optimizer": "adam",
-            "learning_rate": 1e-3,
+            "learning_rate": 5e-4,
             "eval_policy": "sampled",
         },
         result="being measured",
