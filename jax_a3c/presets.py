@@ -382,7 +382,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         settings={**MAZE, "total_timesteps": 800_000}, result="being measured"
     ),
     ("a2c", "envpool:HealthGathering-v1"): Preset(
-        settings={**MAZE, "total_timesteps": 200_000, "ent_coef": 0.01}, result="being measured"
+        settings={**MAZE, "total_timesteps": 60_000, "ent_coef": 0.01}, result="being measured"
     ),
 }
 """By method and environment id, or `ATARI` for the games without one of their own."""
