@@ -90,6 +90,19 @@ CONTROL = {
     "initial_stddev": 0.3,
     "eval_policy": "sampled",
 }
+# Longer runs, or larger steps, find out how to land and later prefer to hover; the mode of the policy does too.
+LUNAR_LANDER = {
+    "num_envs": 16,
+    "num_steps": 16,
+    "gae_lambda": 0.95,
+    "normalize_rewards": True,
+    "normalize_advantages": True,
+    "shared_trunk": False,
+    "ent_coef": 0.001,
+    "vf_coef": 0.25,
+    "optimizer": "adam",
+    "eval_policy": "sampled",
+}
 FROM_PIXELS = {
     "network": "mnih2013",
     "gae_lambda": 0.95,
@@ -359,22 +372,12 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("a3c", "envpool:HalfCheetah-v5"): Preset(
         settings={**CONTROL, **MEAN, "num_workers": 2, "stop_at_episode_end": False}, result="being measured"
     ),
-    # Longer runs, or larger steps, find out how to land and later prefer to hover.
+    ("a2c", "envpool:LunarLander-v3"): Preset(
+        settings={**LUNAR_LANDER, "total_timesteps": 400_000, "learning_rate": 1e-3},
+        result="being measured",
+    ),
     ("a2c", "gymnasium:LunarLander-v3"): Preset(
-        settings={
-            "total_timesteps": 800_000,
-            "num_envs": 16,
-            "num_steps": 16,
-            "gae_lambda": 0.95,
-            "normalize_rewards": True,
-            "normalize_advantages": True,
-            "shared_trunk": False,
-            "ent_coef": 0.001,
-            "vf_coef": 0.25,
-            "optimizer": "adam",
-            "learning_rate": 5e-4,
-            "eval_policy": "sampled",
-        },
+        settings={**LUNAR_LANDER, "total_timesteps": 800_000, "learning_rate": 5e-4},
         result="being measured",
     ),
     ("a2c", "envpool:CarRacing-v3"): Preset(settings=CAR_RACING, result="being measured"),
