@@ -90,7 +90,7 @@ CONTROL = {
     "initial_stddev": 0.3,
     "eval_policy": "sampled",
 }
-# Longer runs, or larger steps, find out how to land and later prefer to hover; the mode of the policy does too.
+# Longer runs, or larger steps, learn to land and later prefer to hover; so does the mode of the policy.
 LUNAR_LANDER = {
     "num_envs": 16,
     "num_steps": 16,
@@ -120,15 +120,6 @@ CAR_RACING = {
     "num_steps": 10,
     "reward_scale": 0.1,
     "eval_policy": "greedy",
-}
-# In a maze of one reward of 1 an entropy of 18 actions outweighs it at the usual weight of 0.01.
-MAZE = {
-    **FROM_PIXELS,
-    "env_options": ("stack_num=1",),
-    "num_envs": 16,
-    "num_steps": 20,
-    "lstm": True,
-    "ent_coef": 1e-3,
 }
 
 PRESETS: dict[tuple[str, str], Preset] = {
@@ -368,24 +359,25 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         result="Pong: 6.7 greedy, 1.7 sampled, 1 run stopped after 7.8 M steps, 100 minutes on 2 cores",
     ),
-    ("a2c", "envpool:HalfCheetah-v5"): Preset(settings=CONTROL, result="being measured"),
+    ("a2c", "envpool:HalfCheetah-v5"): Preset(
+        settings=CONTROL,
+        result="1066, sampled, 1 run of 30 episodes, 466 s on 2 cores that had other work to do",
+    ),
     ("a3c", "envpool:HalfCheetah-v5"): Preset(
-        settings={**CONTROL, **MEAN, "num_workers": 2, "stop_at_episode_end": False}, result="being measured"
+        settings={**CONTROL, **MEAN, "num_workers": 2, "stop_at_episode_end": False},
+        result="2416 (1205 to 3337), sampled, 3 seeds, at most 167 s on 2 cores that had other work to do",
     ),
     ("a2c", "envpool:LunarLander-v3"): Preset(
         settings={**LUNAR_LANDER, "total_timesteps": 400_000, "learning_rate": 1e-3},
-        result="being measured",
+        result="152 (131 to 166), sampled, 3 seeds, at most 43 s on 2 cores",
     ),
     ("a2c", "gymnasium:LunarLander-v3"): Preset(
         settings={**LUNAR_LANDER, "total_timesteps": 800_000, "learning_rate": 5e-4},
-        result="being measured",
+        result="138 (102 to 159), sampled, 3 seeds, at most 143 s on 2 cores",
     ),
-    ("a2c", "envpool:CarRacing-v3"): Preset(settings=CAR_RACING, result="being measured"),
-    ("a2c", "envpool:MyWayHome-v1"): Preset(
-        settings={**MAZE, "total_timesteps": 800_000}, result="being measured"
-    ),
-    ("a2c", "envpool:HealthGathering-v1"): Preset(
-        settings={**MAZE, "total_timesteps": 60_000, "ent_coef": 0.01}, result="being measured"
+    ("a2c", "envpool:CarRacing-v3"): Preset(
+        settings=CAR_RACING,
+        result="328 (95 % interval 291 to 359), greedy, 1 run of 30 episodes; at random -55 (-57 to -53)",
     ),
 }
 """By method and environment id, or `ATARI` for the games without one of their own."""

@@ -297,7 +297,8 @@ def make(name: str, /, *, timeout: float | None = 60.0, **options: Any) -> Envpo
     Args:
       name: of envpool, such as `Pong-v5`.
       timeout: seconds after which a call counts as hung; None waits for ever, and saves the 10 to 30
-        microseconds that it takes to hand each call to another thread.
+        microseconds that it takes to hand each call to another thread. A pool that hangs while it starts, as
+        one of ViZDoom's processes may, holds the interpreter, and nothing inside of the process can end it.
       **options: envpool's settings by their names. For Atari those that leave the paper are
         `repeat_action_probability` (0.25: sticky actions), `full_action_space`, `episodic_life`, and
         `reward_clip=False`. `continuous=False` gives CarRacing Gymnasium's five actions.
