@@ -30,16 +30,16 @@ from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.types import Params, Progress
 
 RANDOM = "random"  # a network whose weights are all zero: every action is equally likely
+# The paper's Gaussian policy; its entropy cost and separate networks are the preset's.
+PAPER_CONTROL = {"variance": "scalar", "hidden": (200,)}
+LARGER_STEPS = {"total_timesteps": 400_000, "learning_rate": 1e-3}
 # Beside the presets: settings that a claim of the README needs too.
-PAPER_CONTROL = {
-    "variance": "scalar",
-    "hidden": (200,),
-}  # the presets have its entropy cost, separate networks
 VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("a3c", "gymnax:CartPole-v1"): [{"num_workers": 8}],
     ("a2c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
     ("a3c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
     ("a3c", "gymnax:Pendulum-v1"): [PAPER_CONTROL, {**PAPER_CONTROL, "lstm": True, "lstm_size": 128}],
+    ("a2c", "gymnasium:LunarLander-v3"): [LARGER_STEPS],
 }
 
 

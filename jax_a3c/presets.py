@@ -103,24 +103,6 @@ LUNAR_LANDER = {
     "optimizer": "adam",
     "eval_policy": "sampled",
 }
-FROM_PIXELS = {
-    "network": "mnih2013",
-    "gae_lambda": 0.95,
-    "vf_coef": 0.5,
-    "optimizer": "adam",
-    "learning_rate": 5e-4,
-    "eval_episodes": 30,
-    "eval_policy": "sampled",
-}
-CAR_RACING = {
-    **FROM_PIXELS,
-    "total_timesteps": 300_000,
-    "env_options": ("continuous=false",),
-    "num_envs": 8,
-    "num_steps": 10,
-    "reward_scale": 0.1,
-    "eval_policy": "greedy",
-}
 
 PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "gymnax:CartPole-v1"): Preset(
@@ -376,7 +358,19 @@ PRESETS: dict[tuple[str, str], Preset] = {
         result="138 (102 to 159), sampled, 3 seeds, at most 143 s on 2 cores",
     ),
     ("a2c", "envpool:CarRacing-v3"): Preset(
-        settings=CAR_RACING,
+        settings={
+            "total_timesteps": 300_000,
+            "env_options": ("continuous=false",),
+            "network": "mnih2013",
+            "num_envs": 8,
+            "num_steps": 10,
+            "reward_scale": 0.1,
+            "gae_lambda": 0.95,
+            "vf_coef": 0.5,
+            "optimizer": "adam",
+            "learning_rate": 5e-4,
+            "eval_episodes": 30,
+        },
         result="328 (95 % interval 291 to 359), greedy, 1 run of 30 episodes; at random -55 (-57 to -53)",
     ),
 }
