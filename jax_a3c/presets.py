@@ -104,6 +104,22 @@ LUNAR_LANDER = {
     "eval_policy": "sampled",
 }
 
+# Mazes in the first person: an LSTM remembers instead of stacked frames.
+MAZE = {
+    "total_timesteps": 1_000_000,
+    "env_options": ("stack_num=1",),
+    "network": "mnih2013",
+    "lstm": True,
+    "num_envs": 16,
+    "num_steps": 20,
+    "gae_lambda": 0.95,
+    "vf_coef": 0.5,
+    "optimizer": "adam",
+    "learning_rate": 5e-4,
+    "eval_episodes": 30,
+    "eval_policy": "sampled",
+}
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "gymnax:CartPole-v1"): Preset(
         settings={"total_timesteps": 500_000, "learning_rate": 2e-3},
@@ -372,6 +388,11 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "eval_episodes": 30,
         },
         result="328 (95 % interval 291 to 359), greedy, 1 run of 30 episodes; at random -55 (-57 to -53)",
+    ),
+    # Its one reward is rare: an entropy cost of 0.01 outweighs it, and learned nothing.
+    ("a2c", "envpool:MyWayHome-v1"): Preset(settings={**MAZE, "ent_coef": 1e-3}, result="0 so far"),
+    ("a2c", "envpool:HealthGathering-v1"): Preset(
+        settings={**MAZE, "total_timesteps": 300_000}, result="0 so far"
     ),
 }
 """By method and environment id, or `ATARI` for the games without one of their own."""

@@ -11,6 +11,7 @@ What envpool does and how it appears here:
 """
 
 import contextlib
+import faulthandler
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,7 +166,7 @@ class EnvpoolFactory:
         def start() -> Any:
             import envpool
 
-            with _quiet():
+            with _quiet(), self._start_watched():
                 pool = envpool.make_gymnasium(
                     self._name,
                     num_envs=len(seeds),
@@ -186,6 +187,23 @@ class EnvpoolFactory:
             adaptation=self._adaptation,
             timeout=self._timeout,
         )
+
+
+    @contextlib.contextmanager
+    def _start_watched(self) -> Iterator[None]:
+        """End the process, with all stacks on stderr, where a pool of ViZDoom does not start in time.
+
+        envpool waits for Doom's processes with the interpreter's lock held. Once in some hundred starts one
+        of them never answered, and then no thread of Python's can notice: only `faulthandler`'s own can.
+        """
+        if self._timeout is None or self._module != "envpool.vizdoom":
+            yield
+            return
+        faulthandler.dump_traceback_later(self._timeout + 5, exit=True)  # after `BoundedCalls`, where it can
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,8 +315,8 @@ def make(name: str, /, *, timeout: float | None = 60.0, **options: Any) -> Envpo
     Args:
       name: of envpool, such as `Pong-v5`.
       timeout: seconds after which a call counts as hung; None waits for ever, and saves the 10 to 30
-        microseconds that it takes to hand each call to another thread. A pool that hangs while it starts, as
-        one of ViZDoom's processes may, holds the interpreter, and nothing inside of the process can end it.
+        microseconds that it takes to hand each call to another thread. A pool of ViZDoom that hangs while it
+        starts holds the interpreter's lock: then the whole process ends, with its stacks on stderr.
       **options: envpool's settings by their names. For Atari those that leave the paper are
         `repeat_action_probability` (0.25: sticky actions), `full_action_space`, `episodic_life`, and
         `reward_clip=False`. `continuous=False` gives CarRacing Gymnasium's five actions.
