@@ -13,6 +13,7 @@ What envpool does and how it appears here:
 import contextlib
 import faulthandler
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,7 +189,6 @@ class EnvpoolFactory:
             timeout=self._timeout,
         )
 
-
     @contextlib.contextmanager
     def _start_watched(self) -> Iterator[None]:
         """End the process, with all stacks on stderr, where a pool of ViZDoom does not start in time.
@@ -196,10 +196,10 @@ class EnvpoolFactory:
         envpool waits for Doom's processes with the interpreter's lock held. Once in some hundred starts one
         of them never answered, and then no thread of Python's can notice: only `faulthandler`'s own can.
         """
-        if self._timeout is None or self._module != "envpool.vizdoom":
+        if self._timeout is None or self._module != "envpool.vizdoom" or sys.__stderr__ is None:
             yield
             return
-        faulthandler.dump_traceback_later(self._timeout + 5, exit=True)  # after `BoundedCalls`, where it can
+        faulthandler.dump_traceback_later(self._timeout + 5, file=sys.__stderr__, exit=True)
         try:
             yield
         finally:
