@@ -532,6 +532,19 @@ def test_an_environment_that_raises(user_module):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_doom_that_never_starts_ends_the_process():
+    program = """
+import ctypes, envpool
+from jax_a3c import envs
+factory = envs.make("envpool:MyWayHome-v1", timeout=0.2)
+envpool.make_gymnasium = lambda *args, **kwargs: ctypes.PyDLL(None).sleep(60)  # keeps the interpreter's lock
+factory.make(1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert "Timeout (0:00:01.2" in done.stderr
+
+
 def test_an_environment_that_hangs(user_module):
     factory = envs.make(f"gymnasium:{user_module}:Trouble-v0", timeout=0.5, pause=2.0)
     environment = factory.make(2)

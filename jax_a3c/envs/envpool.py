@@ -199,7 +199,7 @@ class EnvpoolFactory:
         if self._timeout is None or self._module != "envpool.vizdoom" or sys.__stderr__ is None:
             yield
             return
-        faulthandler.dump_traceback_later(self._timeout + 5, file=sys.__stderr__, exit=True)
+        faulthandler.dump_traceback_later(self._timeout + 1, file=sys.__stderr__, exit=True)
         try:
             yield
         finally:
