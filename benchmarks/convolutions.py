@@ -3,8 +3,9 @@
     python benchmarks/convolutions.py [--repeats 7] [--out benchmarks/results/convolutions.json]
 
 Forms: `direct`, XLA's convolution with the gradient that JAX derives; `patches`, strided slices times a
-matrix; `mixed`, XLA forward and patches backward; `canonical`, XLA forward and a gradient whose convolutions
-have the axes in the one order that XLA's fast CPU kernel takes; `chosen`, what `networks.Conv` runs.
+matrix; `canonical`, XLA forward and a gradient whose convolutions have the axes in the one order that XLA's
+fast CPU kernel takes; `chosen`, what `networks.Conv` runs: patches forward where the kernel is small, and the
+canonical gradient in chunks of 16 images.
 
 Result on two shared cores of an AMD EPYC with AVX-512, jax 0.10.2, median of 5: gradient (with its forward)
 in ms, alone / in a scan of 4.
@@ -69,18 +70,9 @@ def with_gradient(gradient: Callable[..., tuple[Array, Array]]) -> Form:
     return form
 
 
-def patches_gradient(
-    images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
-) -> tuple[Array, Array]:
-    """The gradient of the patch form."""
-    form = functools.partial(convolutions.as_patches, strides=strides)
-    return jax.vjp(form, images, kernel)[1](grad)
-
-
 FORMS: dict[str, Form] = {
     "direct": convolutions.direct,
     "patches": convolutions.as_patches,
-    "mixed": with_gradient(patches_gradient),
     "canonical": with_gradient(convolutions.canonical_gradient),
     "chosen": convolutions.convolve,
 }

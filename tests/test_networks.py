@@ -409,6 +409,9 @@ def conv_cost(module, params, images):
         ((2, 20, 20, 16), (4, 4), (2, 2), 8),
         ((2, 9, 9, 64), (3, 3), (1, 1), 8),
         ((2, 23, 22, 16), (4, 3), (3, 2), 5),  # rows and columns left over
+        ((convolutions.CHUNK, 8, 8, 4), (3, 3), (1, 1), 5),
+        ((2 * convolutions.CHUNK, 8, 8, 4), (3, 3), (1, 1), 5),
+        ((2 * convolutions.CHUNK + 3, 9, 8, 16), (4, 3), (2, 2), 5),  # images left over too
     ],
 )
 def test_conv_equals_flax(shape, size, stride, features):
@@ -433,7 +436,7 @@ def test_conv_has_the_parameters_of_flax():
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("channels", [4, 16])  # patches, canonical
+@pytest.mark.parametrize("channels", [4, 16])  # forward: patches, direct
 def test_conv_equals_flax_under_jit_vmap_and_scan(channels):
     ours, theirs = Conv(5, (3, 3), (2, 2)), nn.Conv(5, (3, 3), (2, 2), padding="VALID")
     images = normal(3, 2, 8, 8, channels)
@@ -454,12 +457,16 @@ def test_conv_equals_flax_under_jit_vmap_and_scan(channels):
 @pytest.mark.parametrize("channels", [4, 16])
 def test_conv_compiles_to_the_form_of_the_device(channels):
     images, kernel = jnp.zeros((2, 8, 8, channels)), jnp.zeros((3, 3, channels, 5))
-    gradient = jax.grad(lambda k: convolutions.convolve(images, k, (1, 1)).sum())
-    on_cpu, on_gpu = (
-        jax.jit(gradient).trace(kernel).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")
-    )
+    forward = jax.jit(lambda k: convolutions.convolve(images, k, (1, 1)))
+    on_cpu, on_gpu = (forward.trace(kernel).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda"))
     assert ("stablehlo.convolution" in on_cpu) == (channels == 16)
     assert "stablehlo.convolution" in on_gpu
+    many = jnp.zeros((2 * convolutions.CHUNK, 8, 8, channels))
+    gradient = jax.jit(jax.grad(lambda k: convolutions.convolve(many, k, (1, 1)).sum()))
+    on_cpu, on_gpu = (
+        gradient.trace(kernel).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")
+    )
+    assert ("stablehlo.while" in on_cpu, "stablehlo.while" in on_gpu) == (True, False)
 
 
 # Mistakes of the user.

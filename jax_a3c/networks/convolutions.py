@@ -15,6 +15,9 @@ from jax_a3c.types import Array
 PATCHES_UP_TO = 64
 """On the CPU, kernels with at most this many weights per output unit run as patches times a matrix."""
 
+CHUNK = 16
+"""Images of one step of the gradient on the CPU; its intermediate results then fit into the caches."""
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -24,7 +27,7 @@ class Conv(nn.Module):
     XLA's CPU compiler reorders the axes of a convolution into the only order that its fast kernel takes,
     but not in the body of a `lax.scan`: there the weight gradient that JAX derives falls back to a naive
     loop, 4 to 28 times slower. Here the gradient is written in that order to
-    begin with, and small kernels become a matrix product. `benchmarks/convolutions.py` has the measurement.
+    begin with, and taken over a few images at a time. `benchmarks/convolutions.py` has the measurement.
     Reverse-mode derivatives only, as of every `jax.custom_vjp`.
 
     Attributes:
@@ -72,9 +75,7 @@ def _forward(images: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Ar
 
 
 def _backward(strides: tuple[int, int], saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    images, kernel = saved
-    cpu = functools.partial(_gradient, as_patches) if _is_small(kernel) else canonical_gradient
-    return _by_platform(cpu, functools.partial(_gradient, direct), images, kernel, grad, strides=strides)
+    return _by_platform(chunked_gradient, direct_gradient, *saved, grad, strides=strides)
 
 
 convolve.defvjp(_forward, _backward)
@@ -136,11 +137,35 @@ def canonical_gradient(
     return images_grad, kernel_grad.transpose(1, 2, 0, 3)
 
 
-def _gradient(
-    form: Callable[..., Array], images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
+def chunked_gradient(
+    images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """The gradient that JAX derives from a form."""
-    return jax.vjp(functools.partial(form, strides=strides), images, kernel)[1](grad)
+    """`canonical_gradient`, a chunk of images after the other; the same arguments and results."""
+    num_chunks, rest = divmod(images.shape[0], CHUNK)
+    if num_chunks + (rest > 0) < 2:
+        return canonical_gradient(images, kernel, grad, strides)
+    whole = images.shape[0] - rest
+
+    def add(kernel_grad: Array, chunk: tuple[Array, Array]) -> tuple[Array, Array]:
+        images_grad, change = canonical_gradient(chunk[0], kernel, chunk[1], strides)
+        return kernel_grad + change, images_grad
+
+    def split(x: Array) -> Array:
+        return x[:whole].reshape(num_chunks, CHUNK, *x.shape[1:])
+
+    kernel_grad, images_grad = lax.scan(add, jnp.zeros_like(kernel), (split(images), split(grad)))
+    images_grad = images_grad.reshape(whole, *images.shape[1:])
+    if not rest:
+        return images_grad, kernel_grad
+    kernel_grad, last = add(kernel_grad, (images[whole:], grad[whole:]))
+    return jnp.concatenate([images_grad, last]), kernel_grad
+
+
+def direct_gradient(
+    images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
+) -> tuple[Array, Array]:
+    """The gradient that JAX derives from `direct`; arguments and results as of `canonical_gradient`."""
+    return jax.vjp(functools.partial(direct, strides=strides), images, kernel)[1](grad)
 
 
 def _is_small(kernel: Array) -> bool:
