@@ -1,4 +1,4 @@
-"""What the benchmarks share: an interleaving timer, a learner that runs by the clock, the upkeep of results."""
+"""What benchmarks share: a timer that interleaves, a learner that runs by the clock, upkeep of results."""
 
 import dataclasses
 import json

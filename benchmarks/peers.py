@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +142,8 @@ def main() -> None:
         rows = [row for name in args.only for row in in_a_process(name, args)]
         if not rows:
             raise SystemExit("nothing was measured")
-        write_result(out, rows, repeats=args.repeats, seconds=args.seconds)
+        versions = {name: version(name) for name in ("torch", "stable_baselines3") if is_installed(name)}
+        write_result(out, rows, repeats=args.repeats, seconds=args.seconds, peers=versions)
         print(f"\n{markdown(rows)}\n\nwrote {out}")
 
 
@@ -376,13 +378,18 @@ def ready(name: str, start: float, run: Callable[[], int], close: Callable[[], N
 
 def is_missing(row: str, extra: str, *packages: str) -> bool:
     """Whether a package is not installed; says what is left out for it, and the way out."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    missing = [name for name in packages if not is_installed(name)]
     if missing:
         print(
             f"  {row} is left out, {' and '.join(missing)} missing: pip install 'jax-a3c[{extra}]'",
             flush=True,
         )
     return bool(missing)
+
+
+def is_installed(package: str) -> bool:
+    """Whether it can be imported; it is not."""
+    return importlib.util.find_spec(package) is not None
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
