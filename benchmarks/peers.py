@@ -59,7 +59,7 @@ from jax_a3c.training.settings import Settings, resolve
 LEARNING_RATE, EPS = 7e-4, 1e-5  # of A2C, as Stable-Baselines3 has them
 CALIBRATION = 16_384  # environment steps of the program from whose time the size of the others follows
 OURS_AT_BEST = ((256, 16), (1024, 16), (4096, 16))
-STABLE_BASELINES_AT_BEST = (16, 64, 256)
+STABLE_BASELINES_AT_BEST = (16, 64, 256)  # the first, which is usual, has a row of its own
 PONG = "envpool:Pong-v5"
 WORKERS = 2
 RAW_ENVS = 8
@@ -436,12 +436,13 @@ GROUPS: dict[str, Group] = {
     ),
     "best": Group(
         build=best_settings,
-        comparisons=(
+        comparisons=tuple(
             Comparison(
                 ours=tuple(our_name(*sizes) for sizes in OURS_AT_BEST),
-                peer=tuple(stable_baselines_name(num_envs) for num_envs in STABLE_BASELINES_AT_BEST),
+                peer=tuple(stable_baselines_name(num_envs) for num_envs in settings),
                 goal=150.0,
-            ),
+            )
+            for settings in (STABLE_BASELINES_AT_BEST, STABLE_BASELINES_AT_BEST[:1])
         ),
     ),
     "pong": Group(
