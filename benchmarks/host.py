@@ -35,13 +35,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
-from measure import RESULTS, Window, plain_settings, spread, watched, write_result
+from measure import RESULTS, Learning, Window, plain_settings, spread, watched, write_result
 
 from jax_a3c import envs
 from jax_a3c.asynchronous import use_worker_threads
-from jax_a3c.training.experiment import build
 from jax_a3c.training.settings import Settings, resolve
 
 ENVS: dict[str, dict[str, Any]] = {
@@ -57,7 +55,6 @@ CORES = [1, 2]
 RAW_ENVS = 8
 FOREVER = 10**9  # steps: a window ends by its time, and the learning rate stays where it is
 DRAWN = 1009  # rows of random actions, which come round again
-INTERVAL = 0.05  # seconds between two looks at the clock while a learner runs
 
 Run = Callable[[float], int]
 """Goes on for some seconds; returns how many environment steps it took."""
@@ -192,7 +189,7 @@ def measure(env_id: str, cases: list[Case], args: argparse.Namespace) -> list[di
     runs: dict[Case, Run] = {}
     for case in cases:
         start = time.perf_counter()
-        runs[case] = stepping(env_id, case) if case.kind in ("raw", "adapter") else Learning(env_id, case)
+        runs[case] = stepping(env_id, case) if case.kind in ("raw", "adapter") else learning(env_id, case)
         for _ in range(
             2
         ):  # JAX may compile once more for the second call, whose arguments come from the first
@@ -273,38 +270,9 @@ def raw_pool(env_id: str, case: Case) -> Any:
         return envpool.make_gymnasium(name, num_envs=case.num_envs, num_threads=case.threads, seed=0)
 
 
-class Learning:
-    """A method that trains for some seconds at a time, from where it was."""
-
-    def __init__(self, env_id: str, case: Case):
-        """Build it and start its environments; the first call compiles."""
-        self._name = case.name
-        self._trainer = build(case.kind, env_id, settings_of(env_id, case)).trainer
-        self._state: Any = self._trainer.init(0)
-        self._env_steps = 0
-        self._weights = self._copy_of_weights()
-
-    def __call__(self, seconds: float) -> int:
-        """Train; return the environment steps, those that only reset left out."""
-        result = self._trainer.run(
-            state=self._state, callback=lambda progress: progress.seconds >= seconds, interval=INTERVAL
-        )
-        taken = result.progress.env_steps - self._env_steps
-        self._state, self._env_steps = result.state, result.progress.env_steps
-        return taken
-
-    def close(self) -> None:
-        """Close the environments; RuntimeError if what was measured was not learning."""
-        for before, after in zip(self._weights, self._copy_of_weights(), strict=True):
-            if np.array_equal(before, after) or not np.isfinite(after).all():
-                raise RuntimeError(
-                    f"{self._name} did not learn: some parameters did not move or are not finite"
-                )
-        self._trainer.close(self._state)
-
-    def _copy_of_weights(self) -> list[np.ndarray]:
-        params = self._trainer.params(self._state)["params"]  # without running statistics, which always move
-        return [np.array(leaf) for leaf in jax.tree.leaves(params)]
+def learning(env_id: str, case: Case) -> Learning:
+    """A method on environments of its own."""
+    return Learning(case.name, case.kind, env_id, settings_of(env_id, case))
 
 
 def settings_of(env_id: str, case: Case) -> Settings:

@@ -1,4 +1,4 @@
-"""What all benchmarks share: a timer that interleaves what it compares, the format and upkeep of results."""
+"""What benchmarks share: a timer that interleaves, a learner that runs by the clock, upkeep of results."""
 
 import dataclasses
 import json
@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
+from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
+INTERVAL = 0.05  # seconds between two looks at the clock while a learner runs
 Result = TypeVar("Result")
 
 
@@ -73,6 +76,48 @@ def interleaved_seconds(programs: dict[Any, Callable[[], Any]], repeats: int) ->
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - start)
     return {name: values[1:] for name, values in times.items()}
+
+
+class Learning:
+    """A method of ours that trains for some seconds at a time, from where it was."""
+
+    def __init__(self, name: str, method: str, env_id: str, settings: Settings):
+        """Build it and start its environments; the first call compiles."""
+        self._name = name
+        self._trainer = build(method, env_id, settings).trainer
+        self._state: Any = self._trainer.init(0)
+        self._env_steps = 0
+        self._weights = self._copy_of_weights()
+
+    def __call__(self, seconds: float) -> int:
+        """Train; return the environment steps, those that only reset left out."""
+        result = self._trainer.run(
+            state=self._state, callback=lambda progress: progress.seconds >= seconds, interval=INTERVAL
+        )
+        taken = result.progress.env_steps - self._env_steps
+        self._state, self._env_steps = result.state, result.progress.env_steps
+        return taken
+
+    def close(self) -> None:
+        """Close the environments; RuntimeError if what was measured was not learning."""
+        check_learned(self._name, self._weights, self._copy_of_weights())
+        self._trainer.close(self._state)
+
+    def _copy_of_weights(self) -> list[np.ndarray]:
+        # Without running statistics, which always move.
+        return copy_of_weights(self._trainer.params(self._state)["params"])
+
+
+def copy_of_weights(params: Any) -> list[np.ndarray]:
+    """The leaves of a tree of parameters, as they are now."""
+    return [np.array(leaf) for leaf in jax.tree.leaves(params)]
+
+
+def check_learned(name: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> None:
+    """RuntimeError unless every array moved and is finite."""
+    for old, new in zip(before, after, strict=True):
+        if np.array_equal(old, new) or not np.isfinite(new).all():
+            raise RuntimeError(f"{name} did not learn: some parameters did not move or are not finite")
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
