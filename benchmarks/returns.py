@@ -127,21 +127,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.01, help="of each window, at least 0.005")
     parser.add_argument("--short", action="store_true", help="one shape, three windows, into runs/bench")
     parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, default=RESULTS / "returns.json")
+    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # a device's process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats = 3
-        args.out = Path("runs", "bench", "returns.json")  # the committed result stays
+    partial = args.short or set(args.only) != set(PAIRS)
+    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "returns.json"
     if args.table:
-        print_committed(args.out, markdown)
+        print_committed(out, markdown)
     elif args.part:
         args.part.write_text(json.dumps(measure(args.device[0], args)))
     else:
         rlax_module()
         rows = rows_of_devices(args.device)
-        write_result(args.out, rows, repeats=args.repeats, seconds=args.seconds)
-        print(f"\n{markdown(rows)}\n\nwrote {args.out}")
+        write_result(out, rows, repeats=args.repeats, seconds=args.seconds)
+        print(f"\n{markdown(rows)}\n\nwrote {out}")
 
 
 def rlax_module() -> Any:

@@ -145,20 +145,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each window")
     parser.add_argument("--short", action="store_true", help="two forms, short windows, into runs/bench")
     parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, default=RESULTS / "throughput.json")
+    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was chosen")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # a device's process writes here
     args = parser.parse_args()
+    chosen = args.short or args.num_envs or args.num_steps != NUM_STEPS or args.dtype or args.seeds
+    partial = bool(chosen) or set(args.env) != set(NETWORKS)
+    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "throughput.json"
     if args.short:
         args.num_envs, args.repeats, args.seconds = args.num_envs or [16], 2, 0.1
-        args.out = Path("runs", "bench", "throughput.json")  # the committed result stays
     if args.table:
-        print_committed(args.out, markdown)
+        print_committed(out, markdown)
     elif args.part:
         args.part.write_text(json.dumps(measure(args.device[0], args)))
     else:
         rows = rows_of_devices(args.device)
-        write_result(args.out, rows, repeats=args.repeats, seconds=args.seconds)
-        print(f"\n{markdown(rows)}\n\nwrote {args.out}")
+        write_result(out, rows, repeats=args.repeats, seconds=args.seconds)
+        print(f"\n{markdown(rows)}\n\nwrote {out}")
 
 
 def groups_of(device: str, args: argparse.Namespace) -> list[Group]:
