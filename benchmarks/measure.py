@@ -4,6 +4,9 @@ import dataclasses
 import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +21,10 @@ from jax_a3c.training.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 INTERVAL = 0.05  # seconds between two looks at the clock while a learner runs
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
+"""What JAX calls the devices that scripts know as `--device`."""
+NO_SUCH_DEVICE = 3
+"""Exit code of a process that was to measure on a device that is not there."""
 Result = TypeVar("Result")
 
 
@@ -120,6 +127,18 @@ def check_learned(name: str, before: Sequence[np.ndarray], after: Sequence[np.nd
             raise RuntimeError(f"{name} did not learn: some parameters did not move or are not finite")
 
 
+def fitting_count(run: Callable[[int], Any], seconds: float) -> int:
+    """How many iterations `run(count)` does in about so many seconds."""
+    count = 1
+    while True:
+        start = time.perf_counter()
+        jax.block_until_ready(run(count))
+        taken = time.perf_counter() - start
+        if taken >= seconds / 4:
+            return max(1, round(count * seconds / taken))
+        count *= 2
+
+
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     """Median, minimum and maximum."""
     ordered = {"median": statistics.median(values), "min": min(values), "max": max(values)}
@@ -162,3 +181,61 @@ def write_result(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Non
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def rows_of_devices(devices: Sequence[str]) -> list[dict[str, Any]]:
+    """Run this script again for each device, in a process that sees no other, and collect its rows.
+
+    The process gets the same arguments, `--device` with that one device, and `--part`, the file for its rows.
+    It calls `require_device` first; a device that is not there has no rows.
+
+    Args:
+      devices: keys of `PLATFORMS`.
+
+    Returns:
+      The rows of all processes, each with its `device`.
+
+    Raises:
+      SystemExit: if a process failed, which has said why, or if none of the devices is there.
+    """
+    rows = []
+    for device in devices:
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder, "part.json")
+            command = [sys.executable, *sys.argv, "--device", device, "--part", str(part)]
+            code = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": PLATFORMS[device]}).returncode
+            if code == 0:
+                rows += [{"device": device, **row} for row in json.loads(part.read_text())]
+            elif code != NO_SUCH_DEVICE:
+                raise SystemExit(code)
+    if not rows:
+        raise SystemExit("nothing was measured: none of these devices is there")
+    return rows
+
+
+def require_device(device: str) -> str:
+    """What JAX calls the one device of this process; without it end the process with a message."""
+    try:
+        return jax.devices()[0].device_kind
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that some platform is left
+        reason = str(error).partition("\n")[0] or f"JAX has no platform {PLATFORMS[device]!r}"
+        print(f"no {device} here, its rows are left out: {reason}", file=sys.stderr)
+        raise SystemExit(NO_SUCH_DEVICE) from None
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ("---",) * len(heads), *lines))
+
+
+def ranged(values: dict[str, float], form: str = ",.0f") -> str:
+    """Median and range of a `spread`, as a cell of a table."""
+    low, median, high = (format(values[name], form) for name in ("min", "median", "max"))
+    return f"{median} ({low} to {high})"
+
+
+def print_committed(path: Path, markdown: Callable[[list[dict[str, Any]]], str]) -> None:
+    """Print the result that exists; SystemExit if there is none yet."""
+    if not path.exists():
+        raise SystemExit(f"there is no {path} yet; run this without --table")
+    print(markdown(json.loads(path.read_text())["rows"]))

@@ -1,0 +1,146 @@
+"""What the benchmarks compute beside time: operation counts, comparisons, tables."""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import returns as returns_benchmark
+import rlax
+import startup
+import throughput
+from measure import check_learned, fitting_count, ranged, require_device, spread, table
+from operations import counted_cost, forward_flops, gradient_flops, layers_of, update_flops
+
+from jax_a3c import envs, networks
+
+pytestmark = pytest.mark.unoptimized
+
+BATCH = 32
+
+
+def network_and_inputs(env_id):
+    env = envs.make(env_id)
+    network = networks.actor_critic(env, torso=throughput.NETWORKS[env_id])
+    observation = jnp.zeros((1, BATCH, *env.spec.observation_shape))
+    reset = jnp.zeros((1, BATCH), bool)
+    params = jax.eval_shape(network.init, jax.random.key(0), (), observation, reset)
+    return layers_of(network, env.spec), network, params, observation, reset
+
+
+def test_the_layers_of_an_mlp_are_counted_from_its_shapes():
+    layers = network_and_inputs("gymnax:CartPole-v1")[0]
+    products = [4 * 64, 64 * 64, 64 * 2, 64 * 1]
+    assert sorted(layer.flops for layer in layers) == sorted(2 * product for product in products)
+    assert [layer.is_first for layer in layers] == [True, False, False, False]
+    assert update_flops(layers, 5) == pytest.approx(1.2 * forward_flops(layers) + gradient_flops(layers))
+
+
+@pytest.mark.parametrize("env_id", throughput.NETWORKS)
+def test_counted_products_are_most_of_what_xla_counts(env_id):
+    layers, network, params, observation, reset = network_and_inputs(env_id)
+
+    def forward(params):
+        _, policy, values = network.apply(params, (), observation, reset)
+        return policy.logits.sum() + values.sum()
+
+    for needed, program in (
+        (forward_flops(layers), forward),
+        (gradient_flops(layers), jax.grad(forward)),
+    ):
+        xla = counted_cost(program, params).flops / BATCH
+        assert needed <= xla <= 1.1 * needed
+
+
+def test_the_body_of_a_loop_is_counted_as_often_as_it_runs():
+    size, length = 16, 7
+
+    def loop(x, unroll):
+        return jax.lax.scan(lambda x, _: (x @ x, None), x, length=length, unroll=unroll)[0]
+
+    x = jnp.zeros((size, size))
+    for unroll in (1, length):
+        counted = counted_cost(lambda x, unroll=unroll: jax.jit(loop, static_argnums=1)(x, unroll), x)
+        assert counted.flops == pytest.approx(length * 2 * size**3, rel=0.01)
+        assert counted.bytes >= length * 2 * x.nbytes
+
+
+@pytest.mark.parametrize("mode", throughput.MODES)
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_each_mode_steps_and_only_learning_changes_the_parameters(mode, seeds):
+    case = throughput.Case("float32", seeds, mode)
+    step, state = throughput.program(throughput.Group("gymnax:CartPole-v1", 4, 3, [case]), case)
+    after, sums = jax.jit(step)(state)
+    params = [s.params if mode == "learn" else s[0] for s in (state, after)]
+    moved = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, params), strict=True)]
+    assert all(moved) if mode == "learn" else not any(moved)
+    assert sums["episodes"].shape == (() if seeds == 1 else (seeds,))
+
+
+def test_groups_are_the_forms_of_one_seed_and_then_the_seeds():
+    args = argparse.Namespace(
+        env=["gymnax:CartPole-v1"], num_envs=None, num_steps=16, dtype=None, seeds=[1, 3]
+    )
+    groups = throughput.groups_of("cpu", args)
+    assert [(group.num_envs, group.num_steps) for group in groups[:2]] == [throughput.SMALL, (16, 16)]
+    assert {case.seeds for case in groups[-1].cases} == {1, 3}
+    assert {case.seeds for group in groups[:-1] for case in group.cases} == {1}
+
+
+@pytest.mark.parametrize("name", returns_benchmark.PAIRS)
+def test_both_sides_of_a_comparison_of_returns_agree(name):
+    pair, data = returns_benchmark.PAIRS[name], returns_benchmark.make_data(7, 3)
+    theirs = jax.vmap(lambda x: pair.theirs(rlax, x), in_axes=1, out_axes=1)(data)
+    returns_benchmark.largest_difference(pair.ours(data), theirs)
+
+
+def test_results_that_differ_are_no_comparison():
+    with pytest.raises(AssertionError, match="differ"):
+        returns_benchmark.largest_difference(jnp.zeros(3), jnp.ones(3))
+
+
+def test_what_did_not_move_or_is_not_finite_did_not_learn():
+    zeros, ones = [np.zeros(2)], [np.ones(2)]
+    check_learned("it", zeros, ones)
+    for after in (zeros, [np.array([1.0, np.nan])]):
+        with pytest.raises(RuntimeError, match="it did not learn"):
+            check_learned("it", zeros, after)
+
+
+def test_a_count_fills_a_window():
+    calls = []
+    count = fitting_count(lambda count: [calls.append(count) for _ in range(1000 * count)], 0.002)
+    assert count >= 1 and calls[0] == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Unable to initialize backend 'cuda'\n..."), AssertionError()]
+)
+def test_a_missing_device_is_a_message(monkeypatch, capsys, error):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", refuse)
+    with pytest.raises(SystemExit):
+        require_device("gpu")
+    assert capsys.readouterr().err.startswith("no gpu here")
+
+
+def test_tables_are_markdown():
+    assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert ranged(spread([1.0, 2.0, 4.0]), ".1f") == "2.0 (1.0 to 4.0)"
+    some = spread([1.0, 2.0])
+    row = {"device": "cpu", "env": "gymnax:X-v1", "num_envs": 16, "num_steps": 5, "dtype": "float32"}
+    rows = [
+        {**row, "seeds": 1, "mode": mode, "env_steps_per_second": some, "ratio_to_first": some}
+        for mode in throughput.MODES
+    ]
+    assert (
+        throughput.markdown(rows)
+        .splitlines()[2]
+        .startswith("| cpu | X-v1 | 16, 5 | float32 | 1 | 2 (1 to 2)")
+    )
+    assert len(throughput.markdown([*rows, *rows]).splitlines()) == 4  # one seed again, beside several
+    rows = [{"part": "imports", "what": "nothing", "seconds": some}, {"part": "memory", "peak_mib": some}]
+    assert startup.markdown(rows).count("---") == 3
