@@ -4,12 +4,16 @@ import dataclasses
 import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
 from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import Settings
@@ -117,3 +121,61 @@ def write_result(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Non
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def confined(cores: int, script: str, flags: Sequence[str]) -> Any:
+    """Run a script in a process that has so many cores from its start, before JAX sizes its pools.
+
+    Args:
+      cores: how many.
+      script: its path.
+      flags: its arguments; `--part FILE` is added, into which it writes JSON.
+
+    Returns:
+      What it wrote. SystemExit with its code if it failed.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("this system cannot confine a process to some cores; Linux can")
+    allowed = os.sched_getaffinity(0)
+    if not 1 <= cores <= len(allowed):
+        raise SystemExit(f"asked for {cores} cores; this process may use 1 to {len(allowed)}")
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder, "part.json")
+        os.sched_setaffinity(0, sorted(allowed)[:cores])  # a new process inherits it
+        try:
+            code = subprocess.run([sys.executable, script, *flags, "--part", str(part)]).returncode
+        finally:
+            os.sched_setaffinity(0, allowed)
+        if code:
+            raise SystemExit(code)  # it has said why
+        return json.loads(part.read_text())
+
+
+def check_learned(name: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> None:
+    """RuntimeError unless every parameter moved and is finite: what was measured must have been learning."""
+    for old, new in zip(before, after, strict=True):
+        if np.array_equal(old, new) or not np.isfinite(new).all():
+            raise RuntimeError(f"{name} did not learn: some parameters did not move or are not finite")
+
+
+def copied_leaves(tree: Any) -> list[np.ndarray]:
+    """The leaves of a tree, copied to the host: a program may take the buffers of what it is given."""
+    return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ("---",) * len(heads), *lines))
+
+
+def ranged(values: dict[str, float], form: str = ",.0f") -> str:
+    """Median and range of a `spread`, as a cell of a table."""
+    low, median, high = (format(values[name], form) for name in ("min", "median", "max"))
+    return f"{median} ({low} to {high})"
+
+
+def print_committed(path: Path, markdown: Callable[[list[dict[str, Any]]], str]) -> None:
+    """Print the result that exists; SystemExit if there is none yet."""
+    if not path.exists():
+        raise SystemExit(f"there is no {path} yet; run this without --table")
+    print(markdown(json.loads(path.read_text())["rows"]))
