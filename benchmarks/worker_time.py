@@ -15,11 +15,11 @@ results, in as many threads as there are workers, at the end of the same run: on
 call), one that steps the environment with a hand-written rule, one that acts with the network, and the whole.
 
 "On a core" is what the worker's own thread spent there: XLA may run a program on a thread of its own, while
-the worker waits for it without the interpreter lock. So waiting for the lock shows elsewhere, as time in which
-a core did nothing for the process: that of two workers, less that of one, is what they wait for each other.
-The share of the machine that other processes took stands beside; it should be next to nothing. "Holding" is the
-worker's time on a core in Python and the rest, and on CartPole in the call that computes nothing: about the
-time for which it keeps the lock from the others.
+the worker waits for it without the interpreter lock. So waiting for the lock shows elsewhere, as time in
+which a core did nothing for the process: that of two workers, less that of one, is what they wait for each
+other. The share of the machine that other processes took stands beside; it should be next to nothing.
+"Holding" is the worker's time on a core in Python and the rest, and on CartPole in the call that computes
+nothing: about the time for which it keeps the lock from the others.
 """
 
 import argparse
@@ -250,9 +250,7 @@ def row_of(windows: list[dict[str, Any]], alone: dict[str, Any] | None) -> dict[
         "us_per_step": median(lambda w: w["whole"][0] / w["steps"] / 1e3, 3),
         "parts": parts,
         "segment_alone": alone,
-        "share_of_cores_idle": spread(
-            [1 - w["cpu_seconds"] / (w["workers"] * w["seconds"]) for w in windows]
-        ),
+        "share_of_cores_idle": spread(idle),
         "others_share_of_machine": spread(others) if others else None,
         "share_holding_the_lock": spread([held(w) for w in windows]),
     }
