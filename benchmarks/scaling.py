@@ -220,11 +220,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     )
     lines = []
     for row in rows:
-        ratio, lost, compared = (
-            row["ratio_to_one_worker"],
-            row["lost_updates"],
-            row.get("lock_free_to_locked"),
-        )
+        ratio, compared = row["ratio_to_one_worker"], row.get("lock_free_to_locked")
+        counted, lost = row.get("lost_updates"), ""  # rows of before they were counted have none
+        if counted is not None:
+            lost = f"{counted['mean']:.4%} ({counted['worst']:.3%})" if counted["worst"] else "none"
         cells = (
             row["env"].partition(":")[2],
             str(row["workers"]),
@@ -234,7 +233,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             ranged(ratio, ".2f"),
             "" if compared is None else ranged(compared, ".2f"),
             f"{row['mean_staleness']:.2f} ({row['max_staleness']})",
-            f"{lost['mean']:.4%} ({lost['worst']:.3%})" if lost["worst"] else "none",
+            lost,
             str(speedups.get(row["workers"], "")),
         )
         lines.append(cells)

@@ -14,12 +14,12 @@ On CartPole a segment is one program. Its parts are differences between programs
 results, in as many threads as there are workers, at the end of the same run: one that computes nothing (the
 call), one that steps the environment with a hand-written rule, one that acts with the network, and the whole.
 
-"On a core" is what the worker's own thread spent there: XLA may run a program on a thread of its own, while
-the worker waits for it without the interpreter lock. So waiting for the lock shows elsewhere, as time in
-which a core did nothing for the process: that of two workers, less that of one, is what they wait for each
-other. The share of the machine that other processes took stands beside; it should be next to nothing.
-"Holding" is the worker's time on a core in Python and the rest, and on CartPole in the call that computes
-nothing: about the time for which it keeps the lock from the others.
+"On a core" is what the worker's own thread spent there, and for programs alone what all threads did: XLA may
+run a program on a thread of its own, while the worker waits for it without the interpreter lock. So waiting
+for the lock shows elsewhere, as time in which a core did nothing for the process: that of two workers, less
+that of one, is what they wait for each other. The share of the machine that other processes took stands
+beside; it should be next to nothing. "Holding" is the worker's time on a core in Python and the rest, and on
+CartPole in the call that computes nothing: about the time for which it keeps the lock from the others.
 """
 
 import argparse
@@ -335,6 +335,7 @@ def side_by_side(
       For each thread and program, by turn: microseconds per call on the clock and on a core, steps per call.
     """
     ledgers: list[dict[str, list[tuple[float, float, float]]]] = [{} for _ in starts]
+    together = threading.Barrier(len(starts))  # the process' time on a core is that of one program then
 
     def run(thread: int) -> None:
         theta, first = starts[thread]
@@ -342,14 +343,17 @@ def side_by_side(
         for turn in range(-1, turns):
             for name, program in programs.items():
                 actor, taken = actors[name], 0.0
-                begin = time.perf_counter(), time.thread_time()
+                together.wait()
+                begin = time.perf_counter(), time.process_time()
                 for _ in range(CALLS):
                     actor, packed = program(theta, actor, None, np.float32(0))
                     taken += np.asarray(packed)[size]
-                spent = time.perf_counter() - begin[0], time.thread_time() - begin[1]
+                seconds = time.perf_counter() - begin[0]
+                together.wait()
+                cpu_seconds = (time.process_time() - begin[1]) / len(starts)
                 actors[name] = actor
                 if turn >= 0:
-                    figures = (spent[0] * 1e6 / CALLS, spent[1] * 1e6 / CALLS, taken / CALLS)
+                    figures = (seconds * 1e6 / CALLS, cpu_seconds * 1e6 / CALLS, taken / CALLS)
                     ledgers[thread].setdefault(name, []).append(figures)
 
     threads = [threading.Thread(target=run, args=(thread,)) for thread in range(len(starts))]
@@ -376,7 +380,7 @@ def timer_cost(calls: int = 20_000) -> float:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians over the windows."""
-    heads = ("environment", "workers", "part", "us per segment", "of it on a core", "us per step", "share")
+    heads = ("environment", "workers", "part", "us per segment", "on a core", "us per step", "share")
     lines = []
     for row in rows:
         name, workers = row["env"].partition(":")[2], str(row["workers"])
