@@ -13,6 +13,7 @@ import html
 import importlib
 import io
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +113,8 @@ def caption_of(result: dict[str, Any]) -> str:
 
 def picture(figure: Figure, path: Path, caption: str) -> str:
     """Write a picture, and give it as HTML with the file inside."""
-    figure.supxlabel(caption.replace("; ", "\n", 1), fontsize=7, color="0.4")
+    characters = int(21 * figure.get_figwidth())
+    figure.supxlabel(textwrap.fill(caption, characters), fontsize=7, color="0.4")
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130, format="png")
@@ -209,17 +211,19 @@ def draw_devices(rows: Rows) -> Figure | None:
         return None
     env_ids = list(dict.fromkeys(env_id for env_id, _ in best))
     figure, (axis,) = canvas(1, height=3.6)
+    number = EngFormatter(places=1, sep="")
     width = 0.8 / len(devices)
-    for number, device in enumerate(devices):
+    for place, device in enumerate(devices):
         points = [best[env_id, device] for env_id in env_ids if (env_id, device) in best]
-        places = [env_ids.index(row["env"]) + number * width for row in points]
+        places = [env_ids.index(row["env"]) + place * width for row in points]
         middle, bars = values_of(points, "env_steps_per_second")
         drawn = axis.bar(places, middle, width, yerr=bars, capsize=2, label=device)
-        axis.bar_label(drawn, [f"{rate(row):.3g}\nN={row['num_envs']:,}" for row in points], fontsize=7)
+        axis.bar_label(drawn, [f"{number(rate(row))}\nN={row['num_envs']:,}" for row in points], fontsize=7)
     axis.set_xticks(
         [i + width * (len(devices) - 1) / 2 for i in range(len(env_ids))], [short(e) for e in env_ids]
     )
     axis.set(yscale="log", ylabel="steps per second, learning")
+    axis.yaxis.set_major_formatter(EngFormatter(sep=""))
     axis.margins(y=0.25)
     axis.legend()
     return figure
