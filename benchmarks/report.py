@@ -113,7 +113,7 @@ def caption_of(result: dict[str, Any]) -> str:
 
 def picture(figure: Figure, path: Path, caption: str) -> str:
     """Write a picture, and give it as HTML with the file inside."""
-    characters = int(21 * figure.get_figwidth())
+    characters = int(17 * figure.get_figwidth())
     figure.supxlabel(textwrap.fill(caption, characters), fontsize=7, color="0.4")
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
