@@ -133,7 +133,9 @@ class Clock:
 
         def on_one_core(segments: Segments, function: Callable, *args: Any) -> Callable:
             name = getattr(function, "__name__", "")
-            return self.timed(PARTS.get(name, PARTS["split"]), compile_(segments, function, *args))
+            program = compile_(segments, function, *args)
+            # The call of a program may return before it has run.
+            return self.timed(PARTS.get(name, PARTS["split"]), lambda *a: jax.block_until_ready(program(*a)))
 
         return mock.patch.object(Segments, "on_one_core", on_one_core)
 
