@@ -12,6 +12,8 @@ RUNS := runs/$(shell date +%Y%m%d-%H%M%S)
 endif
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Those whose results the page shows.
+BENCHMARKS := throughput peers scaling worker_time returns startup
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint format bench clean
@@ -36,8 +38,9 @@ format: $(INSTALLED)  ## format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## the short form of the scaling benchmark
-	$(BIN)/python benchmarks/scaling.py --short
+bench: $(INSTALLED)  ## short forms of the benchmarks, some minutes, and a page of them in runs/bench
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --short || exit 1; done
+	$(BIN)/python benchmarks/report.py --results runs/bench
 
 clean:  ## remove .venv, caches and builds; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

@@ -24,10 +24,7 @@ dispatch is off for all, as in the command line for A3C (`use_worker_threads`), 
 import argparse
 import functools
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -36,7 +33,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from measure import RESULTS, Learning, Window, plain_settings, spread, watched, write_result
+from measure import (
+    RESULTS,
+    Learning,
+    Window,
+    confined,
+    plain_settings,
+    print_committed,
+    spread,
+    table,
+    watched,
+    write_result,
+)
 
 from jax_a3c import envs
 from jax_a3c.asynchronous import use_worker_threads
@@ -128,14 +136,12 @@ def main() -> None:
     partial = bool(selected) or set(args.env) != set(ENVS)
     out = args.out or (Path("runs", "bench") if partial else RESULTS) / "host.json"
     if args.table:
-        if not out.exists():
-            raise SystemExit(f"there is no {out} yet; run this without --table")
-        print(markdown(json.loads(out.read_text())["rows"]))
+        print_committed(out, markdown)
     elif args.part:
         rows = measure(args.env[0], cases_of(args.cores[0], args.only, args.short), args)
         args.part.write_text(json.dumps([{"cores": args.cores[0], **row} for row in rows]))
     else:
-        rows = [row for env_id in args.env for cores in args.cores for row in confined(env_id, cores, args)]
+        rows = [row for env_id in args.env for cores in args.cores for row in rows_of(env_id, cores, args)]
         names = ("repeats", "seconds", "asynchronous_dispatch")
         write_result(out, rows, **{name: getattr(args, name) for name in names})
         print(f"\n{markdown(rows)}\n\nwrote {out}")
@@ -159,27 +165,12 @@ def cases_of(cores: int, only: str, short: bool) -> list[Case]:
     return [ceiling, *chosen] if chosen or only.lower() in ceiling.name.lower() else []
 
 
-def confined(env_id: str, cores: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+def rows_of(env_id: str, cores: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Run this script for one environment in a process that has so many cores from its start."""
     if not cases_of(cores, args.only, args.short):
         return []
-    if not hasattr(os, "sched_setaffinity"):
-        raise SystemExit("this system cannot confine a process to some cores; Linux can")
-    allowed = os.sched_getaffinity(0)
-    if not 1 <= cores <= len(allowed):
-        raise SystemExit(f"--cores must be between 1 and {len(allowed)}, the cores there are, got {cores}")
     print(f"{env_id} on {cores} core{'s' * (cores > 1)}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder, "part.json")
-        flags = ["--env", env_id, "--cores", str(cores), "--part", str(part)]
-        os.sched_setaffinity(0, sorted(allowed)[:cores])  # a new process inherits it
-        try:
-            code = subprocess.run([sys.executable, __file__, *sys.argv[1:], *flags]).returncode
-        finally:
-            os.sched_setaffinity(0, allowed)
-        if code:
-            raise SystemExit(code)  # it has said why
-        return json.loads(part.read_text())
+    return confined(cores, __file__, [*sys.argv[1:], "--env", env_id, "--cores", str(cores)])
 
 
 def measure(env_id: str, cases: list[Case], args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -286,7 +277,7 @@ def settings_of(env_id: str, case: Case) -> Settings:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians, and the range over the rounds in brackets."""
     heads = ("environment", "cores", "what", "steps/s", "share of raw envpool", "CPU us per step", "others")
-    lines = [heads, ("---",) * len(heads)]
+    lines = []
     for row in rows:
         rate, share = row["env_steps_per_second"], row["share_of_raw"]
         cpu, others = row["cpu_microseconds_per_step"], row["others_share_of_machine"]
@@ -300,7 +291,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             "unknown" if others is None else f"{others['median']:.0%} (to {others['max']:.0%})",
         )
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return table(heads, lines)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class Learning:
 
 
 def copy_of_weights(params: Any) -> list[np.ndarray]:
-    """The leaves of a tree of parameters, as they are now."""
+    """The leaves of a tree of parameters, as they are now: a program may take the buffers it is given."""
     return [np.array(leaf) for leaf in jax.tree.leaves(params)]
 
 
@@ -221,6 +221,34 @@ def require_device(device: str) -> str:
         reason = str(error).partition("\n")[0] or f"JAX has no platform {PLATFORMS[device]!r}"
         print(f"no {device} here, its rows are left out: {reason}", file=sys.stderr)
         raise SystemExit(NO_SUCH_DEVICE) from None
+
+
+def confined(cores: int, script: str, flags: Sequence[str]) -> Any:
+    """Run a script in a process that has so many cores from its start, before JAX sizes its pools.
+
+    Args:
+      cores: how many.
+      script: its path.
+      flags: its arguments; `--part FILE` is added, into which it writes JSON.
+
+    Returns:
+      What it wrote. SystemExit with its code if it failed.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("this system cannot confine a process to some cores; Linux can")
+    allowed = os.sched_getaffinity(0)
+    if not 1 <= cores <= len(allowed):
+        raise SystemExit(f"asked for {cores} cores; this process may use 1 to {len(allowed)}")
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder, "part.json")
+        os.sched_setaffinity(0, sorted(allowed)[:cores])  # a new process inherits it
+        try:
+            code = subprocess.run([sys.executable, script, *flags, "--part", str(part)]).returncode
+        finally:
+            os.sched_setaffinity(0, allowed)
+        if code:
+            raise SystemExit(code)  # it has said why
+        return json.loads(part.read_text())
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,406 @@
+"""Where does the time of a worker of A3C go?
+
+    python benchmarks/worker_time.py [--env gymnax:CartPole-v1 envpool:Pong-v5] [--workers 1 2] [--repeats 5]
+    python benchmarks/worker_time.py --short     does it work? Two short windows, into runs/bench
+    python benchmarks/worker_time.py --table     the result that exists, as Markdown
+
+Microseconds per segment and per step, on the clock and on a core, of workers that learn with the settings of
+the preset, in a process that is confined to one core for each of them. Timers sit around what a worker calls:
+compiled programs, environments of the host, and the three calls that touch the shared buffers. What lies
+between them is Python, NumPy and JAX' own handling of arrays: "Python and the rest". The timers' own cost is
+measured too; most of it is in that rest.
+
+On CartPole a segment is one program. Its parts are differences between programs of the same arguments and
+results, in as many threads as there are workers, at the end of the same run: one that computes nothing (the
+call), one that steps the environment with a hand-written rule, one that acts with the network, and the whole.
+
+"On a core" is what the worker's own thread spent there, and for programs alone what all threads did: XLA may
+run a program on a thread of its own, while the worker waits for it without the interpreter lock. So waiting
+for the lock shows elsewhere, as time in which a core did nothing for the process: that of two workers, less
+that of one, is what they wait for each other. The share of the machine that other processes took stands
+beside; it should be next to nothing. "Holding" is the worker's time on a core in Python and the rest, and on
+CartPole in the call that computes nothing: about the time for which it keeps the lock from the others.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from measure import (
+    RESULTS,
+    Window,
+    check_learned,
+    confined,
+    copy_of_weights,
+    print_committed,
+    spread,
+    table,
+    watched,
+    write_result,
+)
+
+from jax_a3c.asynchronous import use_worker_threads
+from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.objectives import ActorCriticConfig, actor_critic
+from jax_a3c.rollouts import unroll
+from jax_a3c.segments import Segments
+from jax_a3c.training.experiment import build
+from jax_a3c.training.settings import Settings, resolve
+
+ENVS = ("gymnax:CartPole-v1", "envpool:Pong-v5")
+WORKERS = [1, 2]
+FOREVER = 10**9  # steps: a window ends by its time, and the learning rate stays where it is
+INTERVAL = 0.05  # seconds between two looks at the clock
+CALLS = 50  # of one program of CartPole's segment, before the next has its turn
+# What a worker calls, by the name of the method or of the function that was compiled.
+PARTS = {
+    "step": "environment",
+    "act_at": "inference",
+    "gradient_of": "gradient",
+    "_in_one_program": "segment: environment, inference, gradient",
+    "split": "parameters as a tree",
+    "update": "optimizer's program",
+    "read": "shared buffer: read",
+    "count": "shared buffer: count",
+    "apply": "shared buffer: apply",
+}
+SEGMENT, REST = PARTS["_in_one_program"], "Python and the rest"
+
+
+class Ledger:
+    """What one thread did.
+
+    Attributes:
+      parts: by name, calls and nanoseconds on the clock and on a core.
+      begin: both clocks at the first call, in nanoseconds.
+      end: both clocks after the last one.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[int]] = {}
+        self.begin: tuple[int, int] | None = None
+        self.end = (0, 0)
+
+
+class Clock:
+    """Books the time of calls, for each thread apart.
+
+    Attributes:
+      ledgers: by thread.
+    """
+
+    def __init__(self) -> None:
+        self.ledgers: dict[int, Ledger] = {}
+
+    def timed(self, part: str, function: Callable) -> Callable:
+        """The function, with its time booked."""
+
+        def call(*args: Any) -> Any:
+            begin = time.perf_counter_ns(), time.thread_time_ns()
+            result = function(*args)
+            end = time.perf_counter_ns(), time.thread_time_ns()
+            ledger = self.ledgers.setdefault(threading.get_ident(), Ledger())
+            ledger.begin, ledger.end = ledger.begin or begin, end
+            booked = ledger.parts.setdefault(part, [0, 0, 0])
+            booked[0] += 1
+            booked[1] += end[0] - begin[0]
+            booked[2] += end[1] - begin[1]
+            return result
+
+        return call
+
+    def watch(self, owner: Any, *methods: str) -> None:
+        """Book the time of an object's methods."""
+        for name in methods:
+            setattr(owner, name, self.timed(PARTS[name], getattr(owner, name)))
+
+    def compiling(self) -> Any:
+        """A context in which `Segments` compiles programs whose time is booked."""
+        compile_ = Segments.on_one_core
+
+        def on_one_core(segments: Segments, function: Callable, *args: Any) -> Callable:
+            name = getattr(function, "__name__", "")
+            program = compile_(segments, function, *args)
+            # The call of a program may return before it has run.
+            return self.timed(PARTS.get(name, PARTS["split"]), lambda *a: jax.block_until_ready(program(*a)))
+
+        return mock.patch.object(Segments, "on_one_core", on_one_core)
+
+
+def main() -> None:
+    """Measure each number of workers in a process of its own; write and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--env", nargs="+", choices=ENVS, default=list(ENVS))
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    parser.add_argument("--repeats", type=int, default=5, help="windows")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each window")
+    parser.add_argument("--short", action="store_true", help="two short windows, into runs/bench")
+    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
+    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
+    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the confined process writes here
+    args = parser.parse_args()
+    if args.short:
+        args.repeats, args.seconds = 2, 0.5
+    partial = args.short or args.workers != WORKERS or set(args.env) != set(ENVS)
+    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "worker_time.json"
+    if args.table:
+        print_committed(out, markdown)
+    elif args.part:
+        args.part.write_text(json.dumps(measure(args.env[0], args.workers[0], args.repeats, args.seconds)))
+    else:
+        rows = []
+        for env_id in args.env:
+            for workers in args.workers:
+                print(f"{env_id}, workers and cores: {workers}", flush=True)
+                flags = [*sys.argv[1:], "--env", env_id, "--workers", str(workers)]
+                rows.append(confined(workers, __file__, flags))
+        write_result(out, rows, repeats=args.repeats, seconds=args.seconds)
+        print(f"\n{markdown(rows)}\n\nwrote {out}")
+
+
+def measure(env_id: str, workers: int, repeats: int, seconds: float) -> dict[str, Any]:
+    """Let the workers learn under the clock, and book a few windows."""
+    use_worker_threads()
+    clock = Clock()
+    settings = resolve("a3c", env_id, num_workers=workers, total_timesteps=FOREVER)
+    experiment = build("a3c", env_id, settings)
+    trainer: Any = experiment.trainer
+    state = trainer.init(0)
+    in_one_program = isinstance(experiment.env, JaxEnvironment)
+    clock.watch(state.shared, "read", "count", "apply")
+    if not in_one_program:
+        for actor in state.actors:
+            clock.watch(actor.env_state, "step")
+
+    def train(seconds: float) -> Any:
+        return trainer.run(
+            state=state, callback=lambda progress: progress.seconds >= seconds, interval=INTERVAL
+        ).progress
+
+    before = copy_of_weights(trainer.params(state))
+    with clock.compiling():
+        progress = train(2 * seconds)  # CartPole's episodes grow long meanwhile, and segments whole
+    windows = []
+    for _ in range(repeats):
+        clock.ledgers.clear()
+        steps = progress.env_steps
+        progress, window = watched(functools.partial(train, seconds))
+        windows.append(booked(list(clock.ledgers.values()), progress.env_steps - steps, window))
+    check_learned(f"A3C with {workers} workers", before, copy_of_weights(trainer.params(state)))
+    alone = None
+    if in_one_program:
+        alone = segment_in_parts(experiment, settings, trainer, state, calls=20 if seconds < 1 else 200)
+    trainer.close(state)
+    return {"env": env_id, "workers": workers, **row_of(windows, alone), "timer_microseconds": timer_cost()}
+
+
+def booked(ledgers: list[Ledger], steps: int, window: Window) -> dict[str, Any]:
+    """One window, over all workers: nanoseconds by part, on the clock and on a core."""
+    parts: dict[str, np.ndarray] = {}
+    whole = np.zeros(2)
+    for ledger in ledgers:
+        for name, numbers in ledger.parts.items():
+            parts[name] = parts.get(name, np.zeros(3)) + numbers
+        whole += np.subtract(ledger.end, ledger.begin or ledger.end)
+    rest = whole - sum(numbers[1:] for numbers in parts.values())
+    segments = parts[PARTS["apply"]][0]
+    parts[REST] = np.array([segments, *rest])
+    sums = {"parts": parts, "whole": whole, "segments": segments, "steps": steps, "workers": len(ledgers)}
+    return {**sums, **window._asdict()}
+
+
+def row_of(windows: list[dict[str, Any]], alone: dict[str, Any] | None) -> dict[str, Any]:
+    """Medians over the windows."""
+
+    def median(figure: Callable[[dict[str, Any]], float], digits: int = 2) -> float:
+        return round(float(statistics.median(figure(window) for window in windows)), digits)
+
+    parts = {}
+    for name in (*PARTS.values(), REST):
+        if name not in windows[0]["parts"]:
+            continue
+        parts[name] = {
+            "calls_per_segment": median(lambda w, n=name: w["parts"][n][0] / w["segments"]),
+            "us_per_segment": median(lambda w, n=name: w["parts"][n][1] / w["segments"] / 1e3),
+            "cpu_us_per_segment": median(lambda w, n=name: w["parts"][n][2] / w["segments"] / 1e3),
+            "us_per_step": median(lambda w, n=name: w["parts"][n][1] / w["steps"] / 1e3, 3),
+        }
+
+    def held(window: dict[str, Any]) -> float:
+        calls = 0.0 if alone is None else alone["call"]["cpu_us"] * 1e3 * window["segments"]
+        return (window["parts"][REST][2] + window["parts"][PARTS["count"]][2] + calls) / window["whole"][0]
+
+    idle = [1 - w["cpu_seconds"] / (w["workers"] * w["seconds"]) for w in windows]
+    others = [window["others"] for window in windows if window["others"] is not None]
+    return {
+        "env_steps_per_second": spread([w["steps"] / w["seconds"] for w in windows], 0),
+        "steps_per_segment": median(lambda w: w["steps"] / w["segments"]),
+        "us_per_segment": median(lambda w: w["whole"][0] / w["segments"] / 1e3),
+        "us_per_step": median(lambda w: w["whole"][0] / w["steps"] / 1e3, 3),
+        "parts": parts,
+        "segment_alone": alone,
+        "share_of_cores_idle": spread(idle),
+        "others_share_of_machine": spread(others) if others else None,
+        "share_holding_the_lock": spread([held(w) for w in windows]),
+    }
+
+
+def segment_in_parts(
+    experiment: Any, settings: Settings, trainer: Any, state: Any, *, calls: int
+) -> dict[str, Any]:
+    """Microseconds of a segment's call, environment, inference and gradient, from programs alone.
+
+    Args:
+      experiment: of CartPole, whose poles the hand-written rule keeps up.
+      settings: of it.
+      trainer: that trained the state.
+      state: its parameters and actors.
+      calls: turns of each program, of `CALLS` calls.
+
+    Returns:
+      By part, on the clock and on a core, with the steps of a call for the programs themselves.
+    """
+    config, env = trainer.config, experiment.env
+    names = [field.name for field in dataclasses.fields(ActorCriticConfig)]
+    objective_config = ActorCriticConfig(**{name: getattr(settings, name) for name in names})
+    objective = actor_critic(experiment.network, objective_config)
+    _, unravel = ravel_pytree(trainer.params(state))
+    ends = {"stop_at_episode_end": config.stop_at_episode_end}
+    cpu = jax.local_devices(backend="cpu")[0]
+    segments = Segments(env, objective, unravel, config, **ends, device=cpu)
+    arguments = (np.array(state.shared.parameters), state.actors[0], None, np.float32(0))
+    whole = segments.compile(*arguments[:3])
+    padding = jnp.zeros(len(segments.metric_names) - 2)
+
+    def packed(flat: Any, taken: Any, used: Any) -> Any:
+        return jnp.concatenate([flat, jnp.stack([taken, used]), padding])
+
+    def nothing(flat: Any, actor: Any, target: Any, env_steps: Any) -> Any:
+        key = jax.random.fold_in(actor.key, 0)
+        flat, rest = jax.lax.optimization_barrier((flat, actor._replace(key=None)))
+        return rest._replace(key=key), packed(flat, 0.0, env_steps)
+
+    def playing(act: Callable) -> Callable:
+        def play(flat: Any, actor: Any, target: Any, env_steps: Any) -> Any:
+            policy = act(unravel(flat), actor.exploration, env_steps)
+            last, rollout, _ = unroll(
+                env, policy, actor, config.num_steps, auto_reset=config.auto_reset, **ends
+            )
+            # All that a gradient would read is used, so that no part of the loop is left out.
+            used = sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(rollout.steps))
+            return last, packed(flat, rollout.steps.mask.sum().astype(jnp.float32), used)
+
+        return play
+
+    def by_rule(params: Any, exploration: Any, env_steps: Any) -> Callable:
+        # Push towards where the pole falls; it stays up.
+        return lambda key, carry, seen, reset: (carry, (seen[:, 2] + seen[:, 3] > 0).astype(jnp.int32))
+
+    def by_network(params: Any, exploration: Any, env_steps: Any) -> Callable:
+        return lambda *args: objective.act(params, *args, exploration, env_steps)
+
+    functions = {"call": nothing, "environment": playing(by_rule), "inference": playing(by_network)}
+    programs = {name: segments.on_one_core(function, *arguments) for name, function in functions.items()}
+    programs["gradient"] = whole
+    ledgers = side_by_side(
+        [[arguments[0].copy(), actor] for actor in state.actors], programs, calls, arguments[0].size
+    )
+    parts, previous = {}, np.zeros(2)
+    for name in programs:
+        figures = np.array([ledger[name] for ledger in ledgers])  # threads, turns, 3
+        spent, steps = np.median(figures[..., :2], axis=(0, 1)), float(figures[..., 2].mean())
+        us, cpu_us = np.round(spent - previous, 2).tolist()
+        parts[name] = {"us": us, "cpu_us": cpu_us, "steps_per_call": round(steps, 2)}
+        previous = spent
+    return parts
+
+
+def side_by_side(
+    starts: list[list[Any]], programs: dict[str, Callable], turns: int, size: int
+) -> list[dict[str, list[tuple[float, float, float]]]]:
+    """Run the programs in turn, in one thread for each start (parameters, actor).
+
+    Returns:
+      For each thread and program, by turn: microseconds per call on the clock and on a core, steps per call.
+    """
+    ledgers: list[dict[str, list[tuple[float, float, float]]]] = [{} for _ in starts]
+    together = threading.Barrier(len(starts))  # the process' time on a core is that of one program then
+
+    def run(thread: int) -> None:
+        theta, first = starts[thread]
+        actors = dict.fromkeys(programs, first)
+        for turn in range(-1, turns):
+            for name, program in programs.items():
+                actor, taken = actors[name], 0.0
+                together.wait()
+                begin = time.perf_counter(), time.process_time()
+                for _ in range(CALLS):
+                    actor, packed = program(theta, actor, None, np.float32(0))
+                    taken += np.asarray(packed)[size]
+                seconds = time.perf_counter() - begin[0]
+                together.wait()
+                cpu_seconds = (time.process_time() - begin[1]) / len(starts)
+                actors[name] = actor
+                if turn >= 0:
+                    figures = (seconds * 1e6 / CALLS, cpu_seconds * 1e6 / CALLS, taken / CALLS)
+                    ledgers[thread].setdefault(name, []).append(figures)
+
+    threads = [threading.Thread(target=run, args=(thread,)) for thread in range(len(starts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ledgers
+
+
+def timer_cost(calls: int = 20_000) -> float:
+    """Microseconds that booking adds to a call."""
+
+    def nothing() -> None: ...
+
+    def seconds(function: Callable) -> float:
+        begin = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return time.perf_counter() - begin
+
+    return round((seconds(Clock().timed("nothing", nothing)) - seconds(nothing)) / calls * 1e6, 2)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of the README: medians over the windows."""
+    heads = ("environment", "workers", "part", "us per segment", "on a core", "us per step", "share")
+    lines = []
+    for row in rows:
+        name, workers = row["env"].partition(":")[2], str(row["workers"])
+        for part, numbers in row["parts"].items():
+            us, cpu_us = numbers["us_per_segment"], numbers["cpu_us_per_segment"]
+            share = f"{us / row['us_per_segment']:.0%}"
+            cells = (f"{us:.1f}", f"{cpu_us:.1f}", f"{numbers['us_per_step']:.2f}", share)
+            lines.append((name, workers, part, *cells))
+            for what, of in (row["segment_alone"] or {}).items() if part == SEGMENT else ():
+                cells = (f"{of['us']:.1f}", f"{of['cpu_us']:.1f}", "", "")
+                lines.append((name, workers, f"alone: {what}", *cells))
+        idle, held = row["share_of_cores_idle"]["median"], row["share_holding_the_lock"]["median"]
+        lock = f"all; cores idle {idle:.0%}, a worker holding the lock {held:.0%}"
+        lines.append(
+            (name, workers, lock, f"{row['us_per_segment']:.1f}", "", f"{row['us_per_step']:.2f}", "100%")
+        )
+    return table(heads, lines)
+
+
+if __name__ == "__main__":
+    main()
