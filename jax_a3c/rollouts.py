@@ -209,22 +209,25 @@ def _next_actions(act: Act, key: Array, steps: Transition) -> Array:
 
     last_key, key = jax.random.split(key)
     last = draw(last_key, jax.tree.map(lambda x: x[-1], steps))
-    keys = jax.random.split(key, len(steps.action))
-    return row_after_each_step(steps, steps.action, last, lambda: jax.vmap(draw)(keys, steps))
+    return row_after_each_step(
+        steps, steps.action, last, lambda row, i: draw(jax.random.fold_in(key, i), row)
+    )
 
 
-def row_after_each_step(steps: Transition, rows: Array, last: Array, own: Callable[[], Array]) -> Array:
+def row_after_each_step(
+    steps: Transition, rows: Array, last: Array, own: Callable[[Transition, Array], Array]
+) -> Array:
     """What belongs to s_{t+1} of every step, from what belongs to each s_t.
 
     Within an episode it is the next row. Where an episode was cut by a time limit before the rollout's end,
-    the next row is of another episode: there it is what the final observation itself gives, which costs a
-    pass over the rollout; that is made only if there are any.
+    the next row is of another episode: there it is what the final observation itself gives. Those are few,
+    and `own` is asked for one step of each environment at a time, until there are none left.
 
     Args:
       steps: of a rollout, `[T, *B]`.
       rows: `[T, *B, ...]`, of each s_t.
       last: `[*B, ...]`, of the observation after the last step.
-      own: gives `[T, *B, ...]`, from each step's own next observation.
+      own: `(row [*B], i) -> [*B, ...]`, from the next observations of some steps, in the i-th call.
 
     Returns:
       `[T, *B, ...]`. Of no meaning where the episode terminated.
@@ -233,16 +236,27 @@ def row_after_each_step(steps: Transition, rows: Array, last: Array, own: Callab
     if steps.next_observation is None:  # a host environment: each final observation has a row of its own
         return following
     cut = (steps.truncated & ~steps.terminated).at[-1].set(False)  # the last row has its own already
-    return jax.lax.cond(jnp.any(cut), lambda: _where(cut, own(), following), lambda: following)
+    times = jnp.arange(len(cut)).reshape(-1, *[1] * (cut.ndim - 1))
+
+    def replace(loop: tuple) -> tuple:
+        i, cut, result = loop
+        first = jnp.argmax(cut, axis=0)  # of each environment, 0 where none is left
+        chosen = cut & (times == first)
+        row = jax.tree.map(lambda x: jnp.take_along_axis(x, _spread(first[None], x), axis=0)[0], steps)
+        return i + 1, cut & ~chosen, _where(chosen, own(row, i)[None], result)
+
+    return jax.lax.while_loop(lambda loop: jnp.any(loop[1]), replace, (0, cut, following))[2]
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:
     """Leafwise `where` with `condition` `[*B]` against leaves `[*B, ...]`."""
 
-    def select(a: Array, b: Array) -> Array:
-        return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
+    return jax.tree.map(lambda a, b: jnp.where(_spread(condition, b), a, b), new, old)
 
-    return jax.tree.map(select, new, old)
+
+def _spread(x: Array, like: Array) -> Array:
+    """`x` `[*B]` with axes of length 1 at its end, as many as `like` `[*B, ...]` has more."""
+    return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
 
 
 def _scan_until_episode_end(step: Callable, state: Any, xs: Any) -> tuple[Any, Transition]:

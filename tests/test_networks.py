@@ -22,6 +22,7 @@ from jax_a3c.networks import (
     Nature,
     convolutions,
 )
+from jax_a3c.networks.products import product
 from jax_a3c.networks.torsos import as_real
 
 pytestmark = pytest.mark.unoptimized
@@ -467,6 +468,41 @@ def test_conv_compiles_to_the_form_of_the_device(channels):
         gradient.trace(kernel).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")
     )
     assert ("stablehlo.while" in on_cpu, "stablehlo.while" in on_gpu) == (True, False)
+
+
+# Matrix products.
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize(("width", "features"), [(64, 3), (7, 1), (5, 5), (4, 64)])
+@pytest.mark.parametrize("batch", [(6,), (2, 3), ()])
+def test_product_equals_the_operator(width, features, batch):
+    inputs, kernel, weights = normal(*batch, width), normal(width, features), normal(*batch, features)
+    results = [
+        jax.jit(jax.value_and_grad(lambda x, k, f=f: jnp.sum(weights * f(x, k)), argnums=(0, 1)))(
+            inputs, kernel
+        )
+        for f in (product, jnp.matmul)
+    ]
+    all_close(*results, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.optimized
+def test_product_under_vmap_and_in_half_precision():
+    inputs, kernel = normal(3, 6, 64).astype(jnp.bfloat16), normal(3, 64, 2).astype(jnp.bfloat16)
+    ours, theirs = (
+        jax.jit(jax.vmap(jax.grad(lambda x, k, f=f: f(x, k).sum(), argnums=(0, 1))))(inputs, kernel)
+        for f in (product, jnp.matmul)
+    )
+    assert jax.tree.map(lambda x: x.dtype, ours) == (jnp.bfloat16, jnp.bfloat16)
+    all_close(ours, theirs, atol=0.1, rtol=0.02)
+
+
+def test_a_narrow_product_moves_the_narrow_side_on_the_cpu_only():
+    gradient = jax.jit(jax.grad(lambda k, x: product(x, k).sum()))
+    arguments = jnp.zeros((64, 2)), jnp.zeros((6, 64))
+    texts = [gradient.trace(*arguments).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")]
+    assert ["optimization_barrier" in text for text in texts] == [True, False]
 
 
 # Mistakes of the user.

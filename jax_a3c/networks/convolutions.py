@@ -67,7 +67,7 @@ def convolve(images: Array, kernel: Array, strides: tuple[int, int]) -> Array:
       `[M, H', W', O]` with H' = (H - h) // stride + 1, likewise W'.
     """
     cpu = as_patches if _is_small(kernel) else direct
-    return _by_platform(cpu, direct, images, kernel, strides=strides)
+    return by_platform(cpu, direct, images, kernel, strides=strides)
 
 
 def _forward(images: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, tuple[Array, Array]]:
@@ -75,7 +75,7 @@ def _forward(images: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Ar
 
 
 def _backward(strides: tuple[int, int], saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    return _by_platform(chunked_gradient, direct_gradient, *saved, grad, strides=strides)
+    return by_platform(chunked_gradient, direct_gradient, *saved, grad, strides=strides)
 
 
 convolve.defvjp(_forward, _backward)
@@ -172,6 +172,7 @@ def _is_small(kernel: Array) -> bool:
     return math.prod(kernel.shape[:3]) <= PATCHES_UP_TO
 
 
-def _by_platform(cpu: Callable[..., Any], default: Callable[..., Any], *args: Array, **settings: Any) -> Any:
+def by_platform(cpu: Callable[..., Any], default: Callable[..., Any], *args: Array, **settings: Any) -> Any:
+    """What the program is compiled for decides: `cpu(*args, **settings)` there, else `default`."""
     cpu, default = functools.partial(cpu, **settings), functools.partial(default, **settings)
     return lax.platform_dependent(*args, cpu=cpu, default=default)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_a3c.checks import InputError
+from jax_a3c.networks.products import product
 from jax_a3c.types import Array
 
 INITS = ("orthogonal", "torch")
@@ -51,4 +52,4 @@ def dense(
 ) -> Array:
     """Apply a new `nn.Dense` inside a compact module: `[..., F]` -> `[..., features]`, parameters float32."""
     starts = initializers(init, scale=scale, fan_in=inputs.shape[-1])
-    return nn.Dense(features, dtype=dtype, name=name, **starts)(inputs)
+    return nn.Dense(features, dtype=dtype, name=name, dot_general=product, **starts)(inputs)

@@ -219,7 +219,7 @@ def next_values(
 
     Within an episode it is the next row of `values`. The last row is bootstrapped, and so is, with its own
     final observation and the carry of its own episode, every row at which an episode was truncated. Those
-    cost a second pass over the rollout; it is made only if there are any.
+    cost a pass over one step of each environment; it is made only if there are any.
 
     Args:
       network: whose values these are.
@@ -243,7 +243,10 @@ def next_values(
     if last_carry is not None:
         carry = jax.lax.stop_gradient(last_carry)
     last = _values(network, params, carry, observation, steps.reset.shape[1:])
-    return row_after_each_step(steps, values, last, lambda: values_after_each_step(network, params, steps))
+    params = jax.lax.stop_gradient(params)  # outside of the loop below, which has no reverse derivative
+    return row_after_each_step(
+        steps, values, last, lambda row, i: values_after_each_step(network, params, row)
+    )
 
 
 def gradient(
