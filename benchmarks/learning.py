@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py [--only a3c gymnax:CartPole-v1] [--seeds 10] [--episodes 100]
     python benchmarks/learning.py --only random         what an agent gets that has learned nothing
+    python benchmarks/learning.py --runs runs/mine      of runs of `jax-a3c train`, which ended before
     python benchmarks/learning.py --table               what is measured so far
 
 Trains every preset with the final weights evaluated over complete episodes, greedy and exploring, on
@@ -11,6 +12,7 @@ and started again.
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ from tqdm import tqdm
 from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.presets import ATARI, PRESETS
 from jax_a3c.training.experiment import Experiment, build
-from jax_a3c.training.results import evaluate
-from jax_a3c.training.run_directory import environment
+from jax_a3c.training.results import evaluate, evaluate_run
+from jax_a3c.training.run_directory import RunDirectory, environment
 from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.types import Params, Progress
 
@@ -52,11 +54,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULTS / "learning.json")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="train nothing, play these on")
     parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
     use_worker_threads()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     if args.table:
+        return print_table(rows)
+    if args.runs:
+        for path in args.runs:
+            rows.append(row_of_run(RunDirectory(path), args.episodes))
+            write_result(args.out, rows, episodes=args.episodes)
         return print_table(rows)
     commit = environment()["git_commit"]
     cases = [
@@ -83,18 +91,34 @@ def main() -> None:
                         untrained(experiment) if method == RANDOM else trained(experiment, seed, bar)
                     )
                     scores = evaluate(experiment, learner, settings, params, jax.random.key(10_000 + seed))
-                    row = {
-                        **case,
-                        "seed": seed,
-                        "commit": commit,
-                        **{name: round(x, 3) if isinstance(x, float) else x for name, x in scores.items()},
-                        **costs,
-                        "settings": plain_settings(settings),
-                    }
-                    rows.append(row)
+                    rows.append(row_of(case, seed, commit, scores, costs, settings))
                     write_result(args.out, rows, episodes=args.episodes)
                 bar.update()
     print_table(rows)
+
+
+def row_of(case: dict, seed: int, commit: str, scores: dict, costs: dict, settings: Settings) -> dict:
+    """A row of the result."""
+    return {
+        **case,
+        "seed": seed,
+        "commit": commit,
+        **{name: round(x, 3) if isinstance(x, float) else x for name, x in scores.items()},
+        **costs,
+        "settings": plain_settings(settings),
+    }
+
+
+def row_of_run(run: RunDirectory, episodes: int) -> dict:
+    """The row of a run with the settings of a preset, of which parameters and metrics are left."""
+    method, env_id, settings = run.config()
+    scores = evaluate_run(run, num_episodes=episodes, seed=10_000 + settings.seed, quiet=False)
+    seed, settings = settings.seed, dataclasses.replace(settings, seed=0, eval_episodes=episodes)
+    last = run.metrics()[-1]
+    costs = {"env_steps": last["env_steps"], "seconds": round(last["seconds"], 2)}
+    case = {"method": method, "env": env_id, "variant": {}}
+    commit = json.loads((run.path / "env.json").read_text())["git_commit"]
+    return row_of(case, seed, commit, scores, costs, settings)
 
 
 def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Settings:

@@ -193,8 +193,8 @@ class EnvpoolFactory:
     def _start_watched(self) -> Iterator[None]:
         """End the process, with all stacks on stderr, where a pool of ViZDoom does not start in time.
 
-        envpool waits for Doom's processes with the interpreter's lock held. Once in some hundred starts one
-        of them never answered, and then no thread of Python's can notice: only `faulthandler`'s own can.
+        envpool waits for Doom's processes with the interpreter's lock held. After long training one of them
+        may never answer, and then no thread of Python's can notice: only `faulthandler`'s own can.
         """
         if self._timeout is None or self._module != "envpool.vizdoom" or sys.__stderr__ is None:
             yield
