@@ -20,8 +20,9 @@ from jax_a3c.objectives import Network
 from jax_a3c.rollouts import NONE_CHOSEN
 from jax_a3c.types import Array, Carry, Rollout
 
-HostAct = Callable[[Array, np.int32, Carry, Any, np.ndarray], tuple[Carry, Array]]
-"""`(key, t, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`; t tells the steps apart."""
+HostAct = Callable[[Array, np.int32, Carry, Any, np.ndarray], tuple]
+"""`(key, t, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`, and perhaps the layers, as
+`rollouts.Act`; t tells the steps apart."""
 # For type checkers: the same tuples with NumPy's arrays in them.
 Transition: Any = types.Transition
 ActorState: Any = types.ActorState
@@ -35,13 +36,15 @@ class HostRollout(NamedTuple):
       carry: `[N, ...]`. Recurrent state before the first step.
       last_carry: `[N, ...]`. That after the last one.
       observations: T + 1 arrays `[N, ...]` on the device where the policy acted.
-      steps: the rest, a `Transition` of NumPy arrays `[T, N]` without observations.
+      steps: the rest, a `Transition` of NumPy arrays `[T, N]` without observations and layers.
+      layers: T times what the network's layers gave, `[N, ...]` on that device; empty if nobody asked.
     """
 
     carry: Carry
     last_carry: Carry
     observations: tuple[Array, ...]
     steps: Any
+    layers: tuple[Any, ...] = ()
 
 
 class Finished(NamedTuple):
@@ -163,10 +166,11 @@ def host_unroll(
     looks_ahead, next_action = state.next_action is not None, state.next_action
     episode_return, episode_length = state.episode_return, state.episode_length
     discounted = state.discounted_return
-    observations, rows, episodes = [observation], [], np.zeros(3)
+    observations, layers, rows, episodes = [observation], [], [], np.zeros(3)
     for t in range(num_steps):
         start = reset
-        carry, chosen = act(state.key, np.int32(t), carry, observation, reset)
+        carry, chosen, *kept = act(state.key, np.int32(t), carry, observation, reset)
+        layers += kept
         action = np.asarray(chosen)
         if next_action is not None:
             action = np.where(next_action == NONE_CHOSEN, action, next_action)
@@ -208,6 +212,8 @@ def host_unroll(
         following = np.concatenate([steps.action[1:], next_action[None]])
         following[count - 1] = next_action
         steps = steps._replace(next_action=following)
+    if layers and count < num_steps:  # the row behind the last one has the value of the final observation
+        layers += [act(state.key, np.int32(num_steps), carry, observation, reset)[2]] * (num_steps - count)
     observations += [observation] * (num_steps - count)
     last = state._replace(
         observation=step.observation,
@@ -219,7 +225,7 @@ def host_unroll(
         next_action=next_action,
         discounted_return=discounted,
     )
-    rollout = HostRollout(state.carry, carry, tuple(observations), steps)
+    rollout = HostRollout(state.carry, carry, tuple(observations), steps, tuple(layers))
     return Finished(last, rollout, EpisodeSums(*episodes.astype(np.float32)))
 
 
@@ -292,15 +298,18 @@ def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:
     """What an objective takes, `[T, N, ...]`, from the rollouts of all groups; for use under `jit`."""
     joined = rollouts[0]
     if len(rollouts) > 1:
-        carries, last_carries, observations, steps = zip(*rollouts, strict=True)
+        carries, last_carries, observations, steps, layers = zip(*rollouts, strict=True)
         joined = HostRollout(
             _concatenated(carries, 0),
             _concatenated(last_carries, 0),
             _concatenated(observations, 0),
             _concatenated(steps, 1),
+            _concatenated(layers, 0),
         )
     *rows, last = joined.observations
     steps = joined.steps._replace(observation=jnp.stack(rows))
+    if joined.layers:
+        steps = steps._replace(layers=jax.tree.map(lambda *column: jnp.stack(column), *joined.layers))
     return Rollout(joined.carry, steps, last, joined.last_carry)
 
 

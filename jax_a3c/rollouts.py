@@ -14,8 +14,9 @@ from jax_a3c.types import ActorState, Array, Carry, Rollout, Transition
 AutoReset = Literal["pooled", "exact"]
 NONE_CHOSEN = -1
 """In `ActorState.next_action`: the action is still to be chosen."""
-Act = Callable[[Array, Carry, Array, Array], tuple[Carry, Array]]
-"""`(key, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`."""
+Act = Callable[[Array, Carry, Array, Array], tuple]
+"""`(key, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`, and a third if the loss wants
+to know what the network's layers gave: `layers [N, ...]`."""
 
 
 class EpisodeSums(NamedTuple):
@@ -144,7 +145,7 @@ def unroll(
     def step(state: tuple[ActorState, EpisodeSums], keys: tuple[Array, Array, Array]) -> Any:
         actor, sums = state
         action_key, env_key, reset_key = keys
-        carry, action = act(action_key, actor.carry, actor.observation, actor.reset)
+        carry, action, *layers = act(action_key, actor.carry, actor.observation, actor.reset)
         if actor.next_action is not None:
             action = jnp.where(actor.next_action == NONE_CHOSEN, action, actor.next_action)
         env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_envs), actor.env_state, action)
@@ -167,6 +168,7 @@ def unroll(
             next_carry=carry,
             mask=jnp.ones(num_envs, bool),
             discounted_return=discounted_return,
+            layers=layers[0] if layers else None,
         )
         counted = ended & jnp.isfinite(episode_return)
         sums = EpisodeSums(

@@ -108,10 +108,13 @@ class Segments:
 
         num_steps = self._config.num_steps
         split = self.on_one_core(self._unravel, theta)
-        rollout, zero = rollout_like(actor, self._env.spec, num_steps), jnp.zeros((), jnp.float32)
-        learn = self.on_one_core(gradient_of, theta, target, rollout, EpisodeSums(zero, zero, zero))
         observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
-        act = self.on_one_core(act_at, split(theta), actor.key, np.int32(0), *observed, env_steps)
+        arguments = (split(theta), actor.key, np.int32(0), *observed, env_steps)
+        act = self.on_one_core(act_at, *arguments)
+        _, _, *layers = jax.eval_shape(act_at, *arguments)
+        rollout, zero = rollout_like(actor, self._env.spec, num_steps), jnp.zeros((), jnp.float32)
+        rollout = rollout._replace(layers=tuple(layers) * num_steps)
+        learn = self.on_one_core(gradient_of, theta, target, rollout, EpisodeSums(zero, zero, zero))
 
         def segment(
             theta: np.ndarray, actor: ActorState, target: np.ndarray | None, env_steps: np.float32

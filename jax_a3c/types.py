@@ -55,6 +55,7 @@ class Transition(NamedTuple):
         the steps of a host environment that only reset it.
       next_action: a_{t+1}, which the behaviour chose in s_{t+1}; None if the objective does not ask for it.
       discounted_return: r_t + gamma r_{t-1} + ... back to the episode's start; None if nobody asks for it.
+      layers: what the network's layers gave when the policy acted on s_t; None if the loss asks them again.
     """
 
     observation: Array
@@ -68,6 +69,7 @@ class Transition(NamedTuple):
     mask: Array
     next_action: Array | None = None
     discounted_return: Array | None = None
+    layers: Any = None
 
 
 class Rollout(NamedTuple):

@@ -47,7 +47,11 @@ def act(key, t, carry, observation, reset):
     return carry, jnp.asarray(observation[:, 0] + t, jnp.int32) % 5
 
 
-def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False):
+def recording_act(key, t, carry, observation, reset):
+    return *act(key, t, carry, observation, reset), {"seen": 2.0 * jnp.asarray(observation)}
+
+
+def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False, act=act):
     """The rollouts of some segments, `[segments]` of joined groups, and the sums over episodes."""
     network = Values()
     actors = [
@@ -70,6 +74,16 @@ def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False):
         rollouts.append(as_rollout([end.rollout for end in ends]))
         sums.append(np.sum([end.episodes for end in ends], axis=0))
     return rollouts, sums
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("sizes", [(1,), (2, 1)])
+def test_layers_stand_beside_the_observations_they_belong_to(stop, sizes):
+    scripts = itertools.cycle(SCRIPTS)
+    groups = [ScriptedGroup([next(scripts) for _ in range(size)]) for size in sizes]
+    rollouts, _ = play(groups, 4, stop=stop and len(sizes) == 1, act=recording_act)
+    for rollout in rollouts:
+        np.testing.assert_array_equal(rollout.steps.layers["seen"], 2.0 * rollout.steps.observation)
 
 
 def plain(script, steps):

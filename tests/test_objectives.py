@@ -7,7 +7,7 @@ import optax
 import pytest
 from probes import EitherEnd, EndlessReward
 
-from jax_a3c import networks
+from jax_a3c import envs, networks
 from jax_a3c.objectives import ActorCriticConfig, actor_critic, gradient, next_values
 from jax_a3c.rollouts import init_actor, unroll
 
@@ -143,6 +143,19 @@ def test_the_value_of_a_cut_episode_is_that_of_its_final_observation():
     assert np.abs(np.asarray(following[3] - values[4])).min() > 1e-3, (
         "not the value of the next episode's start"
     )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_gradient_from_recorded_layers_is_that_of_a_second_pass(shared):
+    env = envs.make("gymnax:Breakout-MinAtar", max_steps_in_episode=5)
+    network = networks.actor_critic(env, torso="minatar", shared=shared)
+    params, rollout = make_rollout(env, network, num_envs=3, num_steps=8)
+    assert rollout.steps.layers
+    assert rollout.steps.truncated.any()
+    without = rollout._replace(steps=rollout.steps._replace(layers=None))
+    objective = actor_critic(network, ActorCriticConfig(gae_lambda=0.9))
+    ours, plain = (jax.jit(lambda r: gradient(objective, params, r, 0.5))(r) for r in (rollout, without))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
 
 
 def test_normalized_advantages_leave_the_value_loss_alone():

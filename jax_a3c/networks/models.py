@@ -11,8 +11,9 @@ from jax_a3c.envs.base import ActionSpace, Box
 from jax_a3c.networks.heads import VARIANCES, CategoricalHead, GaussianHead
 from jax_a3c.networks.initializers import INITS, dense
 from jax_a3c.networks.recurrent import LSTM
+from jax_a3c.networks.replay import Layers, record, replay
 from jax_a3c.networks.torsos import MLP, MinAtarConv, Mnih2013, Nature, as_real
-from jax_a3c.types import Array, Carry
+from jax_a3c.types import Array, Carry, Params
 
 TORSOS = ("mlp", "mnih2013", "nature", "minatar")
 
@@ -60,6 +61,25 @@ class ActorCritic(nn.Module):
     initial_stddev: float = 1.0
     num_categories: int | None = None
     initialization: str = "orthogonal"
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the loss shall use what the layers gave while acting.
+
+        Without a core, and only with the convolutions that are known here: an MLP takes no longer than it
+        takes to keep what its layers gave.
+        """
+        return self.core is None and isinstance(self.torso, MinAtarConv | Mnih2013 | Nature)
+
+    @nn.nowrap
+    def record(self, params: Params, *args: Any) -> tuple[Any, Layers]:
+        """`apply(params, carry, obs, reset)`, and what its layers gave, for `replay`."""
+        return record(self, params, *args)
+
+    @nn.nowrap
+    def replay(self, params: Params, layers: Layers, *args: Any) -> Any:
+        """`apply(params, carry, obs, reset)` with its derivatives, from what its layers gave step by step."""
+        return replay(self, params, layers, *args)
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         """Zeros for `batch_shape`, that of one time step; `()` for a feed-forward network."""

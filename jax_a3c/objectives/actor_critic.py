@@ -61,6 +61,9 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
       Mnih et al. (2016), section 4 and Algorithm S3; Schulman et al. (2016) for lambda < 1.
     """
 
+    record = getattr(network, "record", None) if getattr(network, "is_recorded", False) else None
+    replay = getattr(network, "replay", None)
+
     def act(
         params: Params,
         key: Array,
@@ -69,15 +72,22 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         reset: Array,
         exploration: None = None,
         env_steps: Array | float = 0.0,
-    ) -> tuple[Carry, Array]:
+    ) -> tuple:
         del exploration, env_steps  # the policy's own randomness explores
-        carry, policy, _ = network.apply(params, carry, observation[None], reset[None])
-        return carry, policy.sample(key)[0]
+        if record is None:
+            carry, policy, _ = network.apply(params, carry, observation[None], reset[None])
+            return carry, policy.sample(key)[0]
+        (carry, policy, _), layers = record(params, carry, observation[None], reset[None])
+        return carry, policy.sample(key)[0], layers
 
     def loss(params: Params, rollout: Rollout, target_params: None = None) -> tuple[Array, Metrics]:
         del target_params  # the critic bootstraps from itself
         steps = rollout.steps
-        _, policy, values = network.apply(params, rollout.carry, steps.observation, steps.reset)
+        inputs = (rollout.carry, steps.observation, steps.reset)
+        if steps.layers is None or replay is None:
+            _, policy, values = network.apply(params, *inputs)
+        else:
+            _, policy, values = replay(params, steps.layers, *inputs)
         if values.shape != steps.reset.shape:
             raise InputError(
                 f"the network's values are {values.shape} for {steps.reset.shape} observations; an "

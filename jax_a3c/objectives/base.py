@@ -16,6 +16,9 @@ from jax_a3c.types import Array, Carry, Metrics, Params, Rollout, Transition
 class Network(Protocol):
     """What a method asks of a network; a Flax module with these methods is one.
 
+    One that has `is_recorded`, which is true, `record` and `replay` as `networks.ActorCritic` does saves the
+    loss of an actor-critic method a forward pass.
+
     Arrays are time-major: `observation [T, *B, ...]`, `reset [T, *B]`, `carry [*B, ...]`. Where `reset` is
     true the network forgets its carry before it sees that observation.
     """
@@ -50,8 +53,8 @@ class Objective(NamedTuple):
 
     Attributes:
       act: `(params, key, carry, observation [*B, ...], reset [*B], exploration, env_steps) -> (carry,
-        action [*B, ...])`, the behaviour that gathers data; `env_steps` is T, the environment steps that all
-        environments have taken so far.
+        action [*B, ...])`, and perhaps the layers, as `rollouts.Act`: the behaviour that gathers data;
+        `env_steps` is T, the environment steps that all environments have taken so far.
       loss: `(params, rollout [T, *B], target_params) -> (loss, metrics)`, differentiable in `params`.
       explore: `(key, num_envs) -> exploration`, what tells the behaviour of one environment from that of
         another for the whole of a run, `[num_envs]`; None if nothing does.
@@ -62,7 +65,7 @@ class Objective(NamedTuple):
       statistics: running statistics in the parameters; None if there are none.
     """
 
-    act: Callable[..., tuple[Carry, Array]]
+    act: Callable[..., tuple]
     loss: Callable[..., tuple[Array, Metrics]]
     explore: Callable[[Array, int], Any] | None = None
     looks_ahead: bool = False
