@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -30,6 +31,7 @@ from jax_a3c.objectives import (
 )
 from jax_a3c.optimizers import InPlaceTransformation
 from jax_a3c.rollouts import init_actor, unroll
+from jax_a3c.segments import ONE_CORE
 
 pytestmark = pytest.mark.unoptimized
 CARTPOLE = envs.make("gymnax:CartPole-v1", max_steps_in_episode=30)
@@ -83,7 +85,7 @@ def sequential_loop(env, network, objective, config, update, updates, key):
     theta, env_steps, interval = np.array(theta), 0, objective.target_update_interval
     target = None if interval is None else theta.copy()
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=ONE_CORE)  # the last bits depend on them
     def segment(theta, target, actor, env_steps):
         params, target_params = (None if x is None else unravel(x) for x in (theta, target))
         actor, rollout, _ = unroll(
