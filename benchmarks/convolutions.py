@@ -7,25 +7,25 @@ matrix; `canonical`, XLA forward and a gradient whose convolutions have the axes
 fast CPU kernel takes; `chosen`, what `networks.Conv` runs: patches forward where the kernel is small, and the
 canonical gradient in chunks of 16 images.
 
-Result on two shared cores of an AMD EPYC with AVX-512, jax 0.10.2, median of 7: gradient (with its forward)
+Result on two shared cores of an AMD EPYC with AVX-512, jax 0.10.2, median of 5: gradient (with its forward)
 in ms, alone / in a scan of 4.
 
     layer, batch            direct       patches      canonical    chosen
-    minatar 3x3/1, 1024     5.5 / 67.8   2.9 / 2.6    5.6 / 5.3    2.1 / 2.2
-    minatar 3x3/1 c10, 1024 12.2 / 159   23.9 / 10.9  11.2 / 12.5  5.0 / 4.8
-    mnih2013 8x8/4, 20      2.5 / 20.7   3.1 / 3.1    2.4 / 2.2    1.5 / 1.3
-    mnih2013 4x4/2, 20      0.9 / 14.2   1.3 / 1.1    1.0 / 0.9    1.1 / 0.9
-    mnih2013 8x8/4, 128     44.5 / 205   52.6 / 32.2  44.1 / 44.7  10.8 / 10.7
-    mnih2013 4x4/2, 128     9.8 / 114    10.7 / 11.5  11.5 / 12.3  8.2 / 7.7
-    nature 8x8/4, 128       92.7 / 638   63.7 / 34.6  88.7 / 85.2  64.7 / 53.4
-    nature 4x4/2, 128       19.4 / 439   28.3 / 25.8  21.3 / 20.4  15.5 / 15.5
-    nature 3x3/1, 128       12.3 / 270   7.9 / 8.5    13.2 / 14.8  12.3 / 11.5
+    minatar 3x3/1, 1024     4.7 / 61.9   2.3 / 2.2    4.8 / 4.4    2.3 / 1.8
+    minatar 3x3/1 c10, 1024 20.0 / 267   36.4 / 20.2  15.4 / 21.1  7.0 / 7.5
+    mnih2013 8x8/4, 20      2.6 / 45.1   5.4 / 4.9    2.5 / 2.2    2.0 / 2.3
+    mnih2013 4x4/2, 20      0.8 / 17.3   1.3 / 1.5    1.2 / 0.9    1.2 / 1.0
+    mnih2013 8x8/4, 128     37.8 / 187   47.8 / 29.2  41.1 / 37.8  11.7 / 11.4
+    mnih2013 4x4/2, 128     7.6 / 263    14.9 / 20.1  11.4 / 8.2   7.9 / 7.2
+    nature 8x8/4, 128       78.4 / 573   50.1 / 31.5  78.6 / 80.0  47.9 / 48.7
+    nature 4x4/2, 128       28.0 / 1090  52.0 / 61.6  27.5 / 32.7  19.3 / 21.4
+    nature 3x3/1, 128       13.8 / 278   11.6 / 10.1  12.4 / 15.8  14.2 / 14.3
 
 The compiled programs show the cause of the first step. Alone, the weight gradient is transposed to
 `b01f_01io->b01f`, the axes of the fast kernel; in the body of a loop it stays `f01b_i01o->01bf` (the pass
 `ConvCanonicalization` seems to visit the entry computation only). Written canonically it is as fast in a scan
-as alone. The second step, 16 images at a time, keeps what the kernel gathers in the caches: on one thread 160
-images of the first layer took 45 ms at once, and 17, 10, 9, 12 and 18 in chunks of 4, 8, 16, 20 and 32.
+as alone. The second step, 16 images at a time, keeps what the kernel gathers in the caches; chunks of 8 to 20
+images were the fastest of those tried.
 Patches win forward if their matrix is narrow, 36 columns for four channels; at 90 they lose.
 """
 

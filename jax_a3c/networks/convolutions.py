@@ -26,7 +26,7 @@ class Conv(nn.Module):
 
     XLA's CPU compiler reorders the axes of a convolution into the only order that its fast kernel takes,
     but not in the body of a `lax.scan`: there the weight gradient that JAX derives falls back to a naive
-    loop, 4 to 28 times slower. Here the gradient is written in that order to
+    loop, 5 to 39 times slower. Here the gradient is written in that order to
     begin with, and taken over a few images at a time. `benchmarks/convolutions.py` has the measurement.
     Reverse-mode derivatives only, as of every `jax.custom_vjp`.
 
