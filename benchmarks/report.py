@@ -275,7 +275,7 @@ def draw_peers(rows: Rows) -> Figure | None:
     axis.set_yticks(range(len(rows)), [f"{row['group']}: {row['ours']} / {row['peer']}" for row in rows])
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="times as many steps per second as the peer; a dot is one round")
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.tick_params(axis="y", labelsize=8)
     axis.legend(fontsize="small")
     return figure
