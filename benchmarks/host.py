@@ -34,12 +34,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from measure import (
-    RESULTS,
+    FOREVER,
     Learning,
     Window,
     confined,
+    parser_of,
     plain_settings,
     print_committed,
+    ranged,
+    result_path,
     spread,
     table,
     watched,
@@ -61,7 +64,6 @@ ENVS: dict[str, dict[str, Any]] = {
 }
 CORES = [1, 2]
 RAW_ENVS = 8
-FOREVER = 10**9  # steps: a window ends by its time, and the learning rate stays where it is
 DRAWN = 1009  # rows of random actions, which come round again
 
 Run = Callable[[float], int]
@@ -117,24 +119,20 @@ class Measured(NamedTuple):
 
 def main() -> None:
     """Measure each environment on each number of cores, in processes of their own; write and print."""
-    description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=description)
+    parser = parser_of(__doc__, short="few cases, two short rounds, into runs/bench")
     parser.add_argument("--env", nargs="+", choices=list(ENVS), default=list(ENVS))
     parser.add_argument("--cores", type=int, nargs="+", default=CORES)
     parser.add_argument("--only", default="", help="part of a name in the table, such as 'a3c, 2 workers'")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each window")
     parser.add_argument("--asynchronous-dispatch", action="store_true", help="JAX' own default")
-    parser.add_argument("--short", action="store_true", help="few cases, two short rounds, into runs/bench")
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the confined process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats, args.seconds = 2, 0.3
     selected = args.short or args.only or args.asynchronous_dispatch or args.cores != CORES
     partial = bool(selected) or set(args.env) != set(ENVS)
-    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "host.json"
+    out = result_path("host", args.out, partial)
     if args.table:
         print_committed(out, markdown)
     elif args.part:
@@ -181,9 +179,8 @@ def measure(env_id: str, cases: list[Case], args: argparse.Namespace) -> list[di
     for case in cases:
         start = time.perf_counter()
         runs[case] = stepping(env_id, case) if case.kind in ("raw", "adapter") else learning(env_id, case)
-        for _ in range(
-            2
-        ):  # JAX may compile once more for the second call, whose arguments come from the first
+        # JAX may compile once more for the second call, whose arguments come from the first.
+        for _ in range(2):
             runs[case](min(1.0, args.seconds))
         print(f"  {case.name}: ready after {time.perf_counter() - start:.1f} s", flush=True)
     measured: dict[Case, list[Measured]] = {case: [] for case in cases}
@@ -279,15 +276,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     heads = ("environment", "cores", "what", "steps/s", "share of raw envpool", "CPU us per step", "others")
     lines = []
     for row in rows:
-        rate, share = row["env_steps_per_second"], row["share_of_raw"]
-        cpu, others = row["cpu_microseconds_per_step"], row["others_share_of_machine"]
+        others = row["others_share_of_machine"]
         cells = (
             row["env"].partition(":")[2],
             str(row["cores"]),
             row["case"],
-            f"{rate['median']:,.0f} ({rate['min']:,.0f} to {rate['max']:,.0f})",
-            f"{share['median']:.2f} ({share['min']:.2f} to {share['max']:.2f})",
-            f"{cpu['median']:.0f} ({cpu['min']:.0f} to {cpu['max']:.0f})",
+            ranged(row["env_steps_per_second"]),
+            ranged(row["share_of_raw"], ".2f"),
+            ranged(row["cpu_microseconds_per_step"], ".0f"),
             "unknown" if others is None else f"{others['median']:.0%} (to {others['max']:.0%})",
         )
         lines.append(cells)

@@ -1,5 +1,6 @@
 """What benchmarks share: a timer that interleaves, a learner that runs by the clock, upkeep of results."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
+FOREVER = 10**9  # steps: a window ends by its time, and the learning rate stays where it is
 INTERVAL = 0.05  # seconds between two looks at the clock while a learner runs
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 """What JAX calls the devices that scripts know as `--device`."""
@@ -183,6 +185,42 @@ def write_result(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Non
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def parser_of(doc: str | None, *, short: str) -> argparse.ArgumentParser:
+    """A parser with the options that all scripts have.
+
+    Args:
+      doc: the script's docstring; its first line is the question.
+      short: what `--short` does.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--short", action="store_true", help=short)
+    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
+    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
+    return parser
+
+
+def result_path(name: str, out: Path | None, partial: object) -> Path:
+    """Where a result goes: to `out` if told, into runs/bench if it is partial, else among the committed."""
+    return out or (Path("runs", "bench") if partial else RESULTS) / f"{name}.json"
+
+
+def part_of(command: Sequence[str], env: dict[str, str] | None = None) -> tuple[int, Any]:
+    """Run a script in a process of its own, which writes JSON into the file of its `--part`.
+
+    Args:
+      command: the script's path and its arguments.
+      env: environment variables beside those of this process.
+
+    Returns:
+      The exit code, and what the script wrote; None if the code is not 0.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder, "part.json")
+        words = [sys.executable, *command, "--part", str(part)]
+        code = subprocess.run(words, env={**os.environ, **(env or {})}).returncode
+        return code, json.loads(part.read_text()) if code == 0 else None
+
+
 def rows_of_devices(devices: Sequence[str]) -> list[dict[str, Any]]:
     """Run this script again for each device, in a process that sees no other, and collect its rows.
 
@@ -200,14 +238,11 @@ def rows_of_devices(devices: Sequence[str]) -> list[dict[str, Any]]:
     """
     rows = []
     for device in devices:
-        with tempfile.TemporaryDirectory() as folder:
-            part = Path(folder, "part.json")
-            command = [sys.executable, *sys.argv, "--device", device, "--part", str(part)]
-            code = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": PLATFORMS[device]}).returncode
-            if code == 0:
-                rows += [{"device": device, **row} for row in json.loads(part.read_text())]
-            elif code != NO_SUCH_DEVICE:
-                raise SystemExit(code)
+        code, part = part_of([*sys.argv, "--device", device], {"JAX_PLATFORMS": PLATFORMS[device]})
+        if code == 0:
+            rows += [{"device": device, **row} for row in part]
+        elif code != NO_SUCH_DEVICE:
+            raise SystemExit(code)
     if not rows:
         raise SystemExit("nothing was measured: none of these devices is there")
     return rows
@@ -239,16 +274,14 @@ def confined(cores: int, script: str, flags: Sequence[str]) -> Any:
     allowed = os.sched_getaffinity(0)
     if not 1 <= cores <= len(allowed):
         raise SystemExit(f"asked for {cores} cores; this process may use 1 to {len(allowed)}")
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder, "part.json")
-        os.sched_setaffinity(0, sorted(allowed)[:cores])  # a new process inherits it
-        try:
-            code = subprocess.run([sys.executable, script, *flags, "--part", str(part)]).returncode
-        finally:
-            os.sched_setaffinity(0, allowed)
-        if code:
-            raise SystemExit(code)  # it has said why
-        return json.loads(part.read_text())
+    os.sched_setaffinity(0, sorted(allowed)[:cores])  # a new process inherits it
+    try:
+        code, part = part_of([script, *flags])
+    finally:
+        os.sched_setaffinity(0, allowed)
+    if code:
+        raise SystemExit(code)  # it has said why
+    return part
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -25,11 +25,9 @@ import argparse
 import functools
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,14 +37,20 @@ from typing import Any, NamedTuple
 
 import jax
 import references
-from host import FOREVER, Case, stepping
+from host import Case, stepping
 from measure import (
-    RESULTS,
+    FOREVER,
     Learning,
     check_learned,
     copy_of_weights,
+    parser_of,
+    part_of,
     plain_settings,
+    print_committed,
+    ranged,
+    result_path,
     spread,
+    table,
     watched,
     write_result,
 )
@@ -118,23 +122,18 @@ class Group:
 
 def main() -> None:
     """Measure each group in a process of its own; write and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, short="two short rounds, into runs/bench")
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each window")
-    parser.add_argument("--short", action="store_true", help="two short rounds, into runs/bench")
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the process of a group writes here
     args = parser.parse_args()
     if args.short:
         args.repeats, args.seconds = 2, 0.3
     partial = args.short or set(args.only) != set(GROUPS)
-    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "peers.json"
+    out = result_path("peers", args.out, partial)
     if args.table:
-        if not out.exists():
-            raise SystemExit(f"there is no {out} yet; run this without --table")
-        print(markdown(json.loads(out.read_text())["rows"]))
+        print_committed(out, markdown)
     elif args.part:
         rates = measure(args.only[0], args.repeats, args.seconds)
         args.part.write_text(json.dumps(rows_of(args.only[0], rates)))
@@ -150,14 +149,11 @@ def main() -> None:
 def in_a_process(group: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of a group, from this script in a process of its own."""
     print(group, flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder, "part.json")
-        sizes = ["--repeats", str(args.repeats), "--seconds", str(args.seconds)]
-        command = [sys.executable, __file__, "--only", group, *sizes, "--part", str(part)]
-        code = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}).returncode
-        if code:
-            raise SystemExit(code)  # it has said why
-        return json.loads(part.read_text())
+    sizes = ["--repeats", str(args.repeats), "--seconds", str(args.seconds)]
+    code, rows = part_of([__file__, "--only", group, *sizes], {"JAX_PLATFORMS": "cpu"})
+    if code:
+        raise SystemExit(code)  # it has said why
+    return rows
 
 
 def measure(group: str, repeats: int, seconds: float) -> dict[str, list[float]]:
@@ -395,21 +391,20 @@ def is_installed(package: str) -> bool:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians, and the range over the rounds in brackets."""
     heads = ("group", "ours", "other", "ours, steps/s", "other, steps/s", "ratio", "goal")
-    lines = [heads, ("---",) * len(heads)]
+    lines = []
     for row in rows:
-        rates = [row[f"{side}_env_steps_per_second"] for side in ("ours", "peer")]
-        ratio, goal = row["ratio"], row["goal"]
+        goal = row["goal"]
         lines.append(
             (
                 row["group"],
                 row["ours"],
                 row["peer"],
-                *(f"{rate['median']:,.0f} ({rate['min']:,.0f} to {rate['max']:,.0f})" for rate in rates),
-                f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+                *(ranged(row[f"{side}_env_steps_per_second"]) for side in ("ours", "peer")),
+                ranged(row["ratio"], ".2f"),
                 "none" if goal is None else f">= {goal:g}: {'met' if row['met'] else 'missed'}",
             )
         )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return table(heads, lines)
 
 
 def against_references(goal: float) -> tuple[Comparison, ...]:

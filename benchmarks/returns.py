@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from measure import (
     PLATFORMS,
-    RESULTS,
     fitting_count,
     interleaved_seconds,
+    parser_of,
     print_committed,
     ranged,
     require_device,
+    result_path,
     rows_of_devices,
     spread,
     table,
@@ -120,20 +121,17 @@ PAIRS: dict[str, Pair] = {
 
 def main() -> None:
     """Measure on each device, in a process of its own; write and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, short="one shape, three windows, into runs/bench")
     parser.add_argument("--device", nargs="+", choices=list(PLATFORMS), default=["cpu"])
     parser.add_argument("--only", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     parser.add_argument("--repeats", type=int, default=7, help="windows of each function")
     parser.add_argument("--seconds", type=float, default=0.01, help="of each window, at least 0.005")
-    parser.add_argument("--short", action="store_true", help="one shape, three windows, into runs/bench")
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # a device's process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats = 3
     partial = args.short or set(args.only) != set(PAIRS)
-    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "returns.json"
+    out = result_path("returns", args.out, partial)
     if args.table:
         print_committed(out, markdown)
     elif args.part:

@@ -18,7 +18,6 @@ The paper's Table 2 stands beside, but means something else: how much sooner mor
 Atari and a core for each thread. Steps per second cannot go beyond the number of cores.
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Callable
@@ -27,11 +26,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from measure import (
-    RESULTS,
     check_learned,
     copy_of_weights,
+    parser_of,
     print_committed,
     ranged,
+    result_path,
     spread,
     table,
     write_result,
@@ -101,19 +101,16 @@ class Counted(SharedParameters):
 
 def main() -> None:
     """Measure, print a table and the goals, and write the result."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, short="1 and 2 workers, two short rounds")
     parser.add_argument("--env", nargs="+", choices=list(TIMESTEPS), default=list(TIMESTEPS))
     parser.add_argument(
         "--workers", type=int, nargs="+", help=f"default: {WORKERS}; on Pong at most two for each core"
     )
     parser.add_argument("--repeats", type=int, default=15, help="rounds")
     parser.add_argument("--timesteps", type=int, help=f"of each run; default: {TIMESTEPS}")
-    parser.add_argument("--short", action="store_true", help="1 and 2 workers, two short rounds")
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
     args = parser.parse_args()
     partial = args.short or args.workers or args.timesteps or set(args.env) != set(TIMESTEPS)
-    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "scaling.json"
+    out = result_path("scaling", args.out, partial)
     if args.table:
         print_committed(out, markdown)
         return

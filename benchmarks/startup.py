@@ -35,11 +35,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from measure import (
-    RESULTS,
     check_learned,
     copy_of_weights,
+    parser_of,
     print_committed,
     ranged,
+    result_path,
     spread,
     table,
     write_result,
@@ -53,7 +54,6 @@ FORMS = {
 LEARNERS = ("ours", "R1")
 NUM_UPDATES = 100
 """Of the compiled train loop."""
-LEARNING_RATE, EPS, MAX_GRAD_NORM = 7e-4, 1e-5, 0.5
 PHASES = ("init", "trace", "compile")
 IMPORTS = {
     "nothing": ["-c", "pass"],
@@ -73,13 +73,10 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Measure, write and print; or be one of the processes that are measured."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, short="one round, short runs, into runs/bench")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--updates", type=int, default=1000, help="U of the memory's short run")
-    parser.add_argument("--short", action="store_true", help="one round, short runs, into runs/bench")
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # a process to be measured: its task as JSON
     args = parser.parse_args()
     if args.child:
@@ -89,7 +86,7 @@ def main() -> None:
     if args.short:
         args.repeats, args.updates = 1, 100
     partial = args.short or set(args.only) != set(PARTS)
-    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "startup.json"
+    out = result_path("startup", args.out, partial)
     if args.table:
         print_committed(out, markdown)
         return
@@ -229,7 +226,7 @@ def compile_loop(form: str, learner: str) -> dict[str, float]:
     """Compile a train loop, run it once; seconds of each phase."""
     import jax
 
-    init, train = (ours if learner == "ours" else reference)(form)
+    init, train = loop_of(form, learner)
     start = time.perf_counter()
     state = jax.block_until_ready(jax.jit(init)(jax.random.key(0)))
     initialised = time.perf_counter()
@@ -242,26 +239,19 @@ def compile_loop(form: str, learner: str) -> dict[str, float]:
     return {name: end - begin for name, begin, end in moments}
 
 
-def ours(form: str) -> tuple[Callable, Callable]:
-    """`init` and a train loop of ours."""
-    import jax
-
-    from jax_a3c import a2c, envs, networks, optimizers
-
-    env = envs.make(FORMS[form]["env"])
-    network = networks.actor_critic(env, torso=FORMS[form]["network"])
-    agent = a2c(env, network, optimizers.shared_rmsprop(LEARNING_RATE, eps=EPS), config_of(form))
-    return agent.init, lambda state: jax.lax.scan(lambda s, _: agent.step(s), state, length=NUM_UPDATES)
-
-
-def reference(form: str) -> tuple[Callable, Callable]:
-    """The same of R1."""
+def loop_of(form: str, learner: str) -> tuple[Callable, Callable]:
+    """`init` and a train loop, of ours or of R1."""
+    import peers
     import references
 
-    rule = references.optimizer(LEARNING_RATE, EPS, MAX_GRAD_NORM)
-    name = FORMS[form]["env"].partition(":")[2]
-    learner = references.second_pass(name, FORMS[form]["network"], rule, config_of(form))
-    return learner.init, lambda state: learner.train(state, NUM_UPDATES)
+    name, layers = FORMS[form]["env"].partition(":")[2], FORMS[form]["network"]
+    config = config_of(form)
+    if learner == "ours":
+        init, train = peers.ours(name, layers, config)
+    else:
+        rule = references.optimizer(peers.LEARNING_RATE, peers.EPS, config.max_grad_norm)
+        init, train = references.second_pass(name, layers, rule, config)
+    return init, lambda state: train(state, NUM_UPDATES)
 
 
 def config_of(form: str) -> Any:
@@ -269,7 +259,7 @@ def config_of(form: str) -> Any:
     from jax_a3c import A2CConfig
 
     sizes = {name: FORMS[form][name] for name in ("num_envs", "num_steps")}
-    return A2CConfig(**sizes, max_grad_norm=MAX_GRAD_NORM)
+    return A2CConfig(**sizes)
 
 
 def train_and_weigh(method: str, total_timesteps: int) -> dict[str, float]:

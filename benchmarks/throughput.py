@@ -37,14 +37,15 @@ import jax.numpy as jnp
 import numpy as np
 from measure import (
     PLATFORMS,
-    RESULTS,
     check_learned,
     copy_of_weights,
     fitting_count,
     interleaved_seconds,
+    parser_of,
     print_committed,
     ranged,
     require_device,
+    result_path,
     rows_of_devices,
     spread,
     table,
@@ -134,7 +135,7 @@ class Loop:
 
 def main() -> None:
     """Measure on each device, in a process of its own; write and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, short="two forms, short windows, into runs/bench")
     parser.add_argument("--device", nargs="+", choices=list(PLATFORMS), default=["cpu"])
     parser.add_argument("--env", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--num-envs", type=int, nargs="+", help="2^4 to 2^13 on a CPU, 2^6 to 2^20 on a GPU")
@@ -143,14 +144,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="1 on a CPU, 1 and 256 on a GPU")
     parser.add_argument("--repeats", type=int, default=5, help="windows of each program")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each window")
-    parser.add_argument("--short", action="store_true", help="two forms, short windows, into runs/bench")
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was chosen")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # a device's process writes here
     args = parser.parse_args()
     chosen = args.short or args.num_envs or args.num_steps != NUM_STEPS or args.dtype or args.seeds
     partial = bool(chosen) or set(args.env) != set(NETWORKS)
-    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "throughput.json"
+    out = result_path("throughput", args.out, partial)
     if args.short:
         args.num_envs, args.repeats, args.seconds = args.num_envs or [16], 2, 0.1
     if args.table:

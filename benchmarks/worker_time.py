@@ -40,12 +40,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from measure import (
-    RESULTS,
+    FOREVER,
+    INTERVAL,
     Window,
     check_learned,
     confined,
     copy_of_weights,
+    parser_of,
     print_committed,
+    result_path,
     spread,
     table,
     watched,
@@ -62,8 +65,6 @@ from jax_a3c.training.settings import Settings, resolve
 
 ENVS = ("gymnax:CartPole-v1", "envpool:Pong-v5")
 WORKERS = [1, 2]
-FOREVER = 10**9  # steps: a window ends by its time, and the learning rate stays where it is
-INTERVAL = 0.05  # seconds between two looks at the clock
 CALLS = 50  # of one program of CartPole's segment, before the next has its turn
 # What a worker calls, by the name of the method or of the function that was compiled.
 PARTS = {
@@ -142,20 +143,17 @@ class Clock:
 
 def main() -> None:
     """Measure each number of workers in a process of its own; write and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, short="two short windows, into runs/bench")
     parser.add_argument("--env", nargs="+", choices=ENVS, default=list(ENVS))
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--repeats", type=int, default=5, help="windows")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each window")
-    parser.add_argument("--short", action="store_true", help="two short windows, into runs/bench")
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the confined process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats, args.seconds = 2, 0.5
     partial = args.short or args.workers != WORKERS or set(args.env) != set(ENVS)
-    out = args.out or (Path("runs", "bench") if partial else RESULTS) / "worker_time.json"
+    out = result_path("worker_time", args.out, partial)
     if args.table:
         print_committed(out, markdown)
     elif args.part:

@@ -141,9 +141,9 @@ def chunked_gradient(
     images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
 ) -> tuple[Array, Array]:
     """`canonical_gradient`, a chunk of images after the other; the same arguments and results."""
-    num_chunks, rest = divmod(images.shape[0], CHUNK)
-    if num_chunks + (rest > 0) < 2:
+    if images.shape[0] <= CHUNK:
         return canonical_gradient(images, kernel, grad, strides)
+    num_chunks, rest = divmod(images.shape[0], CHUNK)
     whole = images.shape[0] - rest
 
     def add(kernel_grad: Array, chunk: tuple[Array, Array]) -> tuple[Array, Array]:
