@@ -16,10 +16,10 @@ INSTALLED := .venv/.installed
 BENCHMARKS := throughput peers scaling worker_time returns startup
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench clean
+.PHONY: help train test test-reliability lint format bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: $(INSTALLED)  ## train A2C and A3C on CartPole in a new runs/<time> and plot both
 	$(BIN)/jax-a3c train a2c gymnax:CartPole-v1 --run-dir $(RUNS)/a2c-cartpole
@@ -28,6 +28,9 @@ train: $(INSTALLED)  ## train A2C and A3C on CartPole in a new runs/<time> and p
 
 test: $(INSTALLED)  ## all tests and the doctests, on up to eight processes
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+
+test-reliability: $(INSTALLED)  ## kill, damage, starve and fuzz it, with full counts; hours
+	$(BIN)/python -m pytest tests/reliability --full -v -p no:cacheprovider $(PYTEST_ARGS)
 
 lint: $(INSTALLED)  ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

@@ -1,7 +1,19 @@
 """Settings of the whole suite."""
 
+import json
+import time
+from pathlib import Path
+
 import jax
 import pytest
+
+FIGURES = Path(__file__).parent / "reliability" / "figures"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--full", action="store_true", help="full counts of tests/reliability; figures are written there"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +24,29 @@ def unoptimized_compilation(request):
     jax.config.update("jax_disable_most_optimizations", unoptimized)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def count(request):
+    """`count(short, full)`: how often, in the default suite and by `make test-reliability`."""
+    return lambda short, full: full if request.config.getoption("--full") else short
+
+
+@pytest.fixture
+def figure(request, capsys):
+    """`figure(text, **numbers)`: print what was found; with `--full` keep it in `reliability/figures`."""
+    from jax_a3c.training.run_directory import environment
+
+    start = time.time()
+
+    def write(text, **numbers):
+        name = request.node.name
+        with capsys.disabled():
+            print(f"\n{name}: {text}")
+        if request.config.getoption("--full"):
+            FIGURES.mkdir(exist_ok=True)
+            content = {"figure": text, **numbers, "seconds": round(time.time() - start, 1)}
+            content["environment"] = environment()
+            (FIGURES / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+    return write
