@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
+from jax_a3c.checks import MAX_STEPS, InputError, check_boolean, check_integer, check_number
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import close_all, init_host_actors
@@ -23,13 +23,16 @@ from jax_a3c.rollouts import RunnerConfig, init_actor
 from jax_a3c.segments import Segments
 from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
 
+MAX_WORKERS = 1024
+"""Threads of a run; systems allow a process some thousands, those of libraries included."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AsynchronousConfig(RunnerConfig):
     """Settings of the asynchronous runner, on top of those of `rollouts.RunnerConfig`.
 
     Attributes:
-      num_workers: threads, at least 1. Paper: 16, on as many cores.
+      num_workers: threads, from 1 to 1024. Paper: 16, on as many cores.
       num_envs: environments of each worker, at least 1. Paper: 1.
       total_timesteps: T_max, the environment steps of all workers after which training ends.
       stop_at_episode_end: a segment ends with the episode, as in Algorithms 1, S2 and S3. With several
@@ -47,8 +50,8 @@ class AsynchronousConfig(RunnerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("num_workers", self.num_workers, 1)
-        check_integer("total_timesteps", self.total_timesteps, 1)
+        check_integer("num_workers", self.num_workers, 1, MAX_WORKERS)
+        check_integer("total_timesteps", self.total_timesteps, 1, MAX_STEPS)
         check_boolean("stop_at_episode_end", self.stop_at_episode_end)
         check_boolean("lock", self.lock)
 

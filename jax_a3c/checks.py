@@ -15,12 +15,25 @@ class HostEnvironmentError(RuntimeError):
     """An environment raised an exception or did not answer in time; the group it belongs to is lost."""
 
 
+MAX_INTEGER = 2**31 - 1
+"""The largest integer where a setting has no bound of its own: integers on the device have 32 bits."""
+MAX_STEPS = 10**15
+"""The largest number of environment steps, which are counted on the host."""
+MAX_EPISODES = 10**6
+"""Of an evaluation: on the device all are played at once."""
+LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38
+"""Magnitudes between which float32 holds a number; XLA takes smaller ones for 0."""
+SHOWN = 100
+"""Characters of a value that a message has room for."""
+
+
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf
 ) -> None:
-    """Refuse what is not a finite real number in [low, high] and greater than `above`.
+    """Refuse what is not a real number of float32 in [low, high] and greater than `above`.
 
-    A traced array passes: a hyper-parameter under `vmap` has no value to look at.
+    A traced array passes: a hyper-parameter under `vmap` has no value to look at. An integer of more than 32
+    bits does not: JAX refuses to compute with it, though not with the same number as a float.
 
     Args:
       name: of the setting, as the user wrote it.
@@ -34,27 +47,42 @@ def check_number(
     """
     if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):  # without importing JAX
         return
-    if hasattr(value, "dtype") and value.ndim == 0:
-        value = value.item()
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and low <= value <= high and value > above:
-        return
-    raise InputError(f"{name} must be a number {_range(low, high, above)}, got {value!r}".replace("  ", " "))
+    number = value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
+    why = ""
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        if isinstance(number, int) and abs(number) > MAX_INTEGER:
+            why = ", an integer of more than 32 bits; write it as a float if it is in range"
+        elif LARGEST < abs(number) < math.inf:
+            why = ", which is infinite in float32"
+        elif 0.0 < abs(number) < SMALLEST:
+            number, why = 0.0, ", which is 0 in float32"
+        # NaN and infinity fail the first of these.
+        if abs(number) <= (MAX_INTEGER if isinstance(number, int) else LARGEST) and (
+            low <= number <= high and number > above
+        ):
+            return
+    expected = f"{name} must be a number {_range(low, high, above)}".rstrip()
+    raise InputError(f"{expected}, got {shown(value)}{why}")
 
 
-def check_integer(name: str, value: Any, low: int) -> None:
-    """Refuse what is not an integer of at least `low`.
+def check_integer(name: str, value: Any, low: int, high: int = MAX_INTEGER) -> None:
+    """Refuse what is not an integer from `low` to `high`.
 
     Args:
       name: of the setting, as the user wrote it.
       value: what the user gave.
       low: smallest allowed value.
+      high: largest allowed value.
 
     Raises:
       InputError: if it is not such an integer.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
-        raise InputError(f"{name} must be an integer of at least {low}, got {value!r}")
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if is_integer and low <= value <= high:
+        return
+    too_large = is_integer and value > high
+    expected = f"of at least {low}" if high == MAX_INTEGER and not too_large else f"between {low} and {high}"
+    raise InputError(f"{name} must be an integer {expected}, got {shown(value)}")
 
 
 def check_boolean(name: str, value: Any) -> None:
@@ -68,7 +96,7 @@ def check_boolean(name: str, value: Any) -> None:
       InputError: if it is something else.
     """
     if not isinstance(value, bool):
-        raise InputError(f"{name} must be True or False, got {value!r}")
+        raise InputError(f"{name} must be True or False, got {shown(value)}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -83,11 +111,49 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
       InputError: if it is none of them; the message names the nearest one.
     """
     choices = tuple(choices)
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return
-    near = difflib.get_close_matches(str(value), choices, n=1)
+    near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+    raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}{hint}")
+
+
+def check_string(name: str, value: Any) -> None:
+    """Refuse what is no string.
+
+    Args:
+      name: of the setting, as the user wrote it.
+      value: what the user gave.
+
+    Raises:
+      InputError: if it is something else.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be a string, got {shown(value)}")
+
+
+def check_tuple(name: str, value: Any, of: str) -> None:
+    """Refuse what is neither a tuple nor a list; the entries are the caller's to check.
+
+    Args:
+      name: of the setting, as the user wrote it.
+      value: what the user gave.
+      of: what the entries should be, for the message.
+
+    Raises:
+      InputError: if it is something else, such as a single entry.
+    """
+    if not isinstance(value, tuple | list):
+        raise InputError(f"{name} must be a tuple of {of}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """`repr(value)` on one line, cut where it is long; the name of the type where there is none."""
+    try:
+        text = " ".join(repr(value).split("\n"))
+    except Exception:  # of an integer of 5,000 digits, or of a broken class
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _range(low: float, high: float, above: float) -> str:

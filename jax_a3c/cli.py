@@ -26,6 +26,13 @@ INTERRUPTED = 130
 """Exit codes: of a run that failed, of a refused command, and after SIGINT or SIGTERM (128 + SIGINT)."""
 
 
+class Given(Settings):
+    __doc__ = Settings.__doc__
+
+    def __post_init__(self) -> None:
+        """Check nothing: a refusal inside tyro would lose its sentence in a box. `Settings` checks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train METHOD on ENV.
@@ -39,7 +46,7 @@ class Train:
     async-one-step-sarsa or async-n-step-q on threads."""
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment id such as gymnax:CartPole-v1; `jax-a3c envs` lists them."""
-    settings: tyro.conf.OmitArgPrefixes[Settings]
+    settings: tyro.conf.OmitArgPrefixes[Given]
     run_dir: Path | None = None
     """Folder to write to; runs/METHOD-ENV-TIME if left out."""
     dry_run: bool = False
@@ -51,14 +58,15 @@ class Train:
 
     def __call__(self) -> int:
         """Run the command."""
+        settings = Settings(**dataclasses.asdict(self.settings))
         if self.dry_run:
-            return _describe(self.method, self.env, self.settings)
+            return _describe(self.method, self.env, settings)
         from jax_a3c.training.train import train
 
         name = f"{self.method}-{self.env.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
         run_dir = self.run_dir or Path("runs", name)
         summary = train(
-            self.method, self.env, self.settings, run_dir, quiet=self.quiet, tensorboard=self.tensorboard
+            self.method, self.env, settings, run_dir, quiet=self.quiet, tensorboard=self.tensorboard
         )
         _print_table([_summary_row(run_dir, summary)])
         return 0 if summary["status"] == "completed" else INTERRUPTED
@@ -148,10 +156,13 @@ class Plot:
         if not self.run_dirs:
             raise InputError("run_dirs must name at least one folder of a run")
         runs = [RunDirectory(path) for path in self.run_dirs]
+        rows = [
+            _summary_row(run.path, run.summary())
+            for run in runs
+            if os.path.exists(run.path / "summary.json")  # a run that goes on has none yet
+        ]
         print(f"wrote {learning_curves(runs, self.output)}")
-        _print_table(
-            [_summary_row(run.path, run.summary()) for run in runs if (run.path / "summary.json").exists()]
-        )
+        _print_table(rows)
         return 0
 
 
@@ -255,10 +266,11 @@ def _train_defaults(arguments: list[str]) -> Train:
     """
     words = arguments[1:] if arguments[:1] == ["train"] else []
     if len(words) >= 2 and not any(word.startswith("-") for word in words[:2]):
-        return Train(method=words[0], env=words[1], settings=resolve(*words[:2]))
+        settings = Given(**dataclasses.asdict(resolve(*words[:2])))
+        return Train(method=words[0], env=words[1], settings=settings)
     if words and not {"-h", "--help"} & set(words):
         raise InputError("METHOD and ENV come first: jax-a3c train METHOD ENV [--flag value ...]")
-    return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Settings())
+    return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Given())
 
 
 def _integers() -> tyro.constructors.ConstructorRegistry:
@@ -310,15 +322,15 @@ def _describe(method: str, env_id: str, settings: Settings) -> int:
 def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a summary that a terminal has room for."""
     row = {name: summary.get(name) for name in ("method", "env", "seed", "status")}
-    if summary.get("env_steps") is not None:
-        row |= {
-            "env steps": f"{summary['env_steps']:,}",
-            "seconds": f"{summary['seconds']:.1f}",
-            "steps/s": f"{summary['env_steps_per_second']:,.0f}",
-        }
-    if summary.get("eval_return_mean") is not None:
-        row["return"] = f"{summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
-        row["evaluated"] = f"{summary['eval_episodes']} episodes, {summary['eval_policy']}"
+    formats = {"env steps": ("env_steps", ","), "seconds": ("seconds", ".1f")}
+    formats |= {"steps/s": ("env_steps_per_second", ",.0f"), "return": ("eval_return_mean", ".1f")}
+    for title, (name, form) in formats.items():
+        if summary.get(name) is not None:  # a run that failed has not all of them
+            row[title] = format(summary[name], form)
+    if "return" in row:
+        if summary.get("eval_return_std") is not None:
+            row["return"] = f"{row['return']} ± {summary['eval_return_std']:.1f}"
+        row["evaluated"] = f"{summary.get('eval_episodes')} episodes, {summary.get('eval_policy')}"
     return {**row, "run": run_dir}
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jax_a3c.checks import InputError, check_number
+from jax_a3c.checks import InputError, check_number, check_tuple, shown
 from jax_a3c.types import Array
 
 FINAL_EPSILONS = (0.1, 0.01, 0.5)
@@ -107,14 +107,13 @@ def check_final_epsilons(epsilons: Sequence[float], probabilities: Sequence[floa
     """
     both = {"final_epsilons": epsilons, "final_epsilon_probabilities": probabilities}
     for name, values in both.items():
-        if not isinstance(values, tuple | list):
-            raise InputError(f"{name} must be a tuple of numbers, got {values!r}")
+        check_tuple(name, values, "numbers")
         for value in values:
             check_number(name, value, 0.0, 1.0)
     if len(epsilons) != len(probabilities) or abs(sum(probabilities) - 1.0) > 1e-6:
         raise InputError(
-            f"final_epsilon_probabilities must be one number for each of final_epsilons {tuple(epsilons)}, "
-            f"with the sum 1, got {tuple(probabilities)}"
+            f"final_epsilon_probabilities must be one number for each of final_epsilons "
+            f"{shown(tuple(epsilons))}, with the sum 1, got {shown(tuple(probabilities))}"
         )
 
 

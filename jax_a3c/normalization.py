@@ -144,7 +144,7 @@ def normalized_network(
         raise InputError(
             f"observations of {spec.id!r} are {jnp.dtype(spec.observation_dtype).name}, and only those of "
             "floating point can be normalised: images and categories have their scale already; set "
-            "observations to False"
+            "observations, normalize_observations of a run, to False"
         )
     return NormalizedNetwork(
         network=network,

@@ -1,5 +1,6 @@
 """The paper's optimizers, each twice with the same arithmetic: for Optax, and in place on shared buffers."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_a3c.checks import check_number
+from jax_a3c.checks import MAX_STEPS, check_integer, check_number
 from jax_a3c.types import Array
 
 Schedule = Callable[[Any], Any]
@@ -94,7 +95,10 @@ def linear_schedule(initial_value: float | Array, total_env_steps: int) -> Sched
       [0.1, 0.05, 0.0, 0.0]
     """
     check_number("initial_value", initial_value, 0.0)
-    check_number("total_env_steps", total_env_steps, above=0.0)
+    if isinstance(total_env_steps, numbers.Integral):
+        check_integer("total_env_steps", total_env_steps, 1, MAX_STEPS)
+    else:
+        check_number("total_env_steps", total_env_steps, above=0.0)
 
     def schedule(env_steps: Any) -> Any:
         remaining = 1.0 - env_steps / float(total_env_steps)

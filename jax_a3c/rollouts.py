@@ -55,6 +55,7 @@ class RunnerConfig:
     def __post_init__(self) -> None:
         check_integer("num_envs", self.num_envs, 1)
         check_integer("num_steps", self.num_steps, 1)
+        check_integer("num_envs times num_steps", self.num_envs * self.num_steps, 1)
         check_choice("auto_reset", self.auto_reset, ("pooled", "exact"))
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, above=0.0)

@@ -3,7 +3,7 @@
 import difflib
 from typing import Any
 
-from jax_a3c.checks import InputError
+from jax_a3c.checks import InputError, check_string, shown
 from jax_a3c.envs import envpool, gymnasium, gymnax
 from jax_a3c.envs.base import (
     ActionSpace,
@@ -71,13 +71,14 @@ def make(env_id: str, /, **options: Any) -> JaxEnvironment | HostFactory:
       >>> make("gymnax:CartPole-v1").spec.action_space
       Discrete(num_actions=2)
     """
+    check_string("env", env_id)
     backend, _, name = env_id.partition(":")
     if backend not in BACKENDS:
-        raise InputError(f"unknown environment {env_id!r}; {_suggestion(env_id, tuple(BACKENDS))}")
+        raise InputError(f"unknown environment {shown(env_id)}; {_suggestion(env_id, tuple(BACKENDS))}")
     try:
         return BACKENDS[backend].make(name, **options)
     except UnknownEnvironmentError:
-        raise InputError(f"unknown environment {env_id!r}; {_suggestion(env_id, (backend,))}") from None
+        raise InputError(f"unknown environment {shown(env_id)}; {_suggestion(env_id, (backend,))}") from None
 
 
 def _suggestion(env_id: str, backends: tuple[str, ...]) -> str:

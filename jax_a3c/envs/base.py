@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from jax_a3c.checks import HostEnvironmentError as HostEnvironmentError
-from jax_a3c.checks import InputError
+from jax_a3c.checks import InputError, check_integer, shown
 from jax_a3c.types import Array, TimeStep
 
 
@@ -18,6 +18,9 @@ class Discrete:
 
     num_actions: int
 
+    def __post_init__(self) -> None:
+        check_integer("num_actions", self.num_actions, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
@@ -25,6 +28,15 @@ class Box:
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.low) == len(self.high) or any(
+            not low <= high for low, high in zip(self.low, self.high, strict=True)
+        ):
+            raise InputError(
+                "low and high of a Box must be as long as each other, at least 1, and low at most high, "
+                f"got {shown(self.low)} and {shown(self.high)}"
+            )
 
     @property
     def size(self) -> int:
@@ -54,6 +66,17 @@ class EnvSpec:
     action_space: ActionSpace
     max_episode_steps: int | None = None
     num_categories: int | None = None
+
+    def __post_init__(self) -> None:
+        for size in self.observation_shape:
+            check_integer(f"observation_shape {self.observation_shape} of {self.id!r}, each entry,", size, 1)
+        if np.dtype(self.observation_dtype).kind in "OSUcMm":
+            raise InputError(
+                f"observations of {self.id!r} have the dtype {self.observation_dtype}; a network needs real "
+                "numbers: convert them in the environment"
+            )
+        if self.num_categories is not None:
+            check_integer(f"num_categories of {self.id!r}", self.num_categories, 1)
 
 
 @runtime_checkable

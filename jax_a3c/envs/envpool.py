@@ -376,7 +376,6 @@ def _settings(env_id: str, name: str, family: Family, options: Mapping[str, Any]
         title = f"{option} of {env_id!r}"
         if option in LOWEST:
             check_integer(title, value, LOWEST[option])
-            check_number(title, value, high=2**31 - 1)
         elif isinstance(config[option], bool):
             check_boolean(title, value)
         elif option == "repeat_action_probability":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_boolean, check_integer
+from jax_a3c.checks import InputError, check_boolean, check_integer, shown
 from jax_a3c.envs.base import Discrete, EnvSpec, HostEnvironmentError, HostStep, UnknownEnvironmentError
 from jax_a3c.envs.host import (
     BoundedCalls,
@@ -65,6 +65,8 @@ class GymnasiumFactory:
         except HostEnvironmentError as error:
             if type(error.__cause__).__name__ == "DependencyNotInstalled":
                 raise InputError(f"{env_id!r} needs more than is installed: {error.__cause__}") from None
+            if options and error.__cause__ is not None:  # it answered; the settings are the likelier reason
+                raise InputError(f"{env_id!r} cannot be made with {shown(dict(options))}: {error}") from None
             raise
         finally:
             calls.close()
@@ -245,14 +247,19 @@ def make(
     if module:
         try:
             importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that was meant to be run
             raise InputError(f"'gymnasium:{name}' needs the module {module!r}: {error}") from error
     registered = gymnasium.registry.get(registered_name)
     if registered is None:
         if module:
-            raise InputError(f"the module {module!r} registers no environment {registered_name!r}")
+            raise InputError(
+                f"unknown environment 'gymnasium:{name}': the module {module!r} registers no environment "
+                f"{registered_name!r}"
+            )
         raise UnknownEnvironmentError(name)
     check_timeout(timeout)
+    if options.get("max_episode_steps", -1) != -1:  # Gymnasium's word for no limit
+        check_integer(f"max_episode_steps of 'gymnasium:{name}'", options["max_episode_steps"], 1)
     _check_options(f"gymnasium:{name}", registered, options)
     return GymnasiumFactory(name, registered, options, timeout=timeout, processes=processes)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.checks import InputError, check_number
+from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, UnknownEnvironmentError
 from jax_a3c.types import Array, TimeStep
 
@@ -97,13 +97,20 @@ def make(name: str, /, **options: Any) -> GymnaxEnvironment:
     if name not in available():
         raise UnknownEnvironmentError(name)
     env, params = gymnax.make(name)
-    fields = [field.name for field in dataclasses.fields(params)]
+    defaults = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    defaults = {option: value for option, value in defaults.items() if isinstance(value, int | float)}
     for option, value in options.items():
-        if option not in fields:
-            near = difflib.get_close_matches(option, fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(fields)}"
+        if option not in defaults:
+            near = difflib.get_close_matches(option, defaults, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(defaults)}"
             raise InputError(f"'gymnax:{name}' has no setting {option!r}; {hint}")
-        check_number(f"{option} of 'gymnax:{name}'", value)
+        title = f"{option} of 'gymnax:{name}'"
+        if isinstance(defaults[option], bool):
+            check_boolean(title, value)
+        elif isinstance(defaults[option], int):  # limits, lengths and speeds: none can be 0
+            check_integer(title, value, 1)
+        else:
+            check_number(title, value)
     return GymnaxEnvironment(name, env, dataclasses.replace(params, **options))
 
 

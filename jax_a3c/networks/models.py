@@ -5,7 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jax_a3c.checks import InputError, check_number
+from jax_a3c.checks import (
+    InputError,
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_number,
+    check_tuple,
+)
 from jax_a3c.distributions import Categorical, DiagonalGaussian
 from jax_a3c.envs.base import ActionSpace, Box
 from jax_a3c.networks.heads import VARIANCES, CategoricalHead, GaussianHead
@@ -197,8 +204,9 @@ def actor_critic(
       Mnih et al. (2016), sections 4, 8 and 9.
     """
     spec = getattr(spec, "spec", spec)
-    if variance not in VARIANCES:
-        raise InputError(f"unknown variance {variance!r}; choose one of {', '.join(VARIANCES)}")
+    check_boolean("shared", shared)
+    check_choice("variance", variance, VARIANCES)
+    check_number("min_variance", min_variance, 0.0)
     check_number("initial_stddev", initial_stddev, above=0.0)
     return ActorCritic(
         torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
@@ -236,6 +244,7 @@ def q_network(
     """
     spec = getattr(spec, "spec", spec)
     _num_actions(spec.action_space)
+    check_boolean("dueling", dueling)
     return QNetwork(
         torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
         action_space=spec.action_space,
@@ -263,19 +272,19 @@ def _num_actions(action_space: ActionSpace) -> int:
 
 
 def _core(units: int, *, init: str, dtype: Any) -> LSTM | None:
-    if units < 0:
-        raise InputError(f"lstm is a number of units, 0 for none, got {units}")
+    check_integer("lstm, its units or 0 for none,", units, 0)
     return LSTM(units, initialization=init, dtype=dtype) if units else None
 
 
 def _torso(torso: str | nn.Module, *, hidden: tuple[int, ...], init: str, dtype: Any) -> nn.Module:
-    if init not in INITS:
-        raise InputError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+    check_choice("init", init, INITS)
+    check_tuple("hidden", hidden, "integers")
+    for units in hidden:
+        check_integer("hidden", units, 1)
     if isinstance(torso, nn.Module):
         return torso
     if torso == "mlp":
         return MLP(tuple(hidden), initialization=init, dtype=dtype)
     images = {"mnih2013": Mnih2013, "nature": Nature, "minatar": MinAtarConv}
-    if torso not in images:
-        raise InputError(f"unknown torso {torso!r}; choose one of {', '.join(TORSOS)} or pass a flax module")
+    check_choice("torso, unless it is a flax module,", torso, TORSOS)
     return images[torso](initialization=init, dtype=dtype)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jax_a3c import losses, returns
-from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
+from jax_a3c.checks import MAX_STEPS, InputError, check_boolean, check_integer, check_number
 from jax_a3c.exploration import (
     EPSILON_ANNEAL_FRAMES,
     FINAL_EPSILON_PROBABILITIES,
@@ -59,9 +59,8 @@ class ActionValueConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("target_update_interval", self.target_update_interval, 1)
-        check_number("target_update_interval", self.target_update_interval, 1, 10**9)
-        check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1)
+        check_integer("target_update_interval", self.target_update_interval, 1, 10**9)
+        check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1, MAX_STEPS)
         check_final_epsilons(self.final_epsilons, self.final_epsilon_probabilities)
         check_boolean("double_q", self.double_q)
         if self.huber_delta is not None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +13,8 @@ from jax_a3c import envs, networks, objectives, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
 from jax_a3c.checks import InputError
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
-from jax_a3c.methods import METHODS, Method
+from jax_a3c.methods import METHODS
 from jax_a3c.normalization import normalized_network, normalized_objective
-from jax_a3c.objectives import Objective
 from jax_a3c.synchronous import SynchronousConfig, synchronous
 from jax_a3c.training.loop import Synchronous
 from jax_a3c.training.settings import Settings, check_method
@@ -35,12 +36,7 @@ class Experiment(NamedTuple):
 
     def parameters_like(self) -> Params:
         """Shapes and dtypes of the network's variables, in their tree; nothing is computed."""
-        spec = self.env.spec
-        observation = jax.ShapeDtypeStruct((1, 1, *spec.observation_shape), spec.observation_dtype)
-        reset = jax.ShapeDtypeStruct((1, 1), bool)
-        return jax.eval_shape(
-            self.network.init, jax.random.key(0), self.network.initial_carry((1,)), observation, reset
-        )
+        return _parameters_like(self.env, self.network)
 
 
 def build(method: str, env_id: str, settings: Settings) -> Experiment:
@@ -58,30 +54,31 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
       InputError: if a setting, the id, or their combination is of no use; the message names it.
     """
     check_method(method, settings)
+    asynchronous, value_based = METHODS[method].runner == "asynchronous", METHODS[method].value_based
+    # What the parts refuse by themselves, before the environment and the network take their time.
+    config = _pick(AsynchronousConfig if asynchronous else SynchronousConfig, settings)
+    objective_config = _pick(
+        objectives.ActionValueConfig if value_based else objectives.ActorCriticConfig, settings
+    )
+    optimizer = _optimizer(settings)
     env = envs.make(env_id, **_env_options(settings.env_options))
     if not isinstance(env, JaxEnvironment) and settings.auto_reset != Settings.auto_reset:
         raise InputError(
             f"auto_reset is a setting of JAX environments; {env_id!r} resets itself: leave it out"
         )
-    network = _network(METHODS[method].value_based, env, settings)
+    network = _network(value_based, env, settings)
     observations, rewards = settings.normalize_observations, settings.normalize_rewards
     if observations or rewards:
         network = normalized_network(network, env, observations=observations, rewards=rewards)
-    objective = _objective(METHODS[method], network, settings)
+    workers = settings.num_workers if asynchronous else 1
+    _check_sizes(env, network, settings, workers)
+    objective = getattr(objectives, METHODS[method].objective)(network, objective_config)
     if observations or rewards:
-        workers = settings.num_workers if METHODS[method].runner == "asynchronous" else 1
         objective = normalized_objective(objective, network, gamma=settings.gamma, num_workers=workers)
-    optimizer = _optimizer(settings)
-    trainer: Synchronous | Asynchronous
-    if METHODS[method].runner == "synchronous":
-        config = _pick(SynchronousConfig, settings)
-        agent = synchronous(env, network, optimizer, objective, config)
-        trainer = Synchronous(agent, config, settings.total_timesteps)
-    else:
-        trainer = Asynchronous(env, network, optimizer, objective, _pick(AsynchronousConfig, settings))
-    experiment = Experiment(env, network, trainer)
-    experiment.parameters_like()  # a network that cannot take these observations says so here
-    return experiment
+    if asynchronous:
+        return Experiment(env, network, Asynchronous(env, network, optimizer, objective, config))
+    agent = synchronous(env, network, optimizer, objective, config)
+    return Experiment(env, network, Synchronous(agent, config, settings.total_timesteps))
 
 
 def evaluation_env(experiment: Experiment, settings: Settings) -> JaxEnvironment | HostFactory:
@@ -103,9 +100,53 @@ def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
             )
         try:
             parsed[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed[name] = value
     return parsed
+
+
+def _parameters_like(env: JaxEnvironment | HostFactory, network: Any) -> Params:
+    """See `Experiment.parameters_like`."""
+    spec = env.spec
+    observation = jax.ShapeDtypeStruct((1, 1, *spec.observation_shape), spec.observation_dtype)
+    reset = jax.ShapeDtypeStruct((1, 1), bool)
+
+    def init(observation: jax.Array, reset: jax.Array) -> Params:
+        return network.init(jax.random.key(0), network.initial_carry((1,)), observation, reset)
+
+    return jax.eval_shape(init, observation, reset)
+
+
+def _check_sizes(
+    env: JaxEnvironment | HostFactory, network: Any, settings: Settings, num_workers: int
+) -> None:
+    """Refuse a network that cannot take the observations, and what exceeds the memory of this machine."""
+    spec, shape = env.spec, {name: getattr(settings, name) for name in ("network", "hidden", "lstm_size")}
+    try:
+        parameters = _parameters_like(env, network)
+    except InputError as error:
+        raise InputError(f"network {settings.network!r} does not fit {spec.id!r}: {error}") from error
+    except (OverflowError, TypeError, ValueError) as error:  # of sizes that no array can have
+        raise InputError(f"no network can be made of {shape}: {error}") from error
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parameters))
+    if needed > memory:
+        raise InputError(
+            f"a network of {shape} needs {_gib(needed)} for its parameters alone, and this machine has "
+            f"{_gib(memory)}; take smaller layers"
+        )
+    rows = settings.num_envs * settings.num_steps * num_workers
+    needed = rows * math.prod(spec.observation_shape) * jax.numpy.dtype(spec.observation_dtype).itemsize
+    if needed > memory:
+        workers = f" times num_workers={num_workers}" if num_workers > 1 else ""
+        raise InputError(
+            f"num_envs={settings.num_envs} times num_steps={settings.num_steps}{workers} observations of "
+            f"{spec.id!r} need {_gib(needed)}, and this machine has {_gib(memory)}; take fewer"
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.0f} GiB"
 
 
 def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Settings) -> Any:
@@ -119,11 +160,6 @@ def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Set
         return networks.q_network(env, **shape, dueling=settings.dueling)
     gaussian: dict[str, Any] = {"variance": settings.variance, "initial_stddev": settings.initial_stddev}
     return networks.actor_critic(env, **shape, shared=settings.shared_trunk, **gaussian)
-
-
-def _objective(method: Method, network: Any, settings: Settings) -> Objective:
-    config = objectives.ActionValueConfig if method.value_based else objectives.ActorCriticConfig
-    return getattr(objectives, method.objective)(network, _pick(config, settings))
 
 
 def _pick(config: type, settings: Settings) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_a3c.checks import InputError
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.run_directory import RunDirectory, check_recorded
 
 WINDOW = 9
 """Lines of `metrics.jsonl` over which a curve is averaged; the single lines are shown faintly."""
@@ -64,8 +64,11 @@ def _curve(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = [row for row in run.metrics() if row.get("episode_return") is not None]
     if not rows:
         raise InputError(f"{str(run.path)!r} has recorded no complete episode yet")
-    columns = ([row[name] for row in rows] for name in ("env_steps", "seconds", "episode_return"))
-    steps, seconds, returns = (np.asarray(column, float) for column in columns)
+    columns = {name: [row.get(name) for row in rows] for name in ("env_steps", "seconds", "episode_return")}
+    for name, column in columns.items():
+        for value in column:
+            check_recorded(f"{name} in {run.path / 'metrics.jsonl'}", value)
+    steps, seconds, returns = (np.asarray(column, float) for column in columns.values())
     return steps, seconds, returns
 
 

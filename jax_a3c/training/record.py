@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jax_a3c.checks import InputError, check_choice, check_integer, check_number
+from jax_a3c.checks import MAX_EPISODES, InputError, check_choice, check_integer
 from jax_a3c.envs.base import (
     DrawableEnvironment,
     DrawableFactory,
@@ -93,12 +93,10 @@ def record(
     run.config()  # a folder that is no run says so before its missing subfolders do
     path = output if output is not None else run.path / "recording.gif"
     check_output(path)
-    check_integer("episodes", episodes, 1)
+    check_integer("episodes", episodes, 1, MAX_EPISODES)
     check_integer("max_steps", max_steps, 1)
-    check_integer("fps", fps, 1)
-    check_number("fps", fps, 1, MAX_FPS)
+    check_integer("fps", fps, 1, MAX_FPS)
     check_integer("seed", seed, 0)
-    check_number("seed", seed, 0, 2**31 - 1)
     experiment, method, settings, params = load(run)
     policy = settings.eval_policy if policy is None else policy
     check_choice(f"policy of {method}", policy, POLICIES[kind_of(method)])

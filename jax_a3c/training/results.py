@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jax_a3c import scores
-from jax_a3c.checks import check_integer, check_number
+from jax_a3c.checks import MAX_EPISODES, check_integer
 from jax_a3c.training.evaluation import Evaluation, evaluator
 from jax_a3c.training.experiment import Experiment, build, evaluation_env
 from jax_a3c.training.run_directory import RunDirectory
@@ -110,8 +110,8 @@ def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int, quiet: bool
     Raises:
       InputError: if the folder holds no run that ended, or `num_episodes` is out of range.
     """
-    check_integer("episodes", num_episodes, 1)
-    check_number("seed", seed, 0, 2**31 - 1)
+    check_integer("episodes", num_episodes, 1, MAX_EPISODES)
+    check_integer("seed", seed, 0)
     experiment, method, settings, params = load(run)
     settings = dataclasses.replace(settings, eval_episodes=num_episodes)
     return evaluate(experiment, method, settings, params, jax.random.key(seed), quiet=quiet)

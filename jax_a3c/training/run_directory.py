@@ -12,13 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_a3c.checks import InputError
+from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, shown
 from jax_a3c.envs.base import available_cores
 from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.types import Params
 
 PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "envpool", "gymnasium", "mujoco")
 PARAMETERS = "checkpoints/final.npz"
+SUMMARY_NUMBERS = (
+    *("env_steps", "seconds", "env_steps_per_second"),
+    *("eval_return_mean", "eval_return_std", "eval_episodes"),
+)
+"""What other programs compute with, in `summary.json`: numbers or null."""
 
 
 class RunDirectory:
@@ -30,7 +35,7 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         """Refer to the folder `path`; nothing is read or written yet."""
-        self.path = path
+        self.path = _folder(path)
 
     @classmethod
     def create(cls, path: Path, method: str, env_id: str, settings: dict[str, Any]) -> "RunDirectory":
@@ -48,13 +53,18 @@ class RunDirectory:
         Raises:
           InputError: if the folder holds a run already or cannot be written.
         """
-        if (path / "config.json").exists():
-            raise InputError(f"run_dir {str(path)!r} holds a run already; choose another folder or remove it")
         run = cls(path)
+        path = run.path
         try:
+            if (path / "config.json").exists():
+                raise InputError(
+                    f"run_dir {str(path)!r} holds a run already; choose another folder or remove it"
+                )
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             run._write("config.json", {"method": method, "env": env_id, "settings": settings})
-        except OSError as error:
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:  # a path may also be none
             raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
         run._write("env.json", environment())
         return run
@@ -65,17 +75,17 @@ class RunDirectory:
         Raises:
           InputError: if the folder holds no run, or one that this version cannot read.
         """
-        config = self._read("config.json")
+        config, path = self._read("config.json"), self.path / "config.json"
         try:
             settings = {  # JSON has lists where the settings have tuples
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in config["settings"].items()
             }
             return config["method"], config["env"], resolve(config["method"], config["env"], **settings)
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.path / 'config.json'} is not a run's configuration: {error!r}"
-            ) from error
+        except InputError as error:
+            raise InputError(f"{path} is damaged or of another version of jax_a3c: {error}") from error
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not a run's configuration: {error!r}") from error
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
@@ -83,16 +93,19 @@ class RunDirectory:
             file.write(json.dumps(_finite(row)) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last one that was cut off is left out."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            raise InputError(f"{str(self.path)!r} holds no metrics.jsonl; is it a run directory?")
-        rows = []
-        for line in path.read_text().splitlines():
+        """The lines of `metrics.jsonl`; a last one that was cut off is left out.
+
+        Raises:
+          InputError: if there is no such file, or another line is damaged.
+        """
+        path, rows = self.path / "metrics.jsonl", []
+        lines = self._bytes("metrics.jsonl").splitlines()
+        for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                rows.append(_object(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise InputError(f"{path} is damaged in line {number}: {error}") from error
         return rows
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -103,9 +116,13 @@ class RunDirectory:
         """The run's `summary.json`.
 
         Raises:
-          InputError: if there is none, because the run did not end.
+          InputError: if there is none, because the run did not end, or it is something else.
         """
-        return self._read("summary.json")
+        summary = self._read("summary.json")
+        for name in SUMMARY_NUMBERS:
+            if summary.get(name) is not None:
+                check_recorded(f"{name} in {self.path / 'summary.json'}", summary[name])
+        return summary
 
     def save_params(self, params: Params) -> None:
         """Write the network's variables, each array under its path in the tree."""
@@ -139,11 +156,10 @@ class RunDirectory:
             raise InputError(f"{path} cannot be read, it is damaged: {error}") from error
 
         for name, leaf in named_leaves(like).items():
-            found = stored[name].shape if name in stored else "nothing"
-            if found != leaf.shape:
-                raise InputError(
-                    f"{path} is of another network: {name} should be {leaf.shape}, found {found}"
-                )
+            expected = f"{leaf.dtype} {leaf.shape}"
+            found = f"{stored[name].dtype} {stored[name].shape}" if name in stored else "nothing"
+            if found != expected:
+                raise InputError(f"{path} is of another network: {name} should be {expected}, found {found}")
         return jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in named_leaves(like)])
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
@@ -152,13 +168,23 @@ class RunDirectory:
         partial.replace(self.path / name)
 
     def _read(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        if not path.exists():
-            raise InputError(f"{str(self.path)!r} holds no {name}; is it the directory of a run that ended?")
         try:
-            return json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+            return _object(self._bytes(name))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{self.path / name} is damaged: {error}") from error
+
+    def _bytes(self, name: str) -> bytes:
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                f"{str(self.path)!r} holds no {name}; is it the directory of a run that ended?"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -212,8 +238,37 @@ def _git_commit() -> str | None:
         return None
 
 
+def check_recorded(name: str, value: Any) -> None:
+    """Refuse what a run cannot have recorded as a number; counts may be larger than 32 bits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        check_integer(name, value, -MAX_STEPS, MAX_STEPS)
+    else:
+        check_number(name, value)
+
+
+def _folder(path: Any) -> Path:
+    """The path of a run; InputError for what is none."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise InputError(f"run_dir must be the path of a folder, got {shown(path)}") from None
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object that the bytes of a file spell; ValueError if they spell none."""
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"it should hold an object, got {shown(value)}")
+    return value
+
+
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes null."""
+    """JSON has no NaN, and no numbers of NumPy: what is not finite becomes null."""
+    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
+        value = value.item()
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -4,7 +4,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jax_a3c.checks import InputError, check_boolean, check_choice, check_integer, check_number
+from jax_a3c.checks import (
+    MAX_EPISODES,
+    MAX_STEPS,
+    InputError,
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_number,
+    check_string,
+    check_tuple,
+    shown,
+)
 from jax_a3c.methods import METHODS
 from jax_a3c.presets import preset_of
 
@@ -108,28 +119,44 @@ class Settings:
     eval_policy: Literal["greedy", "sampled", "epsilon-greedy"] = "greedy"
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use; the runners check the settings that are theirs."""
-        for name in ("total_timesteps", "num_envs", "num_steps", "num_workers", "lstm_size", "eval_episodes"):
-            check_integer(name, getattr(self, name), 1)
-        check_integer("seed", self.seed, 0)
-        check_number("seed", self.seed, 0, 2**31 - 1)
-        for name, hint in get_type_hints(Settings).items():
-            if hint is not bool:
-                continue
-            check_boolean(name, getattr(self, name))
+        """Refuse what no run can use: wrong types, and ranges; the parts check those that are theirs."""
+        for name, hint in _HINTS.items():
+            _check_type(name, hint, getattr(self, name))
         check_number("learning_rate", self.learning_rate, 0.0)
         check_number("rmsprop_decay", self.rmsprop_decay, 0.0, 1.0)
         check_number("rmsprop_eps", self.rmsprop_eps, above=0.0)
         check_number("momentum", self.momentum, 0.0, 1.0)
-        for name, choices in _CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
-        for units in self.hidden:
-            check_integer("hidden", units, 1)
 
 
-_CHOICES = {
-    name: get_args(hint) for name, hint in get_type_hints(Settings).items() if get_origin(hint) is Literal
+_HINTS = get_type_hints(Settings)
+_HIGHEST = {
+    "total_timesteps": MAX_STEPS,
+    "epsilon_anneal_steps": MAX_STEPS,
+    "eval_episodes": MAX_EPISODES,
 }
+"""Bounds of integers, where they differ from that of all."""
+_KINDS = {int: "integers", float: "numbers", str: "strings"}
+
+
+def _check_type(name: str, hint: Any, value: Any) -> None:
+    """Refuse a value that is not of the type that its annotation says."""
+    if hint is bool:
+        check_boolean(name, value)
+    elif hint is int:
+        lowest = 0 if name == "seed" else 1
+        check_integer(name, value, lowest, **({"high": _HIGHEST[name]} if name in _HIGHEST else {}))
+    elif hint is str:
+        check_string(name, value)
+    elif get_origin(hint) is Literal:
+        check_choice(name, value, get_args(hint))
+    elif get_origin(hint) is tuple:
+        entry = get_args(hint)[0]
+        check_tuple(name, value, _KINDS[entry])
+        for one in value:
+            _check_type(name, entry, one)
+    elif value is not None or hint is float:
+        check_number(name, value)
+
 
 FOREIGN = {
     "synchronous": ("the asynchronous methods", ("num_workers", "stop_at_episode_end", "lock")),
@@ -165,6 +192,7 @@ def resolve(method: str, env_id: str, **overrides: Any) -> Settings:
       InputError: if the method or a field is unknown, or a value is refused.
     """
     check_choice("method", method, METHODS)
+    check_string("env", env_id)
     names = [field.name for field in dataclasses.fields(Settings)]
     for name in overrides:
         check_choice("a setting", name, names)
@@ -185,12 +213,17 @@ def check_method(method: str, settings: Settings) -> None:
       InputError: if a setting differs from its default that the method has no use for.
     """
     check_choice("method", method, METHODS)
+    if not isinstance(settings, Settings):
+        raise InputError(f"settings must be Settings, as `resolve` gives them, got {shown(settings)}")
     kinds = (METHODS[method].runner, kind_of(method))
     for kind in kinds:
         whose, names = FOREIGN.get(kind, ("", ()))
         for name in names:
-            if getattr(settings, name) != getattr(Settings, name):
-                raise InputError(f"{name} is a setting of {whose}; {method} is {kind}: leave it out")
+            value = getattr(settings, name)
+            if value != getattr(Settings, name):
+                raise InputError(
+                    f"{name} is a setting of {whose}; {method} is {kind}: leave it out, got {shown(value)}"
+                )
     check_choice(f"eval_policy of {method}", settings.eval_policy, POLICIES[kind_of(method)])
 
 

@@ -1,0 +1,203 @@
+"""Folders that hold no run, or what is left of one: each is refused in one line that names the file."""
+
+import dataclasses
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jax_a3c import cli
+from jax_a3c.training.settings import Settings
+
+pytestmark = pytest.mark.unoptimized
+CONFIG, METRICS, SUMMARY, PARAMETERS = "config.json", "metrics.jsonl", "summary.json", "checkpoints/final.npz"
+READS = {CONFIG: ("eval", "record", "plot"), METRICS: ("plot",), SUMMARY: ("plot",)}
+READS[PARAMETERS] = ("eval", "record")
+"""Which commands read a file."""
+NO_OBJECT = (
+    *(b"", b"\xff\xfe\x00", b"\x00" * 100, b"null", b"[]", b"3", b'"x"', b"{", b"{'a': 1}", b"PK\x03\x04"),
+    *(b"[" * 10**5, b'{"a":' * 10**5, "\ufeff{}".encode(), "{}".encode("utf-16"), b"NaN", b"9" * 5000),
+)
+WRONG = ({"a": 1}, "x", [[1]], [None], -1.5, "1e400")
+"""What no setting can be."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run, which all tests copy."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    flags = ["--total-timesteps", "4000", "--hidden", "4", "--eval-episodes", "1", "--quiet"]
+    assert cli.main(["train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", str(path)]) == 0
+    assert cli.main(["plot", str(path), "--output", str(path / "curve.png")]) == 0
+    return path
+
+
+def foreign_config(rng, config):
+    """The configuration of a run with one thing changed that cannot be."""
+    names = [field.name for field in dataclasses.fields(Settings)]
+    ways = (
+        lambda: config.pop(str(rng.choice(["method", "env", "settings"]))),
+        lambda: config.update(method=("a2d", None, 3, ["a2c"], "async-a2c")[rng.integers(5)]),
+        lambda: config.update(env=("gymnax:CartPole-v2", None, 3, ["x"], "")[rng.integers(5)]),
+        lambda: config.update(settings=(None, [], 3, "x", [["seed", 1]], list(names))[rng.integers(6)]),
+        lambda: config["settings"].update({"of_a_later_version": 1}),
+        lambda: config["settings"].update({str(rng.choice(names)): WRONG[rng.integers(len(WRONG))]}),
+        lambda: config["settings"].update(double_q=True),
+        lambda: config["settings"].update(method="a2c"),
+    )
+    ways[rng.integers(len(ways))]()
+    return json.dumps(config).encode()
+
+
+def foreign_metrics(rng, text):
+    """Lines of metrics of which one is none, or lacks a number that is drawn."""
+    lines = text.splitlines()
+    middle = int(rng.integers(len(lines) - 1))
+    row = {**json.loads(lines[middle]), "episode_return": 1.0}
+    name = str(rng.choice(["env_steps", "seconds", "episode_return"]))
+    wrong = ("x", [1], True, {"a": 1}, float("inf"), float("nan"), 10**400)[rng.integers(7)]
+    without = {key: value for key, value in row.items() if key not in ("env_steps", "seconds")}
+    ways = (
+        json.dumps({**row, name: wrong}).encode(),
+        json.dumps(without).encode(),
+        b"garbage",
+        b"\xff",
+        b"[1]",
+    )
+    return b"\n".join([*lines[:middle], ways[rng.integers(len(ways))], *lines[middle + 1 :]])
+
+
+def foreign_summary(rng, summary):
+    """A summary with something else than a number."""
+    names = ["env_steps", "seconds", "env_steps_per_second", "eval_return_mean", "eval_return_std"]
+    wrong = ("x", [1], True, {"a": 1}, float("inf"), 10**400)[rng.integers(6)]
+    return json.dumps({**summary, str(rng.choice(names)): wrong}).encode()
+
+
+def foreign_parameters(rng, data):
+    """Arrays of another network, of another kind, or of none; or a byte that turned over."""
+    with np.load(io.BytesIO(data)) as file:
+        arrays = dict(file)
+    name = str(rng.choice(sorted(arrays)))
+    array = arrays[name]
+    others = (
+        *(array.astype(dtype) for dtype in ("float64", "float16", "int32", "bool", "complex64", "U4")),
+        *(array[None], array[:-1], array.ravel()[:1], np.array([{}, print], dtype=object), np.array("x")),
+    )
+    way = rng.integers(4)
+    if way == 0:
+        arrays.pop(name)
+    elif way < 3:
+        arrays[name] = others[rng.integers(len(others))]
+    else:  # where the sum of the archive tells
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            info = archive.getinfo(f"{name}.npy")
+        start = info.header_offset + 30 + len(info.filename) + 20
+        place = start + int(rng.integers(info.compress_size - 20))
+        return data[:place] + bytes([data[place] ^ 1 << int(rng.integers(8))]) + data[place + 1 :]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def damaged(rng, name, data):
+    """The bytes of a file as they must not be, None for a file that is not there."""
+    way = rng.integers(6)
+    if way == 0 and name != METRICS:  # its last line may be cut off: see below
+        return data[: rng.integers(len(data) - 2)]
+    if way == 1:
+        return None if rng.random() < 0.3 else b""
+    if way == 2 and name == PARAMETERS:
+        array = io.BytesIO()
+        np.save(array, np.zeros(3))
+        return (array.getvalue(), b"PK\x05\x06" + bytes(18), b"\x93NUMPY", b"\x80\x04K\x01.")[rng.integers(4)]
+    if way == 2:
+        return NO_OBJECT[rng.integers(len(NO_OBJECT))] + (b"\n{}" if name == METRICS else b"")
+    if name == CONFIG:
+        return foreign_config(rng, json.loads(data))
+    if name == SUMMARY:
+        return foreign_summary(rng, json.loads(data))
+    return (foreign_metrics if name == METRICS else foreign_parameters)(rng, data)
+
+
+def told(words, capsys):
+    """What a command says as it refuses, in one line."""
+    capsys.readouterr()
+    assert cli.main(words) == 2, words
+    printed = capsys.readouterr()
+    assert printed.err.startswith("jax-a3c: error: ") and printed.err.count("\n") == 1, printed.err
+    return printed.err
+
+
+def words_of(command, path, tmp_path):
+    """A command about a run."""
+    return [command, str(path), *(["--output", str(tmp_path / "out.png")] if command == "plot" else [])]
+
+
+def test_generated_damage_is_refused_by_the_name_of_the_file(run, count, figure, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    total = count(40, 600)
+    for number in range(total):
+        name = str(rng.choice(list(READS)))
+        path = tmp_path / "run"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(run, path)
+        content = damaged(rng, name, (run / name).read_bytes())
+        (path / name).unlink() if content is None else (path / name).write_bytes(content)
+        if name == SUMMARY and content is None:
+            continue  # a run that goes on has none: its curve is drawn
+        command = str(rng.choice(READS[name]))
+        line = told(words_of(command, path, tmp_path), capsys)
+        # A file without one line has recorded nothing: then the folder is named.
+        named = str(path) in line and (Path(name).name in line or "no complete episode" in line)
+        assert named, (number, command, name, content and content[:200], line)
+    assert not (tmp_path / "out.png").exists()
+    figure(f"{total} damaged runs, every one refused in one line that names the file", cases=total)
+
+
+def test_metrics_that_were_cut_off_are_drawn_as_far_as_they_go(run, count, tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    shutil.copytree(run, tmp_path / "run")
+    data = (run / METRICS).read_bytes()
+    first = data.index(b"\n")  # an episode of CartPole ends within it
+    for _ in range(count(3, 30)):
+        (tmp_path / "run" / METRICS).write_bytes(data[: rng.integers(first, len(data))])
+        assert cli.main(words_of("plot", tmp_path / "run", tmp_path)) == 0
+
+
+@pytest.mark.parametrize("name", [CONFIG, METRICS, SUMMARY, PARAMETERS])
+def test_a_folder_in_place_of_a_file_is_refused(run, name, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / name).mkdir()
+    line = told(words_of(READS[name][-1], tmp_path / "run", tmp_path), capsys)
+    assert Path(name).name in line
+
+
+def test_paths_that_hold_no_run_are_refused(run, tmp_path, capsys):
+    paths = [tmp_path, tmp_path / "missing", run / CONFIG, run / CONFIG / "below", Path("/dev/null")]
+    paths += [tmp_path / ("x" * 300), Path("/proc/self/mem"), tmp_path / "\x00"]
+    for path in paths:
+        for command in ("eval", "record", "plot"):
+            assert repr(str(path)).strip("'") in told(words_of(command, path, tmp_path), capsys)
+
+
+def test_folders_that_no_run_can_be_written_to_are_refused(run, tmp_path, capsys):
+    paths = [run, run / CONFIG, run / CONFIG / "below", Path("/dev/null"), Path("/proc/run")]
+    for path in [*paths, tmp_path / ("x" * 300), tmp_path / "\x00"]:
+        words = ["train", "a2c", "gymnax:CartPole-v1", "--quiet", "--run-dir", str(path)]
+        assert repr(str(path)).strip("'") in told(words, capsys)
+
+
+def test_a_run_that_failed_is_drawn_with_what_it_has(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((run / SUMMARY).read_text())
+    for name in ("env_steps_per_second", "eval_return_std", "seconds", "eval_return_mean"):
+        summary[name] = None
+        (tmp_path / "run" / SUMMARY).write_text(json.dumps(summary))
+        assert cli.main(words_of("plot", tmp_path / "run", tmp_path)) == 0
+    assert "completed" in capsys.readouterr().out

@@ -1,0 +1,178 @@
+"""Thousands of settings, right and wrong: what is wrong is refused at once, and by its name."""
+
+import dataclasses
+import time
+
+import generated_settings as generated
+import jax
+import numpy as np
+import pytest
+
+from jax_a3c import A2CConfig, A3CConfig, cli, envs, networks, optimizers
+from jax_a3c.asynchronous import AsynchronousConfig
+from jax_a3c.checks import InputError
+from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
+from jax_a3c.objectives.base import ObjectiveConfig
+from jax_a3c.rollouts import RunnerConfig
+from jax_a3c.synchronous import SynchronousConfig
+from jax_a3c.training.experiment import build
+from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.settings import Settings, resolve
+
+pytestmark = pytest.mark.unoptimized
+AT_ONCE, REPEATS = 0.1, 20
+"""Seconds in which a refusal must come, and how often it is asked for again if the machine was busy."""
+CONFIGS = (
+    *(A2CConfig, A3CConfig, ActionValueConfig, ActorCriticConfig, ObjectiveConfig, RunnerConfig),
+    *(SynchronousConfig, AsynchronousConfig),
+)
+
+
+def refused(ask):
+    """What `ask` says of wrong settings, `(sentence, seconds)`, None if it takes them."""
+
+    def once():
+        start = time.perf_counter()
+        try:
+            sentence = ask()
+        except InputError as error:
+            sentence = str(error)
+        return sentence, time.perf_counter() - start
+
+    sentence, seconds = once()
+    for _ in range(REPEATS):
+        if seconds <= AT_ONCE or sentence is None:
+            break
+        seconds = min(seconds, once()[1])
+    return None if sentence is None else (sentence, seconds)
+
+
+def python(case):
+    """Build a case; nothing to say if that works."""
+    build(case.method, case.env_id, resolve(case.method, case.env_id, **case.overrides))
+
+
+def command_line(case, capsys):
+    """Give a case to `jax-a3c train --dry-run`; what it prints without boxes and spaces, if it refuses."""
+    try:
+        code = cli.main([*generated.as_words(case), "--dry-run"])
+    except SystemExit as exit_:  # the parser's own way out
+        code = exit_.code
+    printed = capsys.readouterr()
+    assert code in {0, 2} and "Traceback" not in printed.err, printed.err
+    assert code == 0 or not printed.out, "a refusal belongs on stderr"
+    return squeezed(printed.err) if code else None
+
+
+def squeezed(text):
+    """Without what a box of the parser adds, and flags as the fields are called."""
+    return "".join(text.replace("│", " ").replace("-", "_").split())
+
+
+def report(figure, name, cases, seconds):
+    """Keep the figures of a test, and hold the slowest refusal against the bound."""
+    slowest, usual = max(seconds), float(np.quantile(seconds, 0.99))
+    figure(
+        f"{cases:,} {name}, {len(seconds):,} of them wrong and every one refused, by its name; the slowest "
+        f"after {1e3 * slowest:.0f} ms, 99 % within {1e3 * usual:.0f} ms",
+        cases=cases,
+        wrong=len(seconds),
+        refused=len(seconds),
+        slowest_refusal_ms=round(1e3 * slowest, 1),
+        refusal_ms_99_percent=round(1e3 * usual, 1),
+    )
+    assert slowest <= AT_ONCE
+
+
+def test_every_setting_is_generated():
+    assert set(generated.FIELDS) == {field.name for field in dataclasses.fields(Settings)}
+    for config in CONFIGS:
+        assert {field.name for field in dataclasses.fields(config)} <= set(generated.FIELDS)
+
+
+def test_generated_settings_in_python(count, figure, tmp_path):
+    rng = np.random.default_rng(0)
+    for warm_up in (generated.VECTOR, generated.IMAGE, generated.CATEGORIES, "envpool:x", "gymnasium:x"):
+        refused(lambda env_id=warm_up: python(generated.Case("one-step-sarsa", env_id, {"double_q": True})))
+    total, right, seconds = count(150, 6000), count(12, 600), []
+    for number in range(total):
+        case = generated.right_case(rng) if number < right else generated.wrong_case(rng)
+        answer = refused(lambda case=case: python(case))
+        if case.field is None:
+            assert answer is None, (case, answer)
+            if number < 10:
+                settings = resolve(case.method, case.env_id, **case.overrides)
+                arguments = case.method, case.env_id, dataclasses.asdict(settings)
+                run = RunDirectory.create(tmp_path / str(number), *arguments)
+                assert run.config() == (case.method, case.env_id, settings)
+            continue
+        assert answer is not None, f"taken: {case}"
+        assert case.field in answer[0], (case, answer)
+        assert case.value is None or case.value in answer[0], (case, answer)
+        seconds.append(answer[1])
+    report(figure, "settings in Python", total, seconds)
+
+
+def test_generated_settings_of_the_parts(count, figure):
+    """The configs, network factories and optimizers by themselves: what is wrong for them all is, for one."""
+    rng = np.random.default_rng(1)
+    spec = envs.make(generated.REAL).spec
+    parts = [(config, {field.name: field.name for field in dataclasses.fields(config)}) for config in CONFIGS]
+    names = {"torso": "network", "hidden": "hidden", "init": "init"}
+    gaussian = {"shared": "shared_trunk", "variance": "variance", "initial_stddev": "initial_stddev"}
+    q_spec = envs.make(generated.VECTOR).spec
+    parts.append((lambda **given: networks.actor_critic(spec, **given), {**names, **gaussian}))
+    parts.append((lambda **given: networks.q_network(q_spec, **given), {**names, "dueling": "dueling"}))
+    rmsprop = {"decay": "rmsprop_decay", "eps": "rmsprop_eps"}
+    for optimizer in (optimizers.shared_rmsprop, optimizers.rmsprop):
+        parts.append((lambda f=optimizer, **given: f(1e-3, **given), rmsprop))
+    parts.append((lambda **given: optimizers.momentum_sgd(1e-3, **given), {"momentum": "momentum"}))
+    parts.append((lambda **given: optimizers.shared_rmsprop(**given), {"learning_rate": "learning_rate"}))
+    needed = {"num_envs": 2, "num_steps": 2, "max_grad_norm": None}
+    total, seconds = count(100, 2000), []
+    for _ in range(total):
+        part, fields = parts[rng.integers(len(parts))]
+        argument = str(rng.choice(list(fields)))
+        wrong = generated.FIELDS[fields[argument]].wrong
+        given = {argument: wrong[rng.integers(len(wrong))]}
+        given = {**needed, **given} if part is RunnerConfig else given
+        answer = refused(lambda part=part, given=given: part(**given) and None)
+        assert answer is not None, f"taken: {part} {given}"
+        assert argument in answer[0], (given, answer)
+        value = generated.text_of(given[argument])
+        assert value is None or value in answer[0], (given, answer)
+        seconds.append(answer[1])
+    report(figure, "arguments of the parts", total, seconds)
+
+
+def test_generated_words_of_the_command_line(count, figure, capsys):
+    rng = np.random.default_rng(2)
+    total, right, seconds = count(60, 2000), count(4, 100), []
+    command_line(generated.Case("a2c", generated.IMAGE, {}), capsys)
+    for number in range(total):
+        case = generated.right_case(rng)
+        if number >= right:
+            case = generated.wrong_words(rng)
+        answer = refused(lambda case=case: command_line(case, capsys))
+        if case.field is None:
+            assert answer is None, (case, answer)
+            continue
+        assert answer is not None, f"taken: {generated.as_words(case)}"
+        field = list(case.overrides)[-1] if case.field == "setting" else case.field
+        assert squeezed(field) in answer[0], (case, answer)
+        seconds.append(answer[1])
+    report(figure, "command lines", total, seconds)
+
+
+def test_numbers_of_numpy_are_written_as_plain_ones(tmp_path):
+    value = np.int32(3)
+    settings = resolve(
+        "a2c", generated.VECTOR, num_envs=value, learning_rate=np.float32(0.5), hidden=(value,)
+    )
+    run = RunDirectory.create(tmp_path / "run", "a2c", generated.VECTOR, dataclasses.asdict(settings))
+    assert run.config()[2] == settings
+
+
+def test_a_traced_hyper_parameter_is_taken():
+    losses = jax.vmap(lambda gamma: ActorCriticConfig(gamma=gamma).gamma * 2.0)(np.array([0.1, 0.2]))
+    np.testing.assert_allclose(losses, [0.2, 0.4], rtol=1e-6)
