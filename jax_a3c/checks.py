@@ -81,7 +81,7 @@ def check_integer(name: str, value: Any, low: int, high: int = MAX_INTEGER) -> N
     if is_integer and low <= value <= high:
         return
     too_large = is_integer and value > high
-    expected = f"of at least {low}" if high == MAX_INTEGER and not too_large else f"between {low} and {high}"
+    expected = f"between {low} and {high}" if too_large else f"of at least {low}"
     raise InputError(f"{name} must be an integer {expected}, got {shown(value)}")
 
 

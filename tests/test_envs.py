@@ -107,3 +107,61 @@ def test_an_unknown_id_gets_the_nearest_matches(env_id, hint):
 def test_an_unknown_setting_is_refused():
     with pytest.raises(ValueError, match="no setting 'gravitty'; did you mean 'gravity'"):
         envs.make("gymnax:CartPole-v1", gravitty=1.0)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "option", "message"),
+    [
+        (
+            "CartPole-v1",
+            {"max_steps_in_episode": 0},
+            "max_steps_in_episode of .* an integer of at least 1, got 0",
+        ),
+        ("CartPole-v1", {"max_steps_in_episode": 7.5}, "an integer of at least 1, got 7.5"),
+        ("CartPole-v1", {"gravity": True}, "gravity of 'gymnax:CartPole-v1' must be a number, got True"),
+        (
+            "Asterix-MinAtar",
+            {"ramping": 1},
+            "ramping of 'gymnax:Asterix-MinAtar' must be True or False, got 1",
+        ),
+        ("Acrobot-v1", {"available_torque": 1.0}, "has no setting 'available_torque'"),  # it is an array
+    ],
+)
+def test_a_setting_of_another_type_is_refused(env_id, option, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make(f"gymnax:{env_id}", **option)
+
+
+def test_a_flag_of_an_environment_can_be_set():
+    assert envs.make("gymnax:Asterix-MinAtar", ramping=False)._params.ramping is False
+
+
+@pytest.mark.parametrize("env_id", [None, 3, b"gymnax:CartPole-v1", ["gymnax:CartPole-v1"]])
+def test_an_id_that_is_no_string_is_refused(env_id):
+    with pytest.raises(ValueError, match="env must be a string, got"):
+        envs.make(env_id)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: envs.Discrete(num_actions=0), "num_actions must be an integer of at least 1, got 0"),
+        (lambda: envs.Box(low=(), high=()), "low and high of a Box must be"),
+        (lambda: envs.Box(low=(0.0,), high=(1.0, 1.0)), "low and high of a Box must be"),
+        (lambda: envs.Box(low=(1.0,), high=(0.0,)), "low and high of a Box must be"),
+        (lambda: envs.Box(low=(float("nan"),), high=(0.0,)), "low and high of a Box must be"),
+        (lambda: spec(observation_shape=(3, 0)), r"observation_shape \(3, 0\) of 'mine'"),
+        (lambda: spec(observation_dtype="U4"), "observations of 'mine' have the dtype U4"),
+        (lambda: spec(observation_dtype=object), "observations of 'mine' have the dtype"),
+        (lambda: spec(observation_shape=(), num_categories=0), "num_categories of 'mine'"),
+    ],
+)
+def test_spaces_that_no_method_can_serve_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def spec(**given):
+    """A description with something changed."""
+    usual = {"id": "mine", "observation_shape": (3,), "observation_dtype": np.float32}
+    return envs.EnvSpec(**{**usual, "action_space": envs.Discrete(num_actions=2), **given})

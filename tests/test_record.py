@@ -293,7 +293,7 @@ def test_the_command_ends_where_it_was_told(run_dir, tmp_path, capsys):
         (["--policy", "epsilon-greedy"], "policy of a2c must be one of greedy, sampled"),
         (["--episodes", "0"], "episodes must be an integer of at least 1"),
         (["--max-steps", "0"], "max_steps must be an integer of at least 1"),
-        (["--fps", "51"], "fps must be a number between 1 and 50"),
+        (["--fps", "51"], "fps must be an integer between 1 and 50"),
         (["--seed", "-1"], "seed must be an integer of at least 0"),
     ],
 )

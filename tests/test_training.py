@@ -381,7 +381,7 @@ def test_commands_that_only_look_things_up(command, capsys):
         ),
         (
             ["n-step-q", CARTPOLE, "--target-update-interval", "1e10"],
-            "target_update_interval must be a number between 1 and 1e+09, got 10000000000",
+            "target_update_interval must be an integer between 1 and 1000000000, got 10000000000",
         ),
         (["a3c", CARTPOLE, "--max-grad-norm", "-1"], "max_grad_norm must be a number above 0, got -1"),
         (
@@ -393,7 +393,13 @@ def test_commands_that_only_look_things_up(command, capsys):
         (["--seed", "3", "a3c", CARTPOLE], "METHOD and ENV come first"),
         (["a3c", "--seed", "3", CARTPOLE], "METHOD and ENV come first"),
         (["a3c", CARTPOLE, "--num-envs", "few"], "few is not an integer"),
-        (["a3c", CARTPOLE, "--seed", "1e20"], "seed must be a number between 0 and"),
+        (
+            ["a2c", "gymnax:Breakout-MinAtar", "--num-envs", "2e9", "--num-steps", "1"],
+            "num_envs=2000000000 times num_steps=1 observations of 'gymnax:Breakout-MinAtar' need",
+        ),
+        (["a2c", CARTPOLE, "--num-envs", "1e9", "--num-steps", "1e9"], "num_envs times num_steps must be"),
+        (["a3c", CARTPOLE, "--num-workers", "1e5"], "num_workers must be an integer between 1 and 1024, got"),
+        (["a3c", CARTPOLE, "--seed", "1e20"], "seed must be an integer between 0 and"),
         (["a3c", CARTPOLE, "--hidden", "0"], "hidden must be an integer of at least 1, got 0"),
     ],
 )

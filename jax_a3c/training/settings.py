@@ -122,19 +122,21 @@ class Settings:
         """Refuse what no run can use: wrong types, and ranges; the parts check those that are theirs."""
         for name, hint in _HINTS.items():
             _check_type(name, hint, getattr(self, name))
-        check_number("learning_rate", self.learning_rate, 0.0)
-        check_number("rmsprop_decay", self.rmsprop_decay, 0.0, 1.0)
-        check_number("rmsprop_eps", self.rmsprop_eps, above=0.0)
-        check_number("momentum", self.momentum, 0.0, 1.0)
 
 
 _HINTS = get_type_hints(Settings)
-_HIGHEST = {
-    "total_timesteps": MAX_STEPS,
-    "epsilon_anneal_steps": MAX_STEPS,
-    "eval_episodes": MAX_EPISODES,
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "total_timesteps": {"low": 1, "high": MAX_STEPS},
+    "seed": {"low": 0},
+    "eval_episodes": {"low": 1, "high": MAX_EPISODES},
+    "hidden": {"low": 1},
+    "lstm_size": {"low": 1},
+    "learning_rate": {"low": 0.0},
+    "rmsprop_decay": {"low": 0.0, "high": 1.0},
+    "rmsprop_eps": {"above": 0.0},
+    "momentum": {"low": 0.0, "high": 1.0},
 }
-"""Bounds of integers, where they differ from that of all."""
+"""Arguments of `check_integer` and `check_number` for what no configuration of a part checks."""
 _KINDS = {int: "integers", float: "numbers", str: "strings"}
 
 
@@ -143,8 +145,7 @@ def _check_type(name: str, hint: Any, value: Any) -> None:
     if hint is bool:
         check_boolean(name, value)
     elif hint is int:
-        lowest = 0 if name == "seed" else 1
-        check_integer(name, value, lowest, **({"high": _HIGHEST[name]} if name in _HIGHEST else {}))
+        check_integer(name, value, **_BOUNDS.get(name, {"low": 1, "high": MAX_STEPS}))
     elif hint is str:
         check_string(name, value)
     elif get_origin(hint) is Literal:
@@ -155,7 +156,7 @@ def _check_type(name: str, hint: Any, value: Any) -> None:
         for one in value:
             _check_type(name, entry, one)
     elif value is not None or hint is float:
-        check_number(name, value)
+        check_number(name, value, **_BOUNDS.get(name, {}))
 
 
 FOREIGN = {
