@@ -47,8 +47,7 @@ def check_number(
     """
     if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):  # without importing JAX
         return
-    number = value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
-    why = ""
+    number, why = _plain(value), ""
     if isinstance(number, int | float) and not isinstance(number, bool):
         if isinstance(number, int) and abs(number) > MAX_INTEGER:
             why = ", an integer of more than 32 bits; write it as a float if it is in range"
@@ -150,10 +149,15 @@ def check_tuple(name: str, value: Any, of: str) -> None:
 def shown(value: Any) -> str:
     """`repr(value)` on one line, cut where it is long; the name of the type where there is none."""
     try:
-        text = " ".join(repr(value).split("\n"))
+        text = " ".join(repr(_plain(value)).split("\n"))
     except Exception:  # of an integer of 5,000 digits, or of a broken class
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def _plain(value: Any) -> Any:
+    """Python's number for a scalar of NumPy or JAX; everything else as it is."""
+    return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
 
 
 def _range(low: float, high: float, above: float) -> str:

@@ -161,7 +161,7 @@ def test_learning_rate_can_be_vmapped():
         (lambda: optimizers.linear_schedule(float("nan"), 1), "initial_value must be a number"),
         (
             lambda: optimizers.linear_schedule(0.1, 0),
-            "total_env_steps must be an integer of at least 1, got 0",
+            "total_env_steps must be an integer of at least 1",
         ),
     ],
 )

@@ -419,6 +419,25 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a2d", CARTPOLE, Settings(), "run"), "method must be one of"),
+        (
+            ("a2c", CARTPOLE, {"gamma": 0.9}, "run"),
+            "settings must be Settings, as `resolve` gives them, got {",
+        ),
+        (("a2c", None, Settings(), "run"), "env must be a string, got None"),
+        (("a2c", CARTPOLE, Settings(), None), "run_dir must be the path of a folder, got None"),
+    ],
+)
+def test_bad_arguments_are_refused_in_python_too(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(*arguments, quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

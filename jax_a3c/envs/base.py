@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from jax_a3c.checks import HostEnvironmentError as HostEnvironmentError
-from jax_a3c.checks import InputError, check_integer, shown
+from jax_a3c.checks import InputError, check_integer, check_tuple, shown
 from jax_a3c.types import Array, TimeStep
 
 
@@ -68,6 +68,7 @@ class EnvSpec:
     num_categories: int | None = None
 
     def __post_init__(self) -> None:
+        check_tuple(f"observation_shape of {self.id!r}", self.observation_shape, "integers")
         for size in self.observation_shape:
             check_integer(f"observation_shape {self.observation_shape} of {self.id!r}, each entry,", size, 1)
         if np.dtype(self.observation_dtype).kind in "OSUcMm":

@@ -283,8 +283,8 @@ def _torso(torso: str | nn.Module, *, hidden: tuple[int, ...], init: str, dtype:
         check_integer("hidden", units, 1)
     if isinstance(torso, nn.Module):
         return torso
+    check_choice("torso, unless it is a flax module,", torso, TORSOS)
     if torso == "mlp":
         return MLP(tuple(hidden), initialization=init, dtype=dtype)
     images = {"mnih2013": Mnih2013, "nature": Nature, "minatar": MinAtarConv}
-    check_choice("torso, unless it is a flax module,", torso, TORSOS)
     return images[torso](initialization=init, dtype=dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jax_a3c import scores
-from jax_a3c.checks import MAX_EPISODES, check_integer
+from jax_a3c.checks import MAX_EPISODES, InputError, check_integer
 from jax_a3c.training.evaluation import Evaluation, evaluator
 from jax_a3c.training.experiment import Experiment, build, evaluation_env
 from jax_a3c.training.run_directory import RunDirectory
@@ -192,7 +192,10 @@ def aggregate(returns: dict[str, list[float]]) -> dict[str, Any]:
 def load(run: RunDirectory) -> tuple[Experiment, str, Settings, Any]:
     """The parts of a run that ended, its method, its settings and the network's variables."""
     method, env_id, settings = run.config()
-    experiment = build(method, env_id, settings)
+    try:
+        experiment = build(method, env_id, settings)
+    except InputError as error:  # another version's, or another machine's
+        raise InputError(f"{run.path / 'config.json'} cannot be built here: {error}") from error
     return experiment, method, settings, run.load_params(experiment.parameters_like())
 
 

@@ -69,8 +69,8 @@ class Settings:
       initial_stddev: actor-critic: of a continuous policy with variance=parameter, in action units.
       dueling: value-based: the network adds a state value and advantages up to action values.
       init: of the weights; torch is the paper's.
-      eval_episodes: complete episodes of the evaluation at the end, for each policy: greedy and sampled for
-        actor-critic methods, greedy and epsilon-greedy (0.05) for value-based ones.
+      eval_episodes: complete episodes of the evaluation at the end, at most 1e6, for each policy: greedy and
+        sampled for actor-critic methods, greedy and epsilon-greedy (0.05) for value-based ones.
       eval_policy: the one of them whose evaluation counts as the run's result.
     """
 

@@ -20,7 +20,7 @@ from jax_a3c.training import plots
 from jax_a3c.training.experiment import build
 from jax_a3c.training.results import EvaluationStopped, evaluate
 from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import Settings
+from jax_a3c.training.settings import Settings, check_method
 from jax_a3c.types import Progress
 
 ROWS = 200
@@ -147,6 +147,7 @@ def train(
       FloatingPointError: if the gradients stay without a finite value.
       HostEnvironmentError: if an environment raises or hangs; what was learned is saved.
     """
+    check_method(method, settings)
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
     experiment = build(method, env_id, settings)
