@@ -4,6 +4,7 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+import learning
 import numpy as np
 import pytest
 import returns as returns_benchmark
@@ -98,6 +99,14 @@ def test_both_sides_of_a_comparison_of_returns_agree(name):
 def test_results_that_differ_are_no_comparison():
     with pytest.raises(AssertionError, match="differ"):
         returns_benchmark.largest_difference(jnp.zeros(3), jnp.ones(3))
+
+
+def test_a_run_replaces_its_own_row_and_no_other():
+    case = {"method": "a2c", "env": "gymnax:X-v1", "variant": {}, "seed": 0}
+    others = [{**case, "seed": 1}, {**case, "variant": {"lstm": True}}, {**case, "method": "a3c"}]
+    new = {**case, "eval_return_mean": 2.0}
+    assert learning.with_run([{**case, "eval_return_mean": 1.0}, *others], new) == [*others, new]
+    assert learning.with_run(others, new) == [*others, new]
 
 
 def test_what_did_not_move_or_is_not_finite_did_not_learn():
