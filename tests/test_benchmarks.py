@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import learning
 import numpy as np
+import peers
 import pytest
 import returns as returns_benchmark
 import rlax
@@ -134,6 +135,13 @@ def test_a_missing_device_is_a_message(monkeypatch, capsys, error):
     with pytest.raises(SystemExit):
         require_device("gpu")
     assert capsys.readouterr().err.startswith("no gpu here")
+
+
+@pytest.mark.parametrize(("device", "goal", "met"), [("cpu", 2.0, True), ("gpu", None, None)])
+def test_goals_beside_peers_are_those_of_the_cpu(device, goal, met):
+    (row,) = peers.rows_of("cartpole-16", {"ours": [3.0], "R1": [1.0]}, device)
+    assert (row["device"], row["goal"], row["met"]) == (device, goal, met)
+    assert peers.markdown([row]).splitlines()[2].startswith(f"| {device} | cartpole-16 |")
 
 
 def test_tables_are_markdown():
