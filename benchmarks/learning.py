@@ -7,8 +7,8 @@
 
 Trains every preset with the final weights evaluated over complete episodes, greedy and exploring, on
 environments of their own, and writes one row for each run. A row that exists for the same settings and seed
-is kept, one of other settings replaced; the file is written after each run, so that the script can be ended
-and started again.
+is kept, one of other settings replaced; the row of a run given by `--runs` replaces that of the same case and
+seed. The file is written after each run, so that the script can be ended and started again.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
         return print_table(rows)
     if args.runs:
         for path in args.runs:
-            rows.append(row_of_run(RunDirectory(path), args.episodes))
+            rows = with_run(rows, row_of_run(RunDirectory(path), args.episodes))
             write_result(args.out, rows, episodes=args.episodes)
         return print_table(rows)
     commit = environment()["git_commit"]
@@ -119,6 +119,12 @@ def row_of_run(run: RunDirectory, episodes: int) -> dict:
     case = {"method": method, "env": env_id, "variant": {}}
     commit = json.loads((run.path / "env.json").read_text())["git_commit"]
     return row_of(case, seed, commit, scores, costs, settings)
+
+
+def with_run(rows: list[dict], new: dict) -> list[dict]:
+    """The rows with that of a run, in place of one of the same case and seed."""
+    names = ("method", "env", "variant", "seed")
+    return [row for row in rows if any(row[name] != new[name] for name in names)] + [new]
 
 
 def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Settings:

@@ -1,6 +1,6 @@
 """How much faster is it than other ways to write the same learner, side by side?
 
-    python benchmarks/peers.py [--only cartpole-16] [--repeats 7] [--seconds 2]
+    python benchmarks/peers.py [--device cpu gpu] [--only cartpole-16] [--repeats 7] [--seconds 2]
     python benchmarks/peers.py --short     does it work? Two rounds of short windows, into runs/bench
     python benchmarks/peers.py --table     the result that exists, as Markdown
     taskset -c 0,1 python benchmarks/peers.py       on two cores of a larger machine
@@ -10,9 +10,11 @@ R2, the gradient through the loop of the rollout, and R6, one synchronous loop a
 (`references.py`); R3, Stable-Baselines3's A2C, and R4, A3C of PyTorch's processes (`torch_references.py`,
 extra `peers`); and R5, envpool with random actions and no learner. Without an extra its rows are left out.
 
-Each group of rows has a process of its own, on the CPU. Everything is compiled and warmed up first; then each
-has a window of some seconds, A B C A B C, after one round that is thrown away, and a ratio is that of the
-two windows of one round. All learn: parameters that do not move, or are not finite, end it.
+Each group of rows has a process of its own on each device. A GPU gets those in which both sides are one
+compiled program, without the goals, which are for two cores of a CPU; on a GPU it has not been run yet.
+Everything is compiled and warmed up first; then each has a window of some seconds, A B C A B C, after one
+round that is thrown away, and a ratio is that of the two windows of one round. All learn: parameters that do
+not move, or are not finite, end it.
 
 On CartPole and Breakout ours, R1 and R2 have the same network, environment, sizes, loss and optimizer, and
 are programs of as many updates as fill a window; `tests/test_references.py` shows the updates to be equal. In
@@ -40,6 +42,8 @@ import references
 from host import Case, stepping
 from measure import (
     FOREVER,
+    NO_SUCH_DEVICE,
+    PLATFORMS,
     Learning,
     check_learned,
     copy_of_weights,
@@ -48,6 +52,7 @@ from measure import (
     plain_settings,
     print_committed,
     ranged,
+    require_device,
     result_path,
     spread,
     table,
@@ -114,15 +119,18 @@ class Group:
     Attributes:
       build: from the seconds of a window to what is measured, ready to run, by name.
       comparisons: of them; those are left out of which one side is missing.
+      devices: where all of them can run.
     """
 
     build: Callable[[float], dict[str, Racer]]
     comparisons: tuple[Comparison, ...]
+    devices: tuple[str, ...] = ("cpu",)
 
 
 def main() -> None:
     """Measure each group in a process of its own; write and print."""
     parser = parser_of(__doc__, short="two short rounds, into runs/bench")
+    parser.add_argument("--device", nargs="+", choices=list(PLATFORMS), default=["cpu"])
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each window")
@@ -135,10 +143,11 @@ def main() -> None:
     if args.table:
         print_committed(out, markdown)
     elif args.part:
-        rates = measure(args.only[0], args.repeats, args.seconds)
-        args.part.write_text(json.dumps(rows_of(args.only[0], rates)))
+        kind, group = require_device(args.device[0]), args.only[0]
+        rows = rows_of(group, measure(group, args.repeats, args.seconds), args.device[0])
+        args.part.write_text(json.dumps([{**row, "device_kind": kind} for row in rows]))
     else:
-        rows = [row for name in args.only for row in in_a_process(name, args)]
+        rows = [row for device in args.device for row in rows_of_device(device, args)]
         if not rows:
             raise SystemExit("nothing was measured")
         versions = {name: version(name) for name in ("torch", "stable_baselines3") if is_installed(name)}
@@ -146,13 +155,22 @@ def main() -> None:
         print(f"\n{markdown(rows)}\n\nwrote {out}")
 
 
-def in_a_process(group: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of a group, from this script in a process of its own."""
-    print(group, flush=True)
-    sizes = ["--repeats", str(args.repeats), "--seconds", str(args.seconds)]
-    code, rows = part_of([__file__, "--only", group, *sizes], {"JAX_PLATFORMS": "cpu"})
-    if code:
-        raise SystemExit(code)  # it has said why
+def rows_of_device(device: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of a device, each group from this script in a process of its own; none if it is not there."""
+    rows = []
+    for group in args.only:
+        if device not in GROUPS[group].devices:
+            print(f"{group} is left out, it is not for the {device}", flush=True)
+            continue
+        print(f"{group}, {device}", flush=True)
+        sizes = ["--repeats", str(args.repeats), "--seconds", str(args.seconds)]
+        command = [__file__, "--device", device, "--only", group, *sizes]
+        code, part = part_of(command, {"JAX_PLATFORMS": PLATFORMS[device]})
+        if code == NO_SUCH_DEVICE:
+            break
+        if code:
+            raise SystemExit(code)  # it has said why
+        rows += part
     return rows
 
 
@@ -169,7 +187,7 @@ def measure(group: str, repeats: int, seconds: float) -> dict[str, list[float]]:
     return {name: values[1:] for name, values in rates.items()}
 
 
-def rows_of(group: str, rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+def rows_of(group: str, rates: dict[str, list[float]], device: str = "cpu") -> list[dict[str, Any]]:
     """A row for each comparison of which both sides were measured."""
     rows = []
     for comparison in GROUPS[group].comparisons:
@@ -177,8 +195,10 @@ def rows_of(group: str, rates: dict[str, list[float]]) -> list[dict[str, Any]]:
         if ours is None or peer is None:
             continue
         ratios = [a / b for a, b in zip(rates[ours], rates[peer], strict=True)]
+        goal = comparison.goal if device == "cpu" else None
         rows.append(
             {
+                "device": device,
                 "group": group,
                 "ours": ours,
                 "peer": peer,
@@ -186,8 +206,8 @@ def rows_of(group: str, rates: dict[str, list[float]]) -> list[dict[str, Any]]:
                 "peer_env_steps_per_second": spread(rates[peer], 0),
                 "ratio": spread(ratios),
                 "ratios": [round(ratio, 3) for ratio in ratios],
-                "goal": comparison.goal,
-                "met": None if comparison.goal is None else statistics.median(ratios) >= comparison.goal,
+                "goal": goal,
+                "met": None if goal is None else statistics.median(ratios) >= goal,
             }
         )
     return rows
@@ -390,12 +410,13 @@ def is_installed(package: str) -> bool:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians, and the range over the rounds in brackets."""
-    heads = ("group", "ours", "other", "ours, steps/s", "other, steps/s", "ratio", "goal")
+    heads = ("device", "group", "ours", "other", "ours, steps/s", "other, steps/s", "ratio", "goal")
     lines = []
     for row in rows:
         goal = row["goal"]
         lines.append(
             (
+                row.get("device", "cpu"),  # of before a row had it
                 row["group"],
                 row["ours"],
                 row["peer"],
@@ -416,18 +437,22 @@ def against_references(goal: float) -> tuple[Comparison, ...]:
 
 
 A3C_PRESET, A3C_PAPER = "A3C, 16 envs, T=5", "A3C, 1 env, T=20"
+DEVICES = tuple(PLATFORMS)
 GROUPS: dict[str, Group] = {
     "cartpole-16": Group(
         build=functools.partial(same_setting, "CartPole-v1", "mlp", 16, 5),
         comparisons=against_references(2.0),
+        devices=DEVICES,
     ),
     "cartpole-1024": Group(
         build=functools.partial(same_setting, "CartPole-v1", "mlp", 1024, 16),
         comparisons=against_references(1.5),
+        devices=DEVICES,
     ),
     "breakout-64": Group(
         build=functools.partial(same_setting, "Breakout-MinAtar", "minatar", 64, 16),
         comparisons=against_references(6.0),
+        devices=DEVICES,
     ),
     "best": Group(
         build=best_settings,

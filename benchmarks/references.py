@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,6 +269,8 @@ def _of_policy(logits: Array, actions: Array) -> tuple[Array, Array]:
 
 
 def _parts(env_name: str, layers: str) -> tuple[Any, Any, ActorCritic]:
+    import gymnax  # makes arrays when it is imported, for which a device must be there
+
     env, env_params = gymnax.make(env_name)
     return env, env_params, ActorCritic(layers, int(env.action_space(env_params).n))
 

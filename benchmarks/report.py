@@ -272,7 +272,11 @@ def draw_peers(rows: Rows) -> Figure | None:
             axis.plot(row["goal"], place, "|", color="C3", markersize=16, markeredgewidth=2)
     axis.plot([], [], "|", color="C3", markersize=10, label="goal")
     axis.axvline(1.0, color="0.6", linewidth=1)
-    axis.set_yticks(range(len(rows)), [f"{row['group']}: {row['ours']} / {row['peer']}" for row in rows])
+    groups = [
+        row["group"] + ("" if row.get("device", "cpu") == "cpu" else f", {row['device']}") for row in rows
+    ]
+    names = [f"{group}: {row['ours']} / {row['peer']}" for group, row in zip(groups, rows, strict=True)]
+    axis.set_yticks(range(len(rows)), names)
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="times as many steps per second as the peer; a dot is one round")
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

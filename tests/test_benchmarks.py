@@ -4,7 +4,9 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+import learning
 import numpy as np
+import peers
 import pytest
 import returns as returns_benchmark
 import rlax
@@ -100,6 +102,14 @@ def test_results_that_differ_are_no_comparison():
         returns_benchmark.largest_difference(jnp.zeros(3), jnp.ones(3))
 
 
+def test_a_run_replaces_its_own_row_and_no_other():
+    case = {"method": "a2c", "env": "gymnax:X-v1", "variant": {}, "seed": 0}
+    others = [{**case, "seed": 1}, {**case, "variant": {"lstm": True}}, {**case, "method": "a3c"}]
+    new = {**case, "eval_return_mean": 2.0}
+    assert learning.with_run([{**case, "eval_return_mean": 1.0}, *others], new) == [*others, new]
+    assert learning.with_run(others, new) == [*others, new]
+
+
 def test_what_did_not_move_or_is_not_finite_did_not_learn():
     zeros, ones = [np.zeros(2)], [np.ones(2)]
     check_learned("it", zeros, ones)
@@ -125,6 +135,13 @@ def test_a_missing_device_is_a_message(monkeypatch, capsys, error):
     with pytest.raises(SystemExit):
         require_device("gpu")
     assert capsys.readouterr().err.startswith("no gpu here")
+
+
+@pytest.mark.parametrize(("device", "goal", "met"), [("cpu", 2.0, True), ("gpu", None, None)])
+def test_goals_beside_peers_are_those_of_the_cpu(device, goal, met):
+    (row,) = peers.rows_of("cartpole-16", {"ours": [3.0], "R1": [1.0]}, device)
+    assert (row["device"], row["goal"], row["met"]) == (device, goal, met)
+    assert peers.markdown([row]).splitlines()[2].startswith(f"| {device} | cartpole-16 |")
 
 
 def test_tables_are_markdown():
