@@ -265,24 +265,24 @@ def config_of(form: str) -> Any:
 def train_and_weigh(method: str, total_timesteps: int) -> dict[str, float]:
     """Train as `jax-a3c train` does; the process' peak of memory in MiB."""
     import jax
-    import numpy as np
 
+    from jax_a3c.training.checkpoints import flatten
     from jax_a3c.training.experiment import build
-    from jax_a3c.training.run_directory import PARAMETERS, named_leaves
-    from jax_a3c.training.settings import resolve
+    from jax_a3c.training.run_directory import RunDirectory
+    from jax_a3c.training.settings import RunOptions, resolve
     from jax_a3c.training.train import train
 
     env_id = COMMAND[1]
     settings = resolve(method, env_id, total_timesteps=total_timesteps)
     with tempfile.TemporaryDirectory() as folder:
-        summary = train(method, env_id, settings, Path(folder), quiet=True)
+        summary = train(method, env_id, settings, Path(folder), options=RunOptions(quiet=True))
         # In kilobytes on Linux, in bytes on macOS. Before the check, which takes memory of its own.
         unit = 2**20 if sys.platform == "darwin" else 2**10
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-        with np.load(Path(folder, PARAMETERS)) as saved:
-            after = dict(saved)
-    trainer: Any = build(method, env_id, settings).trainer
-    before = named_leaves(trainer.params(trainer.init(jax.random.split(jax.random.key(settings.seed))[0])))
+        experiment = build(method, env_id, settings)
+        after = flatten(RunDirectory(Path(folder)).load_params(experiment.parameters_like()))
+    trainer: Any = experiment.trainer
+    before = flatten(trainer.params(trainer.init(jax.random.split(jax.random.key(settings.seed))[0])))
     check_learned(method, copy_of_weights(before), [after[name] for name in sorted(before)])
     return {"peak_mib": peak, "updates": summary["updates"]}
 

@@ -1,8 +1,6 @@
 """The asynchronous runner: threads that update one shared parameter vector without a lock."""
 
 import numbers
-import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +15,12 @@ from jax.flatten_util import ravel_pytree
 from jax_a3c.checks import MAX_STEPS, InputError, check_boolean, check_integer, check_number
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
-from jax_a3c.host_rollouts import close_all, init_host_actors
+from jax_a3c.host_rollouts import close_all, init_host_actors, lasting, resumed
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic
 from jax_a3c.rollouts import RunnerConfig, init_actor
 from jax_a3c.segments import Segments
 from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
+from jax_a3c.workers import Workers
 
 MAX_WORKERS = 1024
 """Threads of a run; systems allow a process some thousands, those of libraries included."""
@@ -38,6 +37,8 @@ class AsynchronousConfig(RunnerConfig):
       stop_at_episode_end: a segment ends with the episode, as in Algorithms 1, S2 and S3. With several
         environments: with a step that ends all their episodes.
       lock: reads and updates of the shared buffers exclude each other. The control experiment.
+      worker_timeout: seconds that a segment may take before its worker counts as hung, above 0; None for
+        ever.
     """
 
     num_workers: int = 16
@@ -47,6 +48,7 @@ class AsynchronousConfig(RunnerConfig):
     max_grad_norm: float | None = 40.0
     stop_at_episode_end: bool = True
     lock: bool = False
+    worker_timeout: float | None = 300.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +56,8 @@ class AsynchronousConfig(RunnerConfig):
         check_integer("total_timesteps", self.total_timesteps, 1, MAX_STEPS)
         check_boolean("stop_at_episode_end", self.stop_at_episode_end)
         check_boolean("lock", self.lock)
+        if self.worker_timeout is not None:
+            check_number("worker_timeout", self.worker_timeout, above=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +218,45 @@ class Asynchronous:
         with jax.default_device(self._device):
             return self._unravel(jnp.array(state.shared.parameters, copy=True))
 
+    def snapshot(self, state: A3CState) -> tuple[Params, Any]:
+        """The network's variables, and what else a run needs to go on, as a tree of arrays.
+
+        Of environments on the host it holds nothing: they cannot be saved.
+
+        Args:
+          state: of a run that is not under way.
+        """
+        actors: list[Any] = state.actors
+        if not isinstance(self._env, JaxEnvironment):
+            actors = [lasting(actor) for actor in actors]
+        rest = {"shared": state.shared.snapshot(), "actors": actors, "opt_states": state.opt_states}
+        return self.params(state), rest
+
+    def restore(self, state: A3CState, params: Params, rest: Any) -> A3CState:
+        """The state of a run that was saved.
+
+        Args:
+          state: a fresh one, whose environments go on if they are of the host.
+          params: the network's variables.
+          rest: as in `snapshot`.
+        """
+        with jax.default_device(self._device):
+            flat = np.asarray(ravel_pytree(params)[0])
+        state.shared.restore(flat, rest["shared"])
+        actors = rest["actors"]
+        if not isinstance(self._env, JaxEnvironment):
+            actors = [resumed(*both) for both in zip(state.actors, actors, strict=True)]
+        return A3CState(state.shared, actors, rest["opt_states"])
+
+    def start_from(self, state: A3CState, params: Params) -> A3CState:
+        """A fresh state with these variables of the network, in the target too."""
+        with jax.default_device(self._device):
+            flat = np.asarray(ravel_pytree(params)[0])
+        for vector in (state.shared.parameters, state.shared.target):
+            if vector is not None:
+                vector[:] = flat
+        return state
+
     def run(
         self,
         key: Array | int = 0,
@@ -238,6 +281,7 @@ class Asynchronous:
         Raises:
           Exception: the first one that a worker raised, with its traceback and the worker's number. All
             workers have ended when it is raised, as they have after Ctrl-C.
+          WorkerHangError: if a worker ended no segment within `worker_timeout`.
         """
         check_number("interval", interval, above=0.0)
         if state is None:
@@ -254,8 +298,11 @@ class Asynchronous:
         def report() -> bool:
             return callback is not None and bool(callback(self._progress(state, sums, start)))
 
+        workers = Workers(self.config.num_workers, timeout=self.config.worker_timeout)
         try:
-            self._supervise(state, sums, interval, report)
+            workers.run(
+                lambda worker: self._work(worker, state, sums, workers), interval=interval, report=report
+            )
         except BaseException:  # perhaps within a segment: nobody can go on from there
             self.close(state)
             raise
@@ -264,12 +311,12 @@ class Asynchronous:
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
         return TrainingResult(self.params(state), state, progress, rate, start - compiling)
 
-    def _work(self, worker: int, state: A3CState, sums: np.ndarray, stop: threading.Event) -> None:
+    def _work(self, worker: int, state: A3CState, sums: np.ndarray, workers: Workers) -> None:
         """One worker: Algorithm 1, S2 or S3, as the objective says, until T > T_max."""
         shared, size = state.shared, state.shared.parameters.size
         end = size + sums.shape[1]  # of the metrics in a packed vector
         theta, scratch = aligned_empty(size), aligned_empty(size)
-        while (env_steps := shared.env_steps) < self.config.total_timesteps and not stop.is_set():
+        while (env_steps := shared.env_steps) < self.config.total_timesteps and workers.go_on(worker):
             version = shared.read(theta)  # theta' <- theta, a copy: XLA reads the buffer itself
             state.actors[worker], packed = self._segment(  # t_max steps and d theta
                 theta, state.actors[worker], shared.target, np.float32(env_steps)
@@ -310,44 +357,6 @@ class Asynchronous:
             parameters[weights.stop :] += changes
 
         return change
-
-    def _supervise(
-        self, state: A3CState, sums: np.ndarray, interval: float, report: Callable[[], bool]
-    ) -> None:
-        """Run the workers, report every `interval` seconds, raise what one raised, leave none alive."""
-        stop, outcomes = threading.Event(), queue.SimpleQueue[BaseException | None]()
-
-        def guarded(worker: int) -> None:
-            try:
-                self._work(worker, state, sums, stop)
-                outcomes.put(None)
-            except BaseException as error:
-                error.add_note(
-                    f"raised in worker {worker} of {self.config.num_workers}; all workers have ended"
-                )
-                outcomes.put(error)
-
-        threads = [
-            threading.Thread(target=guarded, args=(worker,), name=f"a3c-worker-{worker}")
-            for worker in range(self.config.num_workers)
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            running = len(threads)
-            while running:
-                try:
-                    outcome = outcomes.get(timeout=interval)
-                except queue.Empty:
-                    if report():
-                        stop.set()
-                    continue
-                if outcome is not None:
-                    raise outcome
-                running -= 1
-        finally:
-            stop.set()
-            _join([thread for thread in threads if thread.ident is not None])  # those that were started
 
     def _compile(self, state: A3CState) -> None:
         """Compile in this thread, once: all workers run the same programs."""
@@ -400,16 +409,3 @@ class Asynchronous:
             metric_sums=dict(zip(self._segments.metric_names, sums.sum(axis=0).tolist(), strict=True)),
             seconds=time.perf_counter() - start,
         )
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    """Wait for all threads, also if Ctrl-C comes meanwhile; it is raised when they have ended."""
-    interrupt = None
-    while threads:
-        try:
-            threads[0].join()
-            threads = threads[1:]
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt

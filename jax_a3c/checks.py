@@ -15,6 +15,10 @@ class HostEnvironmentError(RuntimeError):
     """An environment raised an exception or did not answer in time; the group it belongs to is lost."""
 
 
+class WorkerHangError(RuntimeError):
+    """A worker of the asynchronous runner gave no sign of life for a set time; its thread is left behind."""
+
+
 MAX_INTEGER = 2**31 - 1
 """The largest integer where a setting has no bound of its own: integers on the device have 32 bits."""
 MAX_STEPS = 10**15

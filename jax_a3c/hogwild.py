@@ -3,11 +3,15 @@
 import contextlib
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 ALIGNMENT = 64
 """Bytes; a cache line, and what XLA asks of a buffer that it reads in place."""
+
+COUNTERS = ("env_steps", "updates", "staleness_sum", "staleness_max")
+"""What each worker counts for itself."""
 
 
 class SharedParameters:
@@ -83,6 +87,23 @@ class SharedParameters:
     def max_staleness(self) -> int:
         """The largest number of updates by others between a read and the update based on it."""
         return max(self._staleness_max)
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Copies of all but the parameters: statistics, target and counters. While nobody updates."""
+        arrays: dict[str, Any] = {"statistics": self.statistics.copy()}
+        if self.target is not None:
+            arrays |= {"target": self.target.copy(), "target_multiple": np.int64(self._target_multiple)}
+        return arrays | {name: np.array(getattr(self, f"_{name}"), np.int64) for name in COUNTERS}
+
+    def restore(self, parameters: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from parameters `[P]` and what `snapshot` gave."""
+        self.parameters[:] = parameters
+        self.statistics[:] = arrays["statistics"]
+        if self.target is not None:
+            self.target[:] = arrays["target"]
+            self._target_multiple = int(arrays["target_multiple"])
+        for name in COUNTERS:
+            setattr(self, f"_{name}", arrays[name].tolist())
 
     def read(self, out: np.ndarray) -> int:
         """Copy the parameters into `out` `[P]`, the paper's theta' <- theta; return their version."""

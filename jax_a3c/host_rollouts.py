@@ -137,6 +137,17 @@ def init_host_actor(
     )
 
 
+def lasting(actor: ActorState) -> tuple[Array, Any]:
+    """What outlives the environments of an actor, which cannot be saved: its key, and how it explores."""
+    return actor.key, actor.exploration
+
+
+def resumed(actor: ActorState, kept: tuple[Array, Any]) -> ActorState:
+    """A fresh actor that goes on with the key and the exploration of another."""
+    key, exploration = kept
+    return actor._replace(key=key, exploration=exploration)
+
+
 def host_unroll(
     act: HostAct,
     actor: ActorState,

@@ -15,7 +15,7 @@ PACKAGE = "jax_a3c"
 
 # The layers, from the bottom up. A row may import what it names; a folder's name stands for all its files.
 BOTTOM = {"types", "checks"}
-MATHS = {"returns", "losses", "distributions", "exploration", "hogwild"}
+MATHS = {"returns", "losses", "distributions", "exploration", "hogwild", "workers"}
 LEARNING = {"objectives", "rollouts", "host_rollouts", "normalization", "segments"}
 RUNNERS = {"synchronous", "asynchronous"}
 BELOW = BOTTOM | MATHS | LEARNING | RUNNERS | {"envs", "networks", "optimizers", "scores"}
@@ -35,7 +35,8 @@ RULES: dict[str, set[str]] = {
     # Neither runner knows the other, a network, an optimizer or an adapter: these are arguments.
     **dict.fromkeys(RUNNERS, BOTTOM | MATHS | LEARNING | {"envs.base"}),
     **dict.fromkeys(TOP, BELOW | TOP | {PACKAGE}),
-    "cli": BELOW | TOP | {PACKAGE},
+    "commands": BELOW | TOP | {PACKAGE},
+    "cli": BELOW | TOP | {PACKAGE, "commands"},
     "__main__": {"cli"},
     PACKAGE: BELOW,  # jax_a3c/__init__.py, for type checkers; at run time its names are lazy
 }

@@ -15,18 +15,21 @@ from probes import EndlessReward, RightAction, TerminalReward
 
 from jax_a3c import cli, networks, objectives, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
+from jax_a3c.checks import InputError
 from jax_a3c.methods import METHODS
 from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
 from jax_a3c.presets import ATARI, PRESETS, preset_of
 from jax_a3c.rollouts import RunnerConfig
 from jax_a3c.synchronous import SynchronousConfig
+from jax_a3c.training.checkpoints import import_params
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import build
 from jax_a3c.training.loop import Synchronous
+from jax_a3c.training.recorder import interval_metrics
 from jax_a3c.training.results import evaluate_run
 from jax_a3c.training.run_directory import RunDirectory, environment
-from jax_a3c.training.settings import Settings, resolve
-from jax_a3c.training.train import interval_metrics, train
+from jax_a3c.training.settings import RunOptions, Settings, resolve
+from jax_a3c.training.train import train
 from jax_a3c.types import Progress
 
 pytestmark = pytest.mark.unoptimized
@@ -104,31 +107,22 @@ def test_settings_are_written_as_they_were_resolved(run):
     assert settings == resolve(method, env_id, total_timesteps=20_000, eval_episodes=5, hidden=(8,))
 
 
-def test_parameters_survive_the_disk(run):
-    method, env_id, settings = run.config()
-    experiment = build(method, env_id, settings)
-    params = run.load_params(experiment.parameters_like())
-    path = run.path.with_name(f"{method}-copy")
-    (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-    copy = RunDirectory(path)
-    copy.save_params(params)
-    jax.tree.map(np.testing.assert_array_equal, copy.load_params(params), params)
-
-
-def test_damaged_or_foreign_parameters_are_refused(run, tmp_path):
+def test_parameters_are_exported_and_imported(run, tmp_path, capsys):
     method, env_id, settings = run.config()
     like = build(method, env_id, settings).parameters_like()
-    whole = (run.path / "checkpoints/final.npz").read_bytes()
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="has no checkpoints/final"):
-        RunDirectory(tmp_path).load_params(like)
-    (tmp_path / "checkpoints/final.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cannot be read, it is damaged"):
-        RunDirectory(tmp_path).load_params(like)
-    (tmp_path / "checkpoints/final.npz").write_bytes(whole)
+    path = tmp_path / "params.safetensors"
+    assert cli.main(["export", str(run.path), "--output", str(path), "--checkpoint", "best"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, import_params(path, like), run.load_params(like))
     wider = build(method, env_id, resolve(method, env_id, hidden=(9,))).parameters_like()
-    with pytest.raises(ValueError, match="is of another network"):
-        RunDirectory(tmp_path).load_params(wider)
+    with pytest.raises(InputError, match="is of another network or run: params/"):
+        import_params(path, wider)
+    flags = ["--hidden", "8", "--learning-rate", "0", "--total-timesteps", "3000", "--quiet", "--run-dir"]
+    flags += [str(tmp_path / "run"), "--initial-params", str(path), "--eval-episodes", "1"]
+    assert cli.main(["train", method, env_id, *flags]) == 0  # without a step of learning
+    copy = RunDirectory(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, copy.load_params(like), run.load_params(like))
+    assert cli.main(["train", method, env_id, *flags[:-2], "--initial-params", "none.safetensors"]) == 2
+    assert "none.safetensors is missing" in capsys.readouterr().err
 
 
 def test_eval_and_plot_commands(run, tmp_path, capsys):
@@ -162,7 +156,7 @@ def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
     finished = threading.Event()
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
-    summary = train(method, CARTPOLE, settings, path, quiet=True)
+    summary = train(method, CARTPOLE, settings, path, options=RunOptions(quiet=True))
     finished.set()
     thread.join()
     assert summary["status"] == "interrupted" and summary["env_steps"] > 0
@@ -200,7 +194,13 @@ def test_a_workers_failure_leaves_what_was_learned(tmp_path, monkeypatch):
 def test_a_failure_is_recorded_and_raised(tmp_path, monkeypatch):
     monkeypatch.setattr("jax_a3c.training.train.evaluate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train("a2c", CARTPOLE, resolve("a2c", CARTPOLE, total_timesteps=1000), tmp_path / "run", quiet=True)
+        train(
+            "a2c",
+            CARTPOLE,
+            resolve("a2c", CARTPOLE, total_timesteps=1000),
+            tmp_path / "run",
+            options=RunOptions(quiet=True),
+        )
     summary = RunDirectory(tmp_path / "run").summary()
     assert summary["status"] == "failed" and "ZeroDivisionError" in summary["error"]
     assert summary["env_steps"] >= 1000
@@ -234,7 +234,7 @@ def test_interval_metrics_are_differences():
 def test_every_method_trains_an_lstm_and_is_evaluated_its_own_way(method, tmp_path):
     sizes = {"num_envs": 3, "num_steps": 4, "hidden": (4,), "lstm": True, "lstm_size": 3, "eval_episodes": 2}
     settings = resolve(method, "gymnax:Catch-bsuite", total_timesteps=240, **sizes)
-    summary = train(method, "gymnax:Catch-bsuite", settings, tmp_path / "run", quiet=True)
+    summary = train(method, "gymnax:Catch-bsuite", settings, tmp_path / "run", options=RunOptions(quiet=True))
     assert summary["status"] == "completed" and summary["env_steps"] >= 240
     other = "epsilon_greedy" if METHODS[method].value_based else "sampled"
     assert {"eval_greedy_return_mean", f"eval_{other}_return_mean"} <= set(summary)
@@ -434,7 +434,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 def test_bad_arguments_are_refused_in_python_too(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
-        train(*arguments, quiet=True)
+        train(*arguments, options=RunOptions(quiet=True))
     assert not list(tmp_path.iterdir())
 
 

@@ -3,12 +3,13 @@
 import numbers
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.host_rollouts import close_all
+from jax_a3c.host_rollouts import close_all, lasting, resumed
 from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
 
@@ -50,6 +51,28 @@ class Synchronous:
     def params(self, state: A2CState) -> Params:
         """The network's variables in the state of a run."""
         return state.params
+
+    def snapshot(self, state: A2CState) -> tuple[Params, Any]:
+        """The network's variables, and what else a run needs to go on, as a tree of arrays.
+
+        Of environments on the host it holds nothing: they cannot be saved.
+        """
+        actor = state.actor if self.agent.traceable else [lasting(one) for one in state.actor]
+        return state.params, state._replace(params=None, actor=actor)
+
+    def restore(self, state: A2CState, params: Params, rest: Any) -> A2CState:
+        """The state of a run that was saved, from a fresh one and the parts that `snapshot` gave."""
+        actor = rest.actor
+        if not self.agent.traceable:
+            actor = [resumed(*both) for both in zip(state.actor, actor, strict=True)]
+        return rest._replace(params=params, actor=actor)
+
+    def start_from(self, state: A2CState, params: Params) -> A2CState:
+        """A fresh state with these variables of the network, in the target too."""
+        target = state.target
+        if target is not None:
+            target = target._replace(params=jax.tree.map(jnp.array, params))
+        return state._replace(params=jax.tree.map(jnp.array, params), target=target)
 
     def run(
         self,

@@ -69,6 +69,7 @@ def record(
     seed: int = 1,
     max_steps: int = 3000,
     fps: int = 30,
+    checkpoint: str = "last",
 ) -> Recording:
     """Let the final parameters of a run play, and write what it looks like.
 
@@ -82,6 +83,7 @@ def record(
       seed: of start states and sampled actions.
       max_steps: environment steps altogether, after which the recording ends.
       fps: pictures per second, 1 to 50.
+      checkpoint: of the run, `"last"` or `"best"`.
 
     Returns:
       What was recorded.
@@ -97,7 +99,7 @@ def record(
     check_integer("max_steps", max_steps, 1)
     check_integer("fps", fps, 1, MAX_FPS)
     check_integer("seed", seed, 0)
-    experiment, method, settings, params = load(run)
+    experiment, method, settings, params = load(run, checkpoint)
     policy = settings.eval_policy if policy is None else policy
     check_choice(f"policy of {method}", policy, POLICIES[kind_of(method)])
     stage = rendered(evaluation_env(experiment, settings), seed)

@@ -95,7 +95,9 @@ def evaluate(
     return summary
 
 
-def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int, quiet: bool = True) -> dict[str, Any]:
+def evaluate_run(
+    run: RunDirectory, *, num_episodes: int, seed: int, quiet: bool = True, which: str = "last"
+) -> dict[str, Any]:
     """Evaluate the final parameters of a run.
 
     Args:
@@ -103,6 +105,7 @@ def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int, quiet: bool
       num_episodes: complete episodes for each policy, at least 1.
       seed: of start states and sampled actions.
       quiet: no progress bar.
+      which: of its checkpoints, `"last"` or `"best"`.
 
     Returns:
       As `evaluate`.
@@ -112,13 +115,13 @@ def evaluate_run(run: RunDirectory, *, num_episodes: int, seed: int, quiet: bool
     """
     check_integer("episodes", num_episodes, 1, MAX_EPISODES)
     check_integer("seed", seed, 0)
-    experiment, method, settings, params = load(run)
+    experiment, method, settings, params = load(run, which)
     settings = dataclasses.replace(settings, eval_episodes=num_episodes)
     return evaluate(experiment, method, settings, params, jax.random.key(seed), quiet=quiet)
 
 
 def evaluate_runs(
-    paths: Sequence[Path], *, num_episodes: int, seed: int, quiet: bool = True
+    paths: Sequence[Path], *, num_episodes: int, seed: int, quiet: bool = True, which: str = "last"
 ) -> dict[str, Any]:
     """Evaluate several runs, and what they achieved together.
 
@@ -127,6 +130,7 @@ def evaluate_runs(
       num_episodes: as in `evaluate_run`.
       seed: as in `evaluate_run`.
       quiet: no progress bar.
+      which: as in `evaluate_run`.
 
     Returns:
       `runs`, what `evaluate_run` gives by path; `aggregate`, what `aggregate` makes of them by method.
@@ -137,7 +141,8 @@ def evaluate_runs(
     runs = [RunDirectory(path) for path in paths]
     configs = [run.config() for run in runs]
     made_by = [(method, task_of(env_id, settings)) for method, env_id, settings in configs]
-    results = [evaluate_run(run, num_episodes=num_episodes, seed=seed, quiet=quiet) for run in runs]
+    options: Any = {"num_episodes": num_episodes, "seed": seed, "quiet": quiet, "which": which}
+    results = [evaluate_run(run, **options) for run in runs]
     aggregates: dict[str, Any] = {}
     for method in dict.fromkeys(method for method, _ in made_by):
         returns: dict[str, list[float]] = {}
@@ -189,14 +194,14 @@ def aggregate(returns: dict[str, list[float]]) -> dict[str, Any]:
     return result
 
 
-def load(run: RunDirectory) -> tuple[Experiment, str, Settings, Any]:
-    """The parts of a run that ended, its method, its settings and the network's variables."""
+def load(run: RunDirectory, which: str = "last") -> tuple[Experiment, str, Settings, Any]:
+    """The parts of a run, its method, its settings and the network's variables of a checkpoint."""
     method, env_id, settings = run.config()
     try:
         experiment = build(method, env_id, settings)
     except InputError as error:  # another version's, or another machine's
         raise InputError(f"{run.path / 'config.json'} cannot be built here: {error}") from error
-    return experiment, method, settings, run.load_params(experiment.parameters_like())
+    return experiment, method, settings, run.load_params(experiment.parameters_like(), which)
 
 
 def task_of(env_id: str, settings: Settings) -> str:

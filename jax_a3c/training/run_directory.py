@@ -1,24 +1,24 @@
 """The run directory: what a run was asked, where it ran, what it measured, what it learned."""
 
+import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, shown
 from jax_a3c.envs.base import available_cores
+from jax_a3c.training.checkpoints import Checkpoints
+from jax_a3c.training.files import append_line, write_whole
 from jax_a3c.training.settings import Settings, resolve
 from jax_a3c.types import Params
 
 PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "envpool", "gymnasium", "mujoco")
-PARAMETERS = "checkpoints/final.npz"
 SUMMARY_NUMBERS = (
     *("env_steps", "seconds", "env_steps_per_second"),
     *("eval_return_mean", "eval_return_std", "eval_episodes"),
@@ -38,7 +38,7 @@ class RunDirectory:
         self.path = _folder(path)
 
     @classmethod
-    def create(cls, path: Path, method: str, env_id: str, settings: dict[str, Any]) -> "RunDirectory":
+    def create(cls, path: Path, method: str, env_id: str, settings: Settings) -> "RunDirectory":
         """Start a run in a folder that holds none.
 
         Args:
@@ -61,13 +61,18 @@ class RunDirectory:
                     f"run_dir {str(path)!r} holds a run already; choose another folder or remove it"
                 )
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            run._write("config.json", {"method": method, "env": env_id, "settings": settings})
+            run.write_config(method, env_id, settings)
         except InputError:
             raise
         except (OSError, ValueError) as error:  # a path may also be none
             raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
         run._write("env.json", environment())
         return run
+
+    def write_config(self, method: str, env_id: str, settings: Settings) -> None:
+        """Write `config.json`."""
+        content = {"method": method, "env": env_id, "settings": dataclasses.asdict(settings)}
+        self._write("config.json", content)
 
     def config(self) -> tuple[str, str, Settings]:
         """Method, environment id and settings of the run.
@@ -88,9 +93,24 @@ class RunDirectory:
             raise InputError(f"{path} is not a run's configuration: {error!r}") from error
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_finite(row)) + "\n")
+        """Add one line to `metrics.jsonl`; OSError if the disk does not take all of it."""
+        append_line(self.path / "metrics.jsonl", json.dumps(_finite(row)))
+
+    def forget_after(self, env_steps: int) -> None:
+        """Take back what a run wrote after a checkpoint: later lines of metrics, a torn one, the summary."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            if (self.path / name).exists():
+                rows = [row for row in self._rows(name) if row["env_steps"] <= env_steps]
+                write_whole(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def append_evaluation(self, row: dict[str, Any]) -> None:
+        """Add one line to `evaluations.jsonl`: the steps of a checkpoint, and what it achieved."""
+        append_line(self.path / "evaluations.jsonl", json.dumps(_finite(row)))
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of `evaluations.jsonl`, none if there is no such file."""
+        return self._rows("evaluations.jsonl") if (self.path / "evaluations.jsonl").exists() else []
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last one that was cut off is left out.
@@ -98,15 +118,7 @@ class RunDirectory:
         Raises:
           InputError: if there is no such file, or another line is damaged.
         """
-        path, rows = self.path / "metrics.jsonl", []
-        lines = self._bytes("metrics.jsonl").splitlines()
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(_object(line))
-            except ValueError as error:
-                if number < len(lines):
-                    raise InputError(f"{path} is damaged in line {number}: {error}") from error
-        return rows
+        return self._rows("metrics.jsonl")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`."""
@@ -124,48 +136,39 @@ class RunDirectory:
                 check_recorded(f"{name} in {self.path / 'summary.json'}", summary[name])
         return summary
 
-    def save_params(self, params: Params) -> None:
-        """Write the network's variables, each array under its path in the tree."""
-        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in named_leaves(params).items()}
-        partial = self.path / f"{PARAMETERS}.partial"
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path / PARAMETERS)
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of the run."""
+        return Checkpoints(self.path / "checkpoints")
 
-    def load_params(self, like: Params) -> Params:
+    def load_params(self, like: Params, which: str = "last") -> Params:
         """Read the network's variables into the structure of `like`.
 
         Args:
           like: a tree of arrays or of shapes.
+          which: `"last"`, the newest checkpoint that is whole, or `"best"`, that with the highest evaluation.
 
         Returns:
           The variables.
 
         Raises:
-          InputError: if the file is missing, unreadable or of another network.
+          InputError: if there is no such checkpoint, or it is damaged or of another network.
         """
-        path = self.path / PARAMETERS
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                stored = dict(file)
-        except FileNotFoundError:
-            raise InputError(f"{str(self.path)!r} has no {PARAMETERS}; its training did not end") from None
-        except Exception as error:
-            raise InputError(f"{path} cannot be read, it is damaged: {error}") from error
-
-        for name, leaf in named_leaves(like).items():
-            expected = f"{leaf.dtype} {leaf.shape}"
-            found = f"{stored[name].dtype} {stored[name].shape}" if name in stored else "nothing"
-            if found != expected:
-                raise InputError(f"{path} is of another network: {name} should be {expected}, found {found}")
-        return jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in named_leaves(like)])
+        return self.checkpoints.load(which).params(like)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(_finite(content), indent=2) + "\n")
-        partial.replace(self.path / name)
+        write_whole(self.path / name, (json.dumps(_finite(content), indent=2) + "\n").encode())
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        path, rows = self.path / name, []
+        lines = self._bytes(name).splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(_object(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise InputError(f"{path} is damaged in line {number}: {error}") from error
+        return rows
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -185,12 +188,6 @@ class RunDirectory:
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths, such as `params/torso/Dense_0/kernel`, in a fixed order."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def environment() -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Settings:
       num_workers: threads of an asynchronous method.
       stop_at_episode_end: asynchronous: a segment ends with the episode, as in the paper.
       lock: asynchronous: reads and updates of the shared parameters exclude each other.
+      worker_timeout: asynchronous: seconds after which a segment counts as hung; None waits for ever.
       auto_reset: start states, one per environment and rollout (pooled) or per step (exact).
       learning_rate: at the start.
       lr_schedule: linear, to 0 at total_timesteps, or constant.
@@ -82,6 +83,7 @@ class Settings:
     num_workers: int = 1
     stop_at_episode_end: bool = False
     lock: bool = False
+    worker_timeout: float | None = 300.0
     auto_reset: Literal["pooled", "exact"] = "pooled"
     learning_rate: float = 7e-4
     lr_schedule: Literal["linear", "constant"] = "linear"
@@ -124,6 +126,36 @@ class Settings:
             _check_type(name, hint, getattr(self, name))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run does beside training; nothing that it learns depends on it.
+
+    Attributes:
+      quiet: no progress bar.
+      tensorboard: write TensorBoard events too.
+      checkpoint_interval: seconds between two checkpoints, above 0; on a slow disk they take at most a
+        twentieth of the time. One more is written at the end, and when the run is interrupted.
+      keep_checkpoints: how many of the newest ones are kept, beside the best.
+      eval_interval: environment steps between two evaluations during training; None for none but that at the
+        end. The checkpoint with the highest result is kept as the best.
+    """
+
+    quiet: bool = False
+    tensorboard: bool = False
+    checkpoint_interval: float = 60.0
+    keep_checkpoints: int = 3
+    eval_interval: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse wrong types and ranges."""
+        check_boolean("quiet", self.quiet)
+        check_boolean("tensorboard", self.tensorboard)
+        check_number("checkpoint_interval", self.checkpoint_interval, above=0.0)
+        check_integer("keep_checkpoints", self.keep_checkpoints, 1, MAX_EPISODES)
+        if self.eval_interval is not None:
+            check_integer("eval_interval", self.eval_interval, 1, MAX_STEPS)
+
+
 _HINTS = get_type_hints(Settings)
 _BOUNDS: dict[str, dict[str, Any]] = {
     "total_timesteps": {"low": 1, "high": MAX_STEPS},
@@ -160,7 +192,10 @@ def _check_type(name: str, hint: Any, value: Any) -> None:
 
 
 FOREIGN = {
-    "synchronous": ("the asynchronous methods", ("num_workers", "stop_at_episode_end", "lock")),
+    "synchronous": (
+        "the asynchronous methods",
+        ("num_workers", "stop_at_episode_end", "lock", "worker_timeout"),
+    ),
     "value-based": (
         "the actor-critic methods",
         ("gae_lambda", "ent_coef", "normalize_advantages", "shared_trunk", "variance", "initial_stddev"),

@@ -1,119 +1,44 @@
-"""One run from start to end: train, record, evaluate, summarise."""
+"""One run from start to end: train, record, save, evaluate, summarise; and going on with one that ended."""
 
 import contextlib
 import dataclasses
-import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
+import numpy as np
 
 from jax_a3c.asynchronous import Asynchronous, use_worker_threads
 from jax_a3c.checks import InputError
+from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.methods import METHODS
 from jax_a3c.training import plots
-from jax_a3c.training.experiment import build
+from jax_a3c.training.checkpoints import (
+    STATE,
+    VARIABLES,
+    Checkpoint,
+    flatten,
+    import_params,
+    unflatten,
+)
+from jax_a3c.training.experiment import Experiment, build
+from jax_a3c.training.files import locked
+from jax_a3c.training.recorder import MAX_NONFINITE, Recorder, event_writer
 from jax_a3c.training.results import EvaluationStopped, evaluate
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import Settings, check_method
-from jax_a3c.types import Progress
+from jax_a3c.training.run_directory import RunDirectory, environment
+from jax_a3c.training.settings import RunOptions, Settings, check_method
+from jax_a3c.training.signals import stop_on_signal, tell
+from jax_a3c.types import Array, Params, Progress
 
-ROWS = 200
-"""Lines of `metrics.jsonl` that a run writes at most, evenly over its steps."""
-PER_EPISODE = ("episode_return", "episode_length")
-COUNTS = ("episodes", "nonfinite_gradients")
-MAX_NONFINITE = 100
-"""Updates in a row whose gradient is not finite, after which a run is given up."""
 SUMMARY = (
     *("method", "env", "seed", "status", "env_steps", "updates", "seconds", "compile_seconds"),
     *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes"),
 )
 """Keys that every `summary.json` has; null where a run did not come so far."""
-
-
-class Recorder:
-    """Turns progress into lines of `metrics.jsonl`, a progress bar, and TensorBoard events if wanted."""
-
-    def __init__(self, run: RunDirectory, total_timesteps: int, *, quiet: bool, tensorboard: bool):
-        """Write to `run`; the progress bar goes to the terminal unless `quiet`."""
-        self._run = run
-        self._interval = total_timesteps / ROWS
-        self._last = self.progress = Progress(0, 0, 0.0, {}, [])
-        self._finite, self._finite_at = 0, 0
-        self._bar = tqdm(
-            total=total_timesteps, unit=" steps", unit_scale=True, disable=quiet, dynamic_ncols=True
-        )
-        self._events = _event_writer()(str(run.path)) if tensorboard else None
-
-    def __call__(self, progress: Progress) -> None:
-        """Record what happened since the last line, if that is enough for a new one."""
-        self.progress = progress
-        self._advance(progress)
-        # While threads count, a sum may be ahead of the updates: what it lacks then, it never exceeds later.
-        finite = progress.updates - int(progress.metric_sums.get("nonfinite_gradients", 0))
-        if finite > self._finite:
-            self._finite, self._finite_at = finite, progress.updates
-        if progress.env_steps - self._last.env_steps >= self._interval:
-            self.write(progress)
-
-    def failed(self, progress: Progress) -> bool:
-        """Whether so many updates in a row had no finite gradient that there is no sense in going on."""
-        return progress.updates - self._finite_at >= MAX_NONFINITE
-
-    def write(self, progress: Progress) -> None:
-        """Record what happened since the last line."""
-        row = interval_metrics(self._last, progress)
-        if row["updates"] == self._last.updates:
-            return
-        self._last = progress
-        self._run.append_metrics(row)
-        self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
-        if self._events is not None:
-            for name, value in row.items():
-                self._events.add_scalar(f"train/{name}", value, row["env_steps"])
-
-    def close(self) -> None:
-        """Write what is left and release the terminal and the files."""
-        try:
-            self.write(self.progress)
-        finally:
-            self._bar.close()
-            if self._events is not None:
-                self._events.close()
-
-    def _advance(self, progress: Progress) -> None:
-        """Move the bar; the last update of a run overshoots its total."""
-        self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
-
-
-def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
-    """One line of metrics for what happened between two moments of a run.
-
-    Args:
-      last: the earlier moment.
-      now: the later one.
-
-    Returns:
-      Counts so far (`env_steps, updates, seconds`); over the interval the number of episodes that ended,
-      their mean return and length (NaN without any), the objective's metrics averaged over updates, and
-      steps per second; `mean_staleness` so far.
-    """
-    sums = {name: value - last.metric_sums.get(name, 0.0) for name, value in now.metric_sums.items()}
-    updates = now.updates - last.updates
-    row: dict[str, Any] = {"env_steps": now.env_steps, "updates": now.updates, "seconds": now.seconds}
-    row |= {"interval_updates": updates, "mean_staleness": now.mean_staleness}
-    row["env_steps_per_second"] = (now.env_steps - last.env_steps) / max(now.seconds - last.seconds, 1e-9)
-    for name, value in sums.items():
-        if name in PER_EPISODE:
-            row[name] = value / sums["episodes"] if sums["episodes"] else float("nan")
-        elif name != "env_steps":  # the row has its total
-            row[name] = value if name in COUNTS else value / max(1, updates)
-    return row
+CHECKPOINTS_SHARE = 0.05
+"""Of the time of a run that its checkpoints may take: on a slow disk they become rarer."""
 
 
 def train(
@@ -122,159 +47,305 @@ def train(
     settings: Settings,
     run_dir: Path,
     *,
-    quiet: bool = False,
-    tensorboard: bool = False,
+    options: RunOptions | None = None,
+    initial_params: Path | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
-    SIGINT and SIGTERM end training, or an evaluation on the host, within about a second; what was learned is
-    saved, but evaluated no more, and the summary's status is `interrupted`. A second one ends the program at
-    once.
+    SIGINT, SIGTERM and SIGHUP end training, or an evaluation on the host, within about a second; what was
+    learned is saved, but evaluated no more, and the summary's status is `interrupted`. A second one ends the
+    program at once.
 
     Args:
       method: a name of `methods.METHODS`.
       env_id: such as `gymnax:CartPole-v1`.
       settings: as `resolve` gives them.
       run_dir: folder to write to.
-      quiet: no progress bar.
-      tensorboard: write TensorBoard events too.
+      options: what the run does beside training; the defaults if None.
+      initial_params: parameters to start from, as `checkpoints.export_params` writes them.
 
     Returns:
       The summary, as in `summary.json`.
 
     Raises:
-      InputError: if a setting or the folder is of no use.
+      InputError: if a setting, a file or the folder is of no use.
       FloatingPointError: if the gradients stay without a finite value.
       HostEnvironmentError: if an environment raises or hangs; what was learned is saved.
+      WorkerHangError: if a worker hangs; what was learned is saved.
+      OSError: if the last checkpoint or the summary cannot be written.
     """
     check_method(method, settings)
-    if METHODS[method].runner == "asynchronous":
-        use_worker_threads()
-    experiment = build(method, env_id, settings)
+    options = options or RunOptions()
+    experiment = _prepare(method, env_id, settings, options)
     if METHODS[method].value_based and settings.epsilon_anneal_steps > settings.total_timesteps:
         end = settings.total_timesteps / settings.epsilon_anneal_steps
-        print(
+        tell(
             f"epsilon falls only {end:.0%} of its way in total_timesteps={settings.total_timesteps:,}: most "
-            f"actions will be random; epsilon_anneal_steps is {settings.epsilon_anneal_steps:,}",
-            file=sys.stderr,
+            f"actions will be random; epsilon_anneal_steps is {settings.epsilon_anneal_steps:,}"
         )
-    if tensorboard:
-        _event_writer()
-    run = RunDirectory.create(run_dir, method, env_id, dataclasses.asdict(settings))
-    recorder = Recorder(run, settings.total_timesteps, quiet=quiet, tensorboard=tensorboard)
-    training_key, evaluation_key = jax.random.split(jax.random.key(settings.seed))
-    summary: dict[str, Any] = dict.fromkeys(SUMMARY)
-    summary |= {"method": method, "env": env_id, "seed": settings.seed, "status": "failed"}
-    trainer = experiment.trainer
-    try:
-        with _stop_on_signal() as stopped:
-
-            def report(progress: Progress) -> bool:
-                recorder(progress)
-                return stopped.is_set() or recorder.failed(progress)
-
-            state: Any = trainer.init(training_key)
-            try:
-                result = trainer.run(state=state, callback=report, interval=0.05)
-                state = result.state
-            except BaseException:
-                # Keep what was learned: on threads the state is changed in place.
-                if isinstance(trainer, Asynchronous) or trainer.latest is not None:
-                    run.save_params(trainer.params(getattr(trainer, "latest", state)))
-                raise
-            finally:
-                trainer.close(state)
-            run.save_params(result.params)
-            recorder(result.progress)
-            recorder.close()
-            summary |= {
-                "compile_seconds": result.compile_seconds,
-                "env_steps_per_second": result.env_steps_per_second,
-            }
-            if recorder.failed(result.progress):
-                raise FloatingPointError(
-                    f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the parameters of "
-                    "before are saved: try a smaller learning_rate or reward_scale"
-                )
-            if not stopped.is_set():
-                options: Any = {"quiet": quiet, "stopped": stopped.is_set}
-                with contextlib.suppress(EvaluationStopped):
-                    summary |= evaluate(
-                        experiment, method, settings, result.params, evaluation_key, **options
-                    )
-            summary["status"] = "interrupted" if stopped.is_set() else "completed"
-    except KeyboardInterrupt:
-        summary["status"] = "interrupted"
-        raise
-    except BaseException as error:
-        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        raise
-    finally:
-        recorder.close()
-        summary |= _counts(recorder.progress)
-        run.write_summary(summary)
-        _draw(run)
-    return summary
+    params = None if initial_params is None else import_params(initial_params, experiment.parameters_like())
+    run = RunDirectory.create(run_dir, method, env_id, settings)
+    with locked(run.path):
+        return _Training(run, method, settings, options, experiment).run(params)
 
 
-def _draw(run: RunDirectory) -> None:
-    """The learning curve, if the run came so far."""
-    try:
-        plots.learning_curves([run], run.path / "learning_curve.png")
-    except InputError as error:
-        print(f"no learning curve was drawn: {error}", file=sys.stderr)
+def resume(
+    run_dir: Path,
+    *,
+    settings: Settings | None = None,
+    force: bool = False,
+    options: RunOptions | None = None,
+) -> dict[str, Any]:
+    """Go on with a run from its newest checkpoint that is whole, as if it had never stopped.
 
+    On environments in JAX, with a synchronous method or one asynchronous worker, everything after is bit for
+    bit what it would have been, on the same machine with the same versions. Many workers interleave
+    differently each time, and environments of the host begin new episodes: those runs go on statistically.
 
-def _counts(progress: Progress) -> dict[str, Any]:
-    return {
-        "env_steps": progress.env_steps,
-        "updates": progress.updates,
-        "seconds": progress.seconds,
-        "updates_per_worker": progress.updates_per_worker,
-        "mean_staleness": progress.mean_staleness,
-        "max_staleness": progress.max_staleness,
-        "nonfinite_gradients": int(progress.metric_sums.get("nonfinite_gradients", 0)),
-        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    Args:
+      run_dir: folder of the run.
+      settings: what they should be, None for those of the run.
+      force: go on even if they differ from those of the run, which then are replaced.
+      options: what the run does beside training; the defaults if None.
 
+    Returns:
+      The summary.
 
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one acts as if nothing were installed.
-
-    What comes within a second of the first is the same signal: `timeout` sends it to the process and again to
-    its group.
+    Raises:
+      InputError: if the folder holds no run, none of its checkpoints is whole, the settings differ, or
+        another process trains in it.
+      Exception: as `train`.
     """
-    stopped, first = threading.Event(), 0.0
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may install handlers; the program around us has its own
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal first
-        if not stopped.is_set():
-            first = time.monotonic()
-            stopped.set()
-        elif time.monotonic() - first > 1.0:
-            signal.signal(number, previous[signal.Signals(number)])
-            signal.raise_signal(number)
-
-    try:
-        for number in previous:
-            signal.signal(number, handle)
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _event_writer() -> Any:
-    """TensorBoard's writer of events, a class."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
+    run, options = RunDirectory(run_dir), options or RunOptions()
+    method, env_id, stored = run.config()
+    settings = settings or stored
+    if settings != stored and not force:
+        changes = [
+            f"{field.name} was {getattr(stored, field.name)!r} and is now {getattr(settings, field.name)!r}"
+            for field in dataclasses.fields(Settings)
+            if getattr(stored, field.name) != getattr(settings, field.name)
+        ]
         raise InputError(
-            "tensorboard needs the extra of that name: pip install 'jax-a3c[tensorboard]'"
-        ) from None
-    return SummaryWriter
+            f"the run in {str(run.path)!r} has other settings: {'; '.join(changes)}. Leave them out, or "
+            "go on with the new ones by --force"
+        )
+    experiment = _prepare(method, env_id, settings, options)
+    with locked(run.path):
+        checkpoint = run.checkpoints.newest(set_aside=True)
+        return _Training(run, method, settings, options, experiment, checkpoint).run()
+
+
+def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:
+    """The parts of a run, after all checks that need nothing of it."""
+    if METHODS[method].runner == "asynchronous":
+        use_worker_threads()
+    if options.tensorboard:
+        event_writer()
+    return build(method, env_id, settings)
+
+
+class _Training:
+    """A run under way: slices of training, and between two of them checkpoints and evaluations."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        method: str,
+        settings: Settings,
+        options: RunOptions,
+        experiment: Experiment,
+        checkpoint: Checkpoint | None = None,
+    ):
+        """On from a checkpoint, if there is one."""
+        self._run, self._method, self._settings, self._options = run, method, settings, options
+        self._experiment, self._checkpoint = experiment, checkpoint
+        self._training_key, self._evaluation_key = jax.random.split(jax.random.key(settings.seed))
+        self._facts: dict[str, Any] = {"environment": environment(), "resumed": 0, "compile_seconds": 0.0}
+        progress = None
+        if checkpoint is not None:
+            progress = Progress(**checkpoint.facts["progress"])
+            self._facts["resumed"] = checkpoint.facts["resumed"] + 1
+            self._facts["compile_seconds"] = checkpoint.facts["compile_seconds"]
+        self._recorder = Recorder(
+            run,
+            settings.total_timesteps,
+            quiet=options.quiet,
+            tensorboard=options.tensorboard,
+            progress=progress,
+        )
+        self._stopped = threading.Event()
+        self._next_checkpoint = 0.0
+        self._path: Path | None = None  # of the last checkpoint
+        self._evaluations = [
+            row for row in run.evaluations() if row["env_steps"] <= self._recorder.progress.env_steps
+        ]
+
+    def run(self, initial_params: Params | None = None) -> dict[str, Any]:
+        """Train to the end, evaluate and summarise."""
+        summary: dict[str, Any] = dict.fromkeys(SUMMARY)
+        summary |= {"method": self._method, "env": self._experiment.env.spec.id}
+        summary |= {"seed": self._settings.seed, "status": "failed"}
+        try:
+            with stop_on_signal() as self._stopped:
+                params = self._train(initial_params)
+                self._recorder.close()
+                if self._recorder.failed:
+                    raise FloatingPointError(
+                        f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the "
+                        "parameters of before are saved: try a smaller learning_rate or reward_scale"
+                    )
+                if not self._stopped.is_set():
+                    summary |= self._evaluate(params, self._evaluation_key)
+            summary["status"] = "interrupted" if self._stopped.is_set() else "completed"
+        except KeyboardInterrupt:
+            summary["status"] = "interrupted"
+            raise
+        except BaseException as error:
+            summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            raise
+        finally:
+            self._recorder.close()
+            summary |= self._counts()
+            self._run.write_summary(summary)
+            self._draw()
+        return summary
+
+    def _train(self, initial_params: Params | None) -> Params:
+        """Slices of training, each until the next checkpoint, evaluation or end; the parameters learned."""
+        trainer, recorder = self._experiment.trainer, self._recorder
+        state: Any = self._start(initial_params)
+        try:
+            self._save(state)
+            while True:
+                recorder.begin()
+                try:
+                    result = trainer.run(state=state, callback=self._report, interval=0.05)
+                except BaseException:
+                    self._rescue(state)
+                    raise
+                state = result.state
+                recorder(result.progress)
+                self._facts["compile_seconds"] += result.compile_seconds
+                self._save(state, last=self._over())
+                if self._over():
+                    return result.params
+                if self._evaluation_due():
+                    key = jax.random.fold_in(self._evaluation_key, recorder.progress.env_steps)
+                    self._evaluate(result.params, key)
+        finally:
+            trainer.close(state)
+
+    def _start(self, initial_params: Params | None) -> Any:
+        """The state to begin with: fresh, with given parameters, or that of the checkpoint."""
+        trainer, checkpoint, key = self._experiment.trainer, self._checkpoint, self._training_key
+        env_steps = self._recorder.progress.env_steps
+        if checkpoint is not None and not isinstance(self._experiment.env, JaxEnvironment):
+            key = jax.random.fold_in(key, env_steps)  # new episodes, not those of the start again
+        state: Any = trainer.init(key)
+        try:
+            if checkpoint is not None:
+                fresh = trainer.snapshot(state)
+                parts = [
+                    unflatten(like, checkpoint.arrays, prefix, checkpoint.path)
+                    for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
+                ]
+                state = trainer.restore(state, *parts)
+                if checkpoint.facts["environment"]["packages"] != self._facts["environment"]["packages"]:
+                    tell(
+                        f"{checkpoint.path} was written with other versions: what follows may differ in bits"
+                    )
+            elif initial_params is not None:
+                state = trainer.start_from(state, initial_params)
+            self._run.write_config(self._method, self._experiment.env.spec.id, self._settings)
+            self._run.forget_after(env_steps if checkpoint is not None else -1)
+        except BaseException:
+            trainer.close(state)
+            raise
+        return state
+
+    def _report(self, progress: Progress) -> bool:
+        """Whether a slice should end."""
+        self._recorder(progress)
+        return self._over() or time.monotonic() >= self._next_checkpoint or self._evaluation_due()
+
+    def _over(self) -> bool:
+        """Whether training should."""
+        steps, total = self._recorder.progress.env_steps, self._settings.total_timesteps
+        return self._stopped.is_set() or self._recorder.failed or steps >= total
+
+    def _save(self, state: Any, *, last: bool = False) -> None:
+        """Write a checkpoint. If the disk refuses, training goes on, but for the last one."""
+        self._recorder.write()
+        began, progress = time.monotonic(), self._recorder.progress
+        params, rest = self._experiment.trainer.snapshot(state)
+        arrays = flatten(params, VARIABLES) | flatten(rest, STATE)
+        for name, array in arrays.items():
+            if name.startswith(VARIABLES) and array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise FloatingPointError(f"{name} is not finite; the checkpoint before is kept")
+        facts = {**self._facts, "progress": progress._asdict()}
+        try:
+            self._path = self._run.checkpoints.save(
+                progress.env_steps, arrays, facts, keep=self._options.keep_checkpoints
+            )
+        except OSError as error:
+            if last:
+                raise
+            tell(f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on")
+        cost = time.monotonic() - began
+        wait = max(self._options.checkpoint_interval, cost / CHECKPOINTS_SHARE)
+        self._next_checkpoint = time.monotonic() + wait
+
+    def _rescue(self, state: Any) -> None:
+        """Keep what was learned before something failed: on threads the state is changed in place."""
+        trainer = self._experiment.trainer
+        if not isinstance(trainer, Asynchronous):
+            state = trainer.latest
+        if state is not None:
+            try:
+                self._save(state)
+            except FloatingPointError as error:
+                tell(str(error))
+
+    def _evaluation_due(self) -> bool:
+        interval, steps = self._options.eval_interval, self._recorder.progress.env_steps
+        last = self._evaluations[-1]["env_steps"] if self._evaluations else 0
+        return interval is not None and steps // interval > last // interval
+
+    def _evaluate(self, params: Params, key: Array) -> dict[str, Any]:
+        """Evaluate the last checkpoint, and keep it if it is the best; nothing if somebody stops it."""
+        results: dict[str, Any] = {}
+        options: Any = {"quiet": self._options.quiet, "stopped": self._stopped.is_set}
+        with contextlib.suppress(EvaluationStopped):
+            results = evaluate(self._experiment, self._method, self._settings, params, key, **options)
+            self._evaluations.append({"env_steps": self._recorder.progress.env_steps, **results})
+            best = max(row["eval_return_mean"] for row in self._evaluations)
+            try:
+                self._run.append_evaluation(self._evaluations[-1])
+                if results["eval_return_mean"] == best and self._path is not None:
+                    self._run.checkpoints.keep_as_best(self._path)
+            except OSError as error:
+                tell(f"an evaluation was not written: {error}; training goes on")
+        return results
+
+    def _counts(self) -> dict[str, Any]:
+        progress = self._recorder.progress
+        return {
+            "env_steps": progress.env_steps,
+            "updates": progress.updates,
+            "seconds": progress.seconds,
+            "compile_seconds": self._facts["compile_seconds"],
+            "env_steps_per_second": progress.env_steps / max(progress.seconds, 1e-9),
+            "updates_per_worker": progress.updates_per_worker,
+            "mean_staleness": progress.mean_staleness,
+            "max_staleness": progress.max_staleness,
+            "nonfinite_gradients": int(progress.metric_sums.get("nonfinite_gradients", 0)),
+            "resumed": self._facts["resumed"],
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def _draw(self) -> None:
+        """The learning curve, if the run came so far."""
+        try:
+            plots.learning_curves([self._run], self._run.path / "learning_curve.png")
+        except (InputError, OSError) as error:
+            tell(f"no learning curve was drawn: {error}")

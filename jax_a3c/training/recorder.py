@@ -1,0 +1,137 @@
+"""What a run reports while it trains: lines of metrics, a progress bar, events."""
+
+from typing import Any
+
+from tqdm import tqdm
+
+from jax_a3c.checks import InputError
+from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.signals import Terminal, tell
+from jax_a3c.types import Progress
+
+ROWS = 200
+"""Lines of `metrics.jsonl` that a run writes by itself, evenly over its steps; each checkpoint adds one."""
+PER_EPISODE = ("episode_return", "episode_length")
+COUNTS = ("episodes", "nonfinite_gradients")
+MAX_NONFINITE = 100
+"""Updates in a row whose gradient is not finite, after which a run is given up."""
+
+
+class Recorder:
+    """Turns progress into lines of `metrics.jsonl`, a progress bar, and TensorBoard events if wanted.
+
+    Attributes:
+      progress: of the run as a whole; what a trainer reports counts seconds and sums from its own start.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        total_timesteps: int,
+        *,
+        quiet: bool,
+        tensorboard: bool,
+        progress: Progress | None = None,
+    ):
+        """Write to `run`, on from `progress`; the bar goes to the terminal unless `quiet`."""
+        self.progress = progress or Progress(0, 0, 0.0, {}, [])
+        self._run = run
+        self._interval = total_timesteps / ROWS
+        self._base = self._last = self.progress
+        self._finite, self._finite_at = 0, self.progress.updates
+        self._refused = False
+        events = event_writer() if tensorboard else None
+        self._bar = tqdm(
+            **{"total": total_timesteps, "initial": min(self.progress.env_steps, total_timesteps)},
+            **{"unit": " steps", "unit_scale": True, "dynamic_ncols": True},
+            **{"disable": quiet, "file": Terminal()},
+        )
+        self._events = events(str(run.path)) if events else None
+
+    def begin(self) -> None:
+        """A trainer starts anew: seconds and sums of its reports are from now on."""
+        self._base = self.progress
+
+    def __call__(self, progress: Progress) -> None:
+        """Record what happened since the last line, if that is enough for a new one."""
+        before = self._base.metric_sums
+        sums = {name: before.get(name, 0.0) + value for name, value in progress.metric_sums.items()}
+        seconds = self._base.seconds + progress.seconds
+        self.progress = progress = progress._replace(seconds=seconds, metric_sums={**before, **sums})
+        # The last update of a run overshoots its total.
+        self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
+        # While threads count, a sum may be ahead of the updates: what it lacks then, it never exceeds later.
+        finite = progress.updates - int(progress.metric_sums.get("nonfinite_gradients", 0))
+        if finite > self._finite:
+            self._finite, self._finite_at = finite, progress.updates
+        if progress.env_steps - self._last.env_steps >= self._interval:
+            self.write()
+
+    @property
+    def failed(self) -> bool:
+        """So many updates in a row had no finite gradient that there is no sense in going on."""
+        return self.progress.updates - self._finite_at >= MAX_NONFINITE
+
+    def write(self) -> None:
+        """Record what happened since the last line; if the disk refuses, the next line will tell it."""
+        row = interval_metrics(self._last, self.progress)
+        if row["updates"] == self._last.updates:
+            return
+        try:
+            self._run.append_metrics(row)
+        except OSError as error:
+            if not self._refused:
+                tell(f"metrics.jsonl cannot be written: {error}; training goes on")
+            self._refused = True
+            return
+        self._refused = False
+        self._last = self.progress
+        self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
+        if self._events is not None:
+            for name, value in row.items():
+                self._events.add_scalar(f"train/{name}", value, row["env_steps"])
+
+    def close(self) -> None:
+        """Write what is left and release the terminal and the files."""
+        try:
+            self.write()
+        finally:
+            self._bar.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
+    """One line of metrics for what happened between two moments of a run.
+
+    Args:
+      last: the earlier moment.
+      now: the later one.
+
+    Returns:
+      Counts so far (`env_steps, updates, seconds`); over the interval the number of episodes that ended,
+      their mean return and length (NaN without any), the objective's metrics averaged over updates, and
+      steps per second; `mean_staleness` so far.
+    """
+    sums = {name: value - last.metric_sums.get(name, 0.0) for name, value in now.metric_sums.items()}
+    updates = now.updates - last.updates
+    row: dict[str, Any] = {"env_steps": now.env_steps, "updates": now.updates, "seconds": now.seconds}
+    row |= {"interval_updates": updates, "mean_staleness": now.mean_staleness}
+    row["env_steps_per_second"] = (now.env_steps - last.env_steps) / max(now.seconds - last.seconds, 1e-9)
+    for name, value in sums.items():
+        if name in PER_EPISODE:
+            row[name] = value / sums["episodes"] if sums["episodes"] else float("nan")
+        elif name != "env_steps":  # the row has its total
+            row[name] = value if name in COUNTS else value / max(1, updates)
+    return row
+
+
+def event_writer() -> Any:
+    """TensorBoard's writer of events, a class; InputError if it is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "tensorboard needs the extra of that name: pip install 'jax-a3c[tensorboard]'"
+        ) from None
+    return SummaryWriter

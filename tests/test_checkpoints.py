@@ -1,0 +1,218 @@
+"""Checkpoints: what is stored comes back, what is damaged is refused, and a resumed run is the same run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jax_a3c import cli
+from jax_a3c.checks import InputError
+from jax_a3c.training import checkpoints
+from jax_a3c.training.checkpoints import VARIABLES, Checkpoints, DamagedError, flatten, unflatten
+from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.settings import RunOptions, resolve
+from jax_a3c.training.train import resume, train
+
+pytestmark = pytest.mark.unoptimized
+CARTPOLE = "gymnax:CartPole-v1"
+QUIET = RunOptions(quiet=True)
+OFTEN = RunOptions(quiet=True, checkpoint_interval=0.02, keep_checkpoints=1000)
+TREE = {
+    "key": jax.random.key(3),
+    "scalar": np.float32(2.5),
+    "flag": np.array([True, False]),
+    "empty": np.zeros((0, 3), np.float32),
+    "device": jax.numpy.arange(4),
+}
+
+
+def stored(folder, env_steps, **arrays):
+    return Checkpoints(folder).save(env_steps, arrays or flatten(TREE), {"steps": env_steps}, keep=3)
+
+
+def test_arrays_and_facts_come_back(tmp_path):
+    checkpoint = checkpoints.read(stored(tmp_path, 7))
+    assert checkpoint.facts == {"steps": 7}
+    tree = unflatten(TREE, checkpoint.arrays, "", checkpoint.path)
+    assert (jax.random.key_data(tree["key"]) == jax.random.key_data(TREE["key"])).all()
+    for name in ("scalar", "flag", "empty", "device"):
+        np.testing.assert_array_equal(tree[name], TREE[name])
+        assert tree[name].dtype == TREE[name].dtype and tree[name].shape == TREE[name].shape
+    assert isinstance(tree["device"], jax.Array) and isinstance(tree["flag"], np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        ({"a": np.zeros(3)}, "a should be float64 .3,., found float32 .2,."),
+        ({"a": np.zeros(2, np.float32), "b": np.zeros(1)}, "b: found nothing"),
+        ({}, "a: there is none of that name"),
+    ],
+)
+def test_another_tree_is_refused(like, message, tmp_path):
+    path = stored(tmp_path, 1, a=np.zeros(2, np.float32))
+    with pytest.raises(InputError, match=message):
+        unflatten(like, checkpoints.read(path).arrays, "", path)
+
+
+def test_the_newest_ones_and_the_best_are_kept(tmp_path):
+    folder = Checkpoints(tmp_path)
+    for steps in (10, 200, 3000, 40000):
+        path = stored(tmp_path, steps)
+        if steps == 200:
+            folder.keep_as_best(path)
+    assert [int(path.stem) for path in folder.paths()] == [40000, 3000, 200]
+    stored(tmp_path, 50000)
+    assert [int(path.stem) for path in folder.paths()] == [50000, 40000, 3000]
+    assert folder.load("best").facts == {"steps": 200} and folder.load("last").facts == {"steps": 50000}
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys):
+    stored(tmp_path, 1)
+    newer = stored(tmp_path, 2)
+    newer.write_bytes(newer.read_bytes()[:-1])
+    assert Checkpoints(tmp_path).newest().facts == {"steps": 1}
+    assert str(newer) in capsys.readouterr().err
+    Checkpoints(tmp_path).newest(set_aside=True)
+    assert not newer.exists() and newer.with_name(newer.name + ".damaged").exists()
+    (tmp_path / "000000000000001.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedError, match="none of the 1 checkpoints"):
+        Checkpoints(tmp_path).newest()
+    with pytest.raises(InputError, match="has no checkpoint"):
+        Checkpoints(tmp_path / "nowhere").load("last")
+
+
+def test_another_format_is_refused(tmp_path, monkeypatch):
+    path = stored(tmp_path, 1)
+    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    with pytest.raises(DamagedError, match="has the format 1, this version of jax_a3c reads 2"):
+        checkpoints.read(path)
+
+
+def variables(path):
+    arrays = RunDirectory(path).checkpoints.load("last").arrays
+    return {name: array for name, array in arrays.items() if name.startswith(VARIABLES)}
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("a2c", {"optimizer": "adam", "normalize_observations": True, "normalize_rewards": True}),
+        ("a2c", {"lstm": True, "lstm_size": 8}),
+        ("n-step-q", {"target_update_interval": 512}),
+        ("a3c", {"num_workers": 1}),
+        ("a3c", {"num_workers": 1, "lstm": True, "lstm_size": 8, "optimizer": "adam"}),
+        ("async-one-step-sarsa", {"num_workers": 1, "target_update_interval": 512, "optimizer": "rmsprop"}),
+    ],
+)
+def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(method, more, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax_a3c.training.train.CHECKPOINTS_SHARE", 1.0)  # half the time, if need be
+    settings = resolve(method, CARTPOLE, total_timesteps=40_000, hidden=(8,), eval_episodes=2, **more)
+    whole = train(method, CARTPOLE, settings, tmp_path / "whole", options=OFTEN)
+    run = RunDirectory(tmp_path / "whole")
+    undisturbed, paths = variables(run.path), run.checkpoints.paths()
+    assert len(paths) >= 3
+    for path in paths[: len(paths) // 2]:  # as if it had been killed half way
+        path.unlink()
+    summary = resume(run.path, options=QUIET)
+    assert summary["status"] == "completed" and summary["resumed"] == 1
+    assert {**summary, **dict.fromkeys(NOT_THE_SAME)} == {**whole, **dict.fromkeys(NOT_THE_SAME)}
+    for name, array in variables(run.path).items():
+        assert array.tobytes() == undisturbed[name].tobytes(), name
+    rows = run.metrics()
+    steps = [row["env_steps"] for row in rows]
+    assert steps == sorted(steps)
+    assert sum(row["interval_updates"] for row in rows) == summary["updates"]
+
+
+NOT_THE_SAME = ("seconds", "compile_seconds", "env_steps_per_second", "resumed", "finished_at")
+
+
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+def test_many_workers_and_host_environments_go_on(method, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax_a3c.training.train.CHECKPOINTS_SHARE", 1.0)
+    pytest.importorskip("gymnasium")
+    env_id = "gymnasium:CartPole-v1" if method == "a2c" else CARTPOLE
+    more = {"num_workers": 3} if method == "a3c" else {"num_envs": 4}
+    total = 4_000 if method == "a2c" else 40_000
+    settings = resolve(method, env_id, total_timesteps=total, hidden=(8,), eval_episodes=2, **more)
+    train(method, env_id, settings, tmp_path / "run", options=OFTEN)
+    run = RunDirectory(tmp_path / "run")
+    for path in run.checkpoints.paths()[:-2]:
+        path.unlink()
+    start = int(run.checkpoints.paths()[0].stem)
+    summary = resume(run.path, options=QUIET)
+    assert start < total <= summary["env_steps"] < total + 100 and summary["status"] == "completed"
+    assert summary["resumed"] == 1
+
+
+def test_a_run_that_never_saved_starts_from_the_beginning(tmp_path):
+    settings = resolve("a2c", CARTPOLE, total_timesteps=2_000, hidden=(8,), eval_episodes=2)
+    train("a2c", CARTPOLE, settings, tmp_path / "run", options=QUIET)
+    run = RunDirectory(tmp_path / "run")
+    before = variables(run.path)
+    for path in run.checkpoints.paths():
+        path.unlink()
+    assert resume(run.path, options=QUIET)["resumed"] == 0
+    jax.tree.map(np.testing.assert_array_equal, variables(run.path), before)
+
+
+def test_other_settings_are_refused_unless_forced(tmp_path, capsys):
+    path = str(tmp_path / "run")
+    flags = ["--total-timesteps", "2000", "--hidden", "8", "--eval-episodes", "2", "--quiet"]
+    assert cli.main(["train", "a2c", CARTPOLE, *flags, "--run-dir", path]) == 0
+    more = ["train", "--resume", path, "--quiet", "--total-timesteps", "4000"]
+    assert cli.main(more) == 2
+    assert "total_timesteps was 2000 and is now 4000" in capsys.readouterr().err
+    assert cli.main([*more, "--force"]) == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["env_steps"] == 4000 and summary["resumed"] == 1
+    assert RunDirectory(tmp_path / "run").config()[2].total_timesteps == 4000
+    assert cli.main([*more, "--force", "--hidden", "9"]) == 2
+    assert "is of another network or run" in capsys.readouterr().err
+    assert RunDirectory(tmp_path / "run").config()[2].hidden == (8,)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a3c", CARTPOLE, "--resume", "RUN"], "is of a2c gymnax:CartPole-v1"),
+        (["--resume", "RUN", "--run-dir", "elsewhere"], "run_dir is of no use with --resume"),
+        (["--resume", "nowhere"], "holds no config.json"),
+        (["a2c", CARTPOLE, "--force"], "force is a setting of --resume"),
+        (["a2c", CARTPOLE, "--run-dir", "RUN"], "holds a run already"),
+        (["a2c", CARTPOLE, "--checkpoint-interval", "0"], "checkpoint_interval must be a number above 0"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = resolve("a2c", CARTPOLE, total_timesteps=100, hidden=(8,), eval_episodes=1)
+    train("a2c", CARTPOLE, settings, tmp_path / "RUN", options=QUIET)
+    assert cli.main(["train", *words, "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    from jax_a3c.training.files import locked
+
+    settings = resolve("a2c", CARTPOLE, total_timesteps=100, hidden=(8,), eval_episodes=1)
+    train("a2c", CARTPOLE, settings, tmp_path / "run", options=QUIET)
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="another process trains in"):
+        resume(tmp_path / "run", options=QUIET)
+
+
+def test_the_best_by_evaluation_is_kept(tmp_path, monkeypatch):
+    returns = iter([3.0, 9.0, 5.0, 4.0, *[1.0] * 100])
+    monkeypatch.setattr(
+        "jax_a3c.training.train.evaluate", lambda *_, **__: {"eval_return_mean": next(returns)}
+    )
+    settings = resolve("a2c", CARTPOLE, total_timesteps=20_000, hidden=(8,))
+    options = RunOptions(quiet=True, eval_interval=5_000, keep_checkpoints=1)
+    train("a2c", CARTPOLE, settings, tmp_path / "run", options=options)
+    run = RunDirectory(tmp_path / "run")
+    rows = run.evaluations()
+    best = max(rows, key=lambda row: row["eval_return_mean"])
+    assert best["eval_return_mean"] == 9.0 and 10_000 <= best["env_steps"] < 20_000
+    assert run.checkpoints.load("best").facts["progress"]["env_steps"] == best["env_steps"]
+    assert run.checkpoints.load("last").facts["progress"]["env_steps"] == 20_000
