@@ -104,6 +104,7 @@ FIELDS = {
     "num_workers": integer(1, 1024, 8),
     "stop_at_episode_end": BOOLEAN,
     "lock": BOOLEAN,
+    "worker_timeout": number(1e-45, optional=True),
     "auto_reset": choice("pooled", "exact"),
     "learning_rate": WEIGHT,
     "lr_schedule": choice("linear", "constant"),

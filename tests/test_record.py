@@ -1,6 +1,5 @@
 """Recordings: the games that are played, the pictures of each adapter, and the files."""
 
-import dataclasses
 import itertools
 import os
 import subprocess
@@ -14,6 +13,7 @@ from scripted_games import Script, Spy
 
 from jax_a3c import cli, envs
 from jax_a3c.checks import InputError
+from jax_a3c.training.checkpoints import VARIABLES, flatten
 from jax_a3c.training.evaluation import acting
 from jax_a3c.training.experiment import build
 from jax_a3c.training.record import JaxStage, played, rendered
@@ -260,9 +260,10 @@ def run_dir(tmp_path_factory):
     """A run whose training has ended at its first parameters."""
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
     settings = resolve("a2c", CARTPOLE, hidden=(4,))
-    RunDirectory.create(run.path, "a2c", CARTPOLE, dataclasses.asdict(settings))
+    RunDirectory.create(run.path, "a2c", CARTPOLE, settings)
     network = build("a2c", CARTPOLE, settings).network
-    run.save_params(network.init(KEY, (), np.zeros((1, 1, 4), np.float32), np.ones((1, 1), bool)))
+    params = network.init(KEY, (), np.zeros((1, 1, 4), np.float32), np.ones((1, 1), bool))
+    run.checkpoints.save(0, flatten(params, VARIABLES), {}, keep=1)
     return run.path
 
 

@@ -5,12 +5,10 @@ state under `state/`, each array under its path in the tree. The header holds a 
 number, facts about the run, and the SHA-256 of every array. Nothing is pickled.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ import safetensors.numpy
 
 from jax_a3c.checks import InputError
 from jax_a3c.training.files import PARTIAL, write_whole
+from jax_a3c.training.signals import tell
 from jax_a3c.types import Params
 
 FORMAT = 1
@@ -113,17 +112,21 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints, and none is whole.
         """
-        paths = self.paths()
-        for path in paths:
+        damaged: dict[Path, DamagedError] = {}
+        for path in self.paths():
             try:
-                return read(path)
+                newest = read(path)
             except DamagedError as error:
-                with contextlib.suppress(OSError):  # a terminal that is gone
-                    print(f"{error}; passed over", file=sys.stderr)
+                damaged[path] = error
+                continue
+            for other, why in damaged.items():
+                tell(f"{why}; passed over")
                 if set_aside:
-                    path.rename(path.with_name(path.name + DAMAGED))
-        if paths:
-            raise DamagedError(f"none of the {len(paths)} checkpoints in {str(self.folder)!r} is whole")
+                    other.rename(other.with_name(other.name + DAMAGED))
+            return newest
+        if damaged:
+            errors = "; ".join(map(str, damaged.values()))
+            raise DamagedError(f"no checkpoint in {str(self.folder)!r} is whole: {errors}")
         return None
 
     def load(self, which: str) -> Checkpoint:

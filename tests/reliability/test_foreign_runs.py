@@ -1,20 +1,23 @@
 """Folders that hold no run, or what is left of one: each is refused in one line that names the file."""
 
 import dataclasses
-import io
 import json
 import shutil
-import zipfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jax_a3c import cli
+from jax_a3c.training import checkpoints
+from jax_a3c.training.checkpoints import VARIABLES
 from jax_a3c.training.settings import Settings
 
 pytestmark = pytest.mark.unoptimized
-CONFIG, METRICS, SUMMARY, PARAMETERS = "config.json", "metrics.jsonl", "summary.json", "checkpoints/final.npz"
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+PARAMETERS = "checkpoints/000000000004000.safetensors"
 READS = {CONFIG: ("eval", "record", "plot"), METRICS: ("plot",), SUMMARY: ("plot",)}
 READS[PARAMETERS] = ("eval", "record")
 """Which commands read a file."""
@@ -31,6 +34,7 @@ def run(tmp_path_factory):
     """A short run, which all tests copy."""
     path = tmp_path_factory.mktemp("runs") / "run"
     flags = ["--total-timesteps", "4000", "--hidden", "4", "--eval-episodes", "1", "--quiet"]
+    flags += ["--keep-checkpoints", "1"]
     assert cli.main(["train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", str(path)]) == 0
     assert cli.main(["plot", str(path), "--output", str(path / "curve.png")]) == 0
     return path
@@ -80,28 +84,30 @@ def foreign_summary(rng, summary):
 
 def foreign_parameters(rng, data):
     """Arrays of another network, of another kind, or of none; or a byte that turned over."""
-    with np.load(io.BytesIO(data)) as file:
-        arrays = dict(file)
-    name = str(rng.choice(sorted(arrays)))
+    arrays = safetensors.numpy.load(data)
+    name = str(rng.choice([name for name in arrays if name.startswith(VARIABLES)]))
     array = arrays[name]
     others = (
-        *(array.astype(dtype) for dtype in ("float64", "float16", "int32", "bool", "complex64", "U4")),
-        *(array[None], array[:-1], array.ravel()[:1], np.array([{}, print], dtype=object), np.array("x")),
+        *(array.astype(dtype) for dtype in ("float64", "float16", "int32", "bool")),
+        *(array[None], array[:-1], array.ravel()[:1]),
     )
     way = rng.integers(4)
     if way == 0:
         arrays.pop(name)
     elif way < 3:
         arrays[name] = others[rng.integers(len(others))]
-    else:  # where the sum of the archive tells
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            info = archive.getinfo(f"{name}.npy")
-        start = info.header_offset + 30 + len(info.filename) + 20
-        place = start + int(rng.integers(info.compress_size - 20))
+    else:
+        place = int(rng.integers(len(data)))
         return data[:place] + bytes([data[place] ^ 1 << int(rng.integers(8))]) + data[place + 1 :]
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+    return whole_checkpoint(arrays)
+
+
+def whole_checkpoint(arrays):
+    """The bytes of a checkpoint with these arrays, whose digests are right."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "checkpoint")
+        checkpoints.write(path, arrays, {})
+        return path.read_bytes()
 
 
 def damaged(rng, name, data):
@@ -111,10 +117,9 @@ def damaged(rng, name, data):
         return data[: rng.integers(len(data) - 2)]
     if way == 1:
         return None if rng.random() < 0.3 else b""
-    if way == 2 and name == PARAMETERS:
-        array = io.BytesIO()
-        np.save(array, np.zeros(3))
-        return (array.getvalue(), b"PK\x05\x06" + bytes(18), b"\x93NUMPY", b"\x80\x04K\x01.")[rng.integers(4)]
+    if way == 2 and name == PARAMETERS:  # a safetensors file of another program, a pickle, an archive
+        other = safetensors.numpy.save({"x": np.zeros(3)})
+        return (other, b"PK\x05\x06" + bytes(18), b"\x93NUMPY", b"\x80\x04K\x01.")[rng.integers(4)]
     if way == 2:
         return NO_OBJECT[rng.integers(len(NO_OBJECT))] + (b"\n{}" if name == METRICS else b"")
     if name == CONFIG:
@@ -152,8 +157,9 @@ def test_generated_damage_is_refused_by_the_name_of_the_file(run, count, figure,
             continue  # a run that goes on has none: its curve is drawn
         command = str(rng.choice(READS[name]))
         line = told(words_of(command, path, tmp_path), capsys)
-        # A file without one line has recorded nothing: then the folder is named.
-        named = str(path) in line and (Path(name).name in line or "no complete episode" in line)
+        # A file without one line has recorded nothing, one that is gone has no name: then the folder has.
+        gone = ("no complete episode", "has no checkpoint", "holds no")
+        named = str(path) in line and (Path(name).name in line or any(text in line for text in gone))
         assert named, (number, command, name, content and content[:200], line)
     assert not (tmp_path / "out.png").exists()
     figure(f"{total} damaged runs, every one refused in one line that names the file", cases=total)
@@ -166,7 +172,7 @@ def test_generated_damage_is_refused_by_the_name_of_the_file(run, count, figure,
         ({"env": "gymnax:Catch-bsuite"}, "is of another network"),
         ({"gamma": 2.0}, "gamma must be a number between 0 and 1, got 2.0"),
         ({"network": "nature"}, "Nature needs image observations"),
-        ({"hidden": [5]}, "is of another network: params/"),
+        ({"hidden": [5]}, "is of another network or run: variables/params/"),
         ({"hidden": [2**31 - 1] * 2}, "take smaller layers"),
         ({"env_options": ["gravitty=1"]}, "did you mean 'gravity'"),
     ],

@@ -180,7 +180,7 @@ def test_numbers_of_numpy_are_written_as_plain_ones(tmp_path):
     settings = resolve(
         "a2c", generated.VECTOR, num_envs=value, learning_rate=np.float32(0.5), hidden=(value,)
     )
-    run = RunDirectory.create(tmp_path / "run", "a2c", generated.VECTOR, dataclasses.asdict(settings))
+    run = RunDirectory.create(tmp_path / "run", "a2c", generated.VECTOR, settings)
     assert run.config()[2] == settings
 
 

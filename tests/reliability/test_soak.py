@@ -54,9 +54,9 @@ def test_soak(request, tmp_path, count, figure):
             **{"env_steps": run.summary()["env_steps"], "checkpoint": run.checkpoints.load("last").path.name},
         }
     text = "; ".join(
-        f"{method}: {row['env_steps']:,} steps, {row['memory_mib'][0]:.1f} to {row['memory_mib'][1]:.1f} MiB, "
-        f"{row['mib_per_hour']:+.2f} MiB an hour, threads {row['threads']}, handles {row['handles']}, "
-        f"{row['compiled']} programs compiled"
+        f"{method}: {row['env_steps']:,} steps, {row['memory_mib'][0]:.1f} to "
+        f"{row['memory_mib'][1]:.1f} MiB, {row['mib_per_hour']:+.2f} MiB an hour, threads {row['threads']}, "
+        f"handles {row['handles']}, {row['compiled']} programs compiled"
         for method, row in found.items()
     )
     figure(f"{hours:g} hours of each, side by side: {text}", hours=hours, runs=found)
