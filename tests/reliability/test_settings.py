@@ -113,8 +113,7 @@ def test_generated_settings_in_python(count, figure, tmp_path):
             if number < count(3, 60):
                 trace(case)
                 settings = resolve(case.method, case.env_id, **case.overrides)
-                arguments = case.method, case.env_id, dataclasses.asdict(settings)
-                run = RunDirectory.create(tmp_path / str(number), *arguments)
+                run = RunDirectory.create(tmp_path / str(number), case.method, case.env_id, settings)
                 assert run.config() == (case.method, case.env_id, settings)
             continue
         assert answer is not None, f"taken: {case}"
