@@ -27,9 +27,9 @@ from tqdm import tqdm
 from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.training.evaluation import Evaluation, evaluator
 from jax_a3c.training.experiment import Experiment, build
+from jax_a3c.training.recorder import interval_metrics
 from jax_a3c.training.run_directory import environment
 from jax_a3c.training.settings import Settings, resolve
-from jax_a3c.training.train import interval_metrics
 from jax_a3c.types import Params, Progress
 
 ENVS = ("gymnax:CartPole-v1", "gymnax:Breakout-MinAtar")

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import build
+from jax_a3c.training.recorder import interval_metrics
 from jax_a3c.training.settings import resolve
-from jax_a3c.training.train import interval_metrics
 from jax_a3c.types import Progress
 
 RESETS = ("pooled", "exact")
