@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,8 +97,9 @@ class Checkpoints:
         try:
             os.link(path, partial)
         except OSError:  # a file system without such names
-            shutil.copyfile(path, partial)
-        partial.replace(self.folder / BEST)
+            write_whole(self.folder / BEST, path.read_bytes())
+        else:
+            partial.replace(self.folder / BEST)
 
     def newest(self, *, set_aside: bool = False) -> Checkpoint | None:
         """The newest checkpoint that is whole; each that is not is named on stderr.

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: every run goes on, and ends with the parameters of one that nothing disturbed."""
+"""SIGKILL at random moments: every run goes on, and ends with the parameters of an undisturbed one."""
 
 import hashlib
 import random
