@@ -52,7 +52,7 @@ def evaluate(
       params: variables of the network.
       key: random key.
       quiet: no progress bar; there is one where it takes longer than 5 seconds.
-      stopped: whether to give up, asked after each step on the host, and every quarter of a second or so in JAX.
+      stopped: whether to give up, asked after each step on the host, in JAX about four times a second.
 
     Returns:
       `eval_return_mean`, `eval_return_std` and `eval_episodes` for the policy that counts, `eval_policy`, and

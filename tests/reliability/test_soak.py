@@ -55,7 +55,8 @@ def test_soak(request, tmp_path, count, figure):
         }
     text = "; ".join(
         f"{method}: {row['env_steps']:,} steps, "
-        f"{row['memory_mib'][0]:.1f} to {row['memory_mib'][1]:.1f} MiB, {row['mib_per_hour']:+.2f} MiB an hour, threads {row['threads']}, handles {row['handles']}, "
+        f"{row['memory_mib'][0]:.1f} to {row['memory_mib'][1]:.1f} MiB, "
+        f"{row['mib_per_hour']:+.2f} MiB an hour, threads {row['threads']}, handles {row['handles']}, "
         f"{row['compiled']} programs compiled"
         for method, row in found.items()
     )

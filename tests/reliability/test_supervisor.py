@@ -1,4 +1,4 @@
-"""A supervised run: what native code kills goes on; what failed for a reason, or was interrupted, does not."""
+"""A supervised run: what native code kills goes on; what failed for a reason or was ended does not."""
 
 import signal
 
