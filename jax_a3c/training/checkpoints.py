@@ -8,7 +8,6 @@ number, facts about the run, and the SHA-256 of every array. Nothing is pickled.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,8 +96,9 @@ class Checkpoints:
         try:
             os.link(path, partial)
         except OSError:  # a file system without such names
-            shutil.copyfile(path, partial)
-        partial.replace(self.folder / BEST)
+            write_whole(self.folder / BEST, path.read_bytes())
+        else:
+            partial.replace(self.folder / BEST)
 
     def newest(self, *, set_aside: bool = False) -> Checkpoint | None:
         """The newest checkpoint that is whole; each that is not is named on stderr.

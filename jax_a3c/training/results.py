@@ -51,8 +51,8 @@ def evaluate(
       settings: how many episodes, and which policy counts.
       params: variables of the network.
       key: random key.
-      quiet: no progress bar; there is one on the host alone, where it takes longer than 5 seconds.
-      stopped: whether to give up, asked after each step on the host.
+      quiet: no progress bar; there is one where it takes longer than 5 seconds.
+      stopped: whether to give up, asked after each step on the host, in JAX about four times a second.
 
     Returns:
       `eval_return_mean`, `eval_return_std` and `eval_episodes` for the policy that counts, `eval_policy`, and

@@ -13,9 +13,10 @@ import jax
 
 from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, shown
 from jax_a3c.envs.base import available_cores
-from jax_a3c.training.checkpoints import Checkpoints
+from jax_a3c.training.checkpoints import Checkpoint, Checkpoints
 from jax_a3c.training.files import append_line, write_whole
 from jax_a3c.training.settings import Settings, resolve
+from jax_a3c.training.signals import tell
 from jax_a3c.types import Params
 
 PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "envpool", "gymnasium", "mujoco")
@@ -154,7 +155,20 @@ class RunDirectory:
         Raises:
           InputError: if there is no such checkpoint, or it is damaged or of another network.
         """
-        return self.checkpoints.load(which).params(like)
+        checkpoint = self.checkpoints.load(which)
+        if which == "last":
+            self.tell_loss(checkpoint)
+        return checkpoint.params(like)
+
+    def tell_loss(self, newest: Checkpoint | None) -> None:
+        """Tell whoever watches if the newest checkpoint is not the one of the run's end: that is gone."""
+        try:
+            ended = self.summary().get("env_steps")
+        except InputError:  # the run did not end, or its summary is of no use
+            return
+        steps = newest.facts["progress"]["env_steps"] if newest else 0
+        if ended is not None and ended != steps:
+            tell(f"{str(self.path)!r} ended at {ended:,} steps, its newest whole checkpoint has {steps:,}")
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(_finite(content), indent=2) + "\n").encode())

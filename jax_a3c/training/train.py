@@ -52,8 +52,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
-    SIGINT, SIGTERM and SIGHUP end training, or an evaluation on the host, within about a second; what was
-    learned is saved, but evaluated no more, and the summary's status is `interrupted`. A second one ends the
+    SIGINT, SIGTERM and SIGHUP end training or an evaluation within about a second; what was learned is
+    saved, but evaluated no more, and the summary's status is `interrupted`. A second one ends the
     program at once.
 
     Args:
@@ -132,6 +132,7 @@ def resume(
     experiment = _prepare(method, env_id, settings, options)
     with locked(run.path):
         checkpoint = run.checkpoints.newest(set_aside=True)
+        run.tell_loss(checkpoint)
         return _Training(run, method, settings, options, experiment, checkpoint).run()
 
 
@@ -176,26 +177,30 @@ class _Training:
         self._stopped = threading.Event()
         self._next_checkpoint = 0.0
         self._path: Path | None = None  # of the last checkpoint
+        self._refused = False
         self._evaluations = [
             row for row in run.evaluations() if row["env_steps"] <= self._recorder.progress.env_steps
         ]
 
     def run(self, initial_params: Params | None = None) -> dict[str, Any]:
         """Train to the end, evaluate and summarise."""
+        with stop_on_signal() as self._stopped:  # to the very end: a summary is not to be cut off either
+            return self._run_through(initial_params)
+
+    def _run_through(self, initial_params: Params | None) -> dict[str, Any]:
         summary: dict[str, Any] = dict.fromkeys(SUMMARY)
         summary |= {"method": self._method, "env": self._experiment.env.spec.id}
         summary |= {"seed": self._settings.seed, "status": "failed"}
         try:
-            with stop_on_signal() as self._stopped:
-                params = self._train(initial_params)
-                self._recorder.close()
-                if self._recorder.failed:
-                    raise FloatingPointError(
-                        f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the "
-                        "parameters of before are saved: try a smaller learning_rate or reward_scale"
-                    )
-                if not self._stopped.is_set():
-                    summary |= self._evaluate(params, self._evaluation_key)
+            params = self._train(initial_params)
+            self._recorder.close()
+            if self._recorder.failed:
+                raise FloatingPointError(
+                    f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the "
+                    "parameters of before are saved: try a smaller learning_rate or reward_scale"
+                )
+            if not self._stopped.is_set():
+                summary |= self._evaluate(params, self._evaluation_key)
             summary["status"] = "interrupted" if self._stopped.is_set() else "completed"
         except KeyboardInterrupt:
             summary["status"] = "interrupted"
@@ -290,7 +295,11 @@ class _Training:
         except OSError as error:
             if last:
                 raise
-            tell(f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on")
+            if not self._refused:  # not every time: a full disk stays full
+                tell(f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on")
+            self._refused = True
+        else:
+            self._refused = False
         cost = time.monotonic() - began
         wait = max(self._options.checkpoint_interval, cost / CHECKPOINTS_SHARE)
         self._next_checkpoint = time.monotonic() + wait

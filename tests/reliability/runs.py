@@ -20,6 +20,12 @@ def start(*words, script=None, **more):
     return subprocess.Popen([sys.executable, *program, *map(str, words)], **options)
 
 
+def compiled_once(folder):
+    """Variables of the environment by which processes share what they compile."""
+    names = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES")
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **dict.fromkeys(names, "0")}
+
+
 def finish(process, timeout=300):
     """Exit code and output of a process."""
     output, _ = process.communicate(timeout=timeout)

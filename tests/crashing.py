@@ -1,0 +1,68 @@
+"""Environments whose native code fails, for Gymnasium's registry."""
+
+import ctypes
+import os
+import random
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+
+class Standing(gymnasium.Env):
+    """Nothing happens in it; an episode has 10 steps."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self):
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.happen()
+        return np.zeros(2, np.float32), 1.0, self.steps % 10 == 0, False, {}
+
+    def happen(self):
+        """What a step does beside."""
+
+
+class Crashing(Standing):
+    """Kills its process at a random moment of its first lives, as many as CRASHES says, in a native call.
+
+    The lives are counted by files in the folder CRASH_DIR. The moments are drawn, from CRASH_SEED and the
+    number of the life, as seconds from the first step, 0.5 to 1.5; CRASH_AT_ONCE ends them in the first step.
+    """
+
+    def happen(self):
+        time.sleep(0.0003)
+        if self.steps == 1:
+            folder = Path(os.environ["CRASH_DIR"])
+            (folder / str(os.getpid())).touch()
+            self._life = len(list(folder.iterdir()))
+            rng = random.Random(int(os.environ.get("CRASH_SEED", "0")) * 1000 + self._life)
+            seconds = 0.0 if "CRASH_AT_ONCE" in os.environ else rng.uniform(0.5, 1.5)
+            self._end, self._way = time.monotonic() + seconds, rng.choice([segmentation_fault, os.abort])
+        if self._life <= int(os.environ["CRASHES"]) and time.monotonic() >= self._end:
+            self._way()
+
+
+def segmentation_fault():
+    ctypes.string_at(0)
+
+
+class Stuck(Standing):
+    """From its 50th step on, each takes a minute."""
+
+    def happen(self):
+        if self.steps >= 50:
+            time.sleep(60)
+
+
+gymnasium.register("Crashing-v0", entry_point=Crashing)
+gymnasium.register("Stuck-v0", entry_point=Stuck)

@@ -1,0 +1,101 @@
+"""Signals at random moments: a run ends in time, saves what it learned, and says that it was interrupted."""
+
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from reliability.runs import await_checkpoint, compiled_once, finish, start
+
+from jax_a3c.training.run_directory import RunDirectory
+
+IN_TIME = 5.0
+"""Seconds from a signal to the end of the process."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+CARTPOLE = "gymnax:CartPole-v1"
+
+
+def words(method, path, *, evaluating=False):
+    """Of a run that trains, or evaluates, until somebody ends it."""
+    flags = ["--total-timesteps", "2e4" if evaluating else "1e14", "--checkpoint-interval", "0.5"]
+    flags += ["--eval-episodes", "2e5" if evaluating else "1", "--quiet", "--run-dir", path]
+    return ["train", method, CARTPOLE, *flags, *(["--num-workers", "2"] * (method == "a3c"))]
+
+
+def interrupted(process, run):
+    """Seconds until the end of a process that has just been told to end, and that all is as it should be."""
+    sent = time.monotonic()
+    code, output = finish(process)
+    seconds = time.monotonic() - sent
+    assert code == 130, output
+    assert "Traceback" not in output
+    summary = run.summary()
+    assert summary["status"] == "interrupted"
+    newest = run.checkpoints.load("last")
+    assert newest.path == run.checkpoints.paths()[0]
+    assert newest.facts["progress"]["env_steps"] == summary["env_steps"]
+    assert not list(run.path.rglob("*.partial"))
+    assert (run.metrics()[-1]["env_steps"] if summary["env_steps"] else 0) == summary["env_steps"]
+    return seconds
+
+
+def once(number, folder, env):
+    """A signal during training or the evaluation of a run; the second of two at once changes nothing."""
+    rng = random.Random(number)
+    path, evaluating, method = folder / str(number), number % 4 >= 2, ("a2c", "a3c")[number % 2]
+    process = start(*words(method, path, evaluating=evaluating), env=env)
+    await_checkpoint(process, path, after=19_999 if evaluating else 0)
+    time.sleep(rng.uniform(0.0, 3.0))
+    sent = SIGNALS[number // 4 % len(SIGNALS)]
+    process.send_signal(sent)
+    if rng.random() < 0.5:
+        time.sleep(rng.uniform(0.0, 0.5))
+        process.send_signal(sent)
+    run = RunDirectory(path)
+    seconds = interrupted(process, run)
+    assert (run.summary()["env_steps"] >= 20_000) if evaluating else run.summary()["env_steps"] > 0
+    return seconds
+
+
+def test_signals(tmp_path, count, figure):
+    env, cases = compiled_once(tmp_path), count(4, 100)
+    for method in ("a2c", "a3c"):  # what compiles now, does not later
+        path = tmp_path / f"compiles-{method}"
+        process = start(*words(method, path, evaluating=True), env=env)
+        await_checkpoint(process, path, after=19_999)
+        time.sleep(count(1.0, 20.0))
+        process.terminate()
+        finish(process)
+    with ThreadPoolExecutor(2) as pool:
+        seconds = list(pool.map(once, range(cases), [tmp_path] * cases, [env] * cases))
+    late = sum(one > IN_TIME for one in seconds)
+    median, last = np.median(seconds), max(seconds)
+    figure(
+        f"{cases} of {cases} runs ended with a valid checkpoint, exit code 130 and status interrupted, "
+        f"{cases - late} of them within {IN_TIME:g} s; median {median:.2f} s, longest {last:.2f} s",
+        **{"cases": cases, "late": late, "median_seconds": median, "longest_seconds": last},
+    )
+    assert last <= count(30.0, IN_TIME)  # a busy machine is no failure of the default suite
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_it_at_once(number, code, tmp_path):
+    pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
+    flags = ["--num-envs", "2", "--total-timesteps", "20000", "--checkpoint-interval", "0.1", "--quiet"]
+    path = tmp_path / "run"
+    process = start("train", "a2c", "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", path)
+    await_checkpoint(process, path)
+    while not (path / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    time.sleep(2.0)  # now it waits for a step
+    process.send_signal(number)
+    time.sleep(2.0)
+    assert process.poll() is None  # the step may yet end
+    process.send_signal(number)
+    sent = time.monotonic()
+    found, output = finish(process)
+    assert found == code, output
+    assert time.monotonic() - sent < 30  # and not the minute of the step
+    RunDirectory(path).checkpoints.load("last")

@@ -1,0 +1,87 @@
+"""A supervised run: what native code kills goes on; what failed for a reason or was ended does not."""
+
+import signal
+
+import pytest
+from reliability.runs import await_checkpoint, compiled_once, finish, start
+
+from jax_a3c.training.run_directory import RunDirectory
+
+pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
+CRASHING = "gymnasium:tests.crashing:Crashing-v0"
+FLAGS = ["--num-envs", "2", "--eval-episodes", "2", "--checkpoint-interval", "0.1", "--quiet", "--supervise"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Variables of the environment that let all processes share what they compile."""
+    return compiled_once(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def env(tmp_path, compiled):
+    """Variables of the environment, among them where lives are counted."""
+    (tmp_path / "lives").mkdir()
+    return {**compiled, "CRASH_DIR": str(tmp_path / "lives"), "CRASHES": "0"}
+
+
+def test_crashes(tmp_path, env, count, figure):
+    runs, lives = count(1, 10), 0
+    for number in range(runs):
+        (tmp_path / f"lives-{number}").mkdir()
+        crashes, method = 1 + number % 3, ("a2c", "a3c")[number % 2]
+        env |= {"CRASH_DIR": str(tmp_path / f"lives-{number}")}
+        env |= {"CRASHES": str(crashes), "CRASH_SEED": str(number)}
+        words = ["train", method, CRASHING, *FLAGS, "--total-timesteps", "30000"]
+        words += ["--num-workers", "2"] * (method == "a3c")
+        code, output = finish(start(*words, "--run-dir", tmp_path / f"run-{number}", env=env), 600)
+        assert code == 0, output
+        assert output.count("the run died of SIG") == crashes, output
+        run = RunDirectory(tmp_path / f"run-{number}")
+        summary = run.summary()
+        assert summary["status"] == "completed" and 30_000 <= summary["env_steps"] < 30_100
+        assert summary["resumed"] == crashes
+        assert run.checkpoints.load("last").facts["progress"]["env_steps"] == summary["env_steps"]
+        assert run.metrics()[-1]["env_steps"] == summary["env_steps"]
+        lives += 1 + crashes
+    figure(
+        f"{runs} of {runs} runs completed, whose processes native code killed {lives - runs} times",
+        runs=runs,
+        crashes=lives - runs,
+    )
+
+
+def test_a_run_that_always_crashes_is_given_up(tmp_path, env):
+    env |= {"CRASHES": "1000", "CRASH_AT_ONCE": "1"}
+    words = ["train", "a2c", CRASHING, *FLAGS, "--total-timesteps", "20000", "--run-dir", tmp_path / "run"]
+    code, output = finish(start(*words, env=env))
+    assert code == 1
+    assert "died 3 times without a newer checkpoint" in output.splitlines()[-1]
+    assert len(list((tmp_path / "lives").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("env_id", "more", "code", "message"),
+    [
+        (CRASHING, ["--learning-rate", "-1"], 2, "learning_rate must be"),
+        ("gymnasium:tests.breaking:Breaking-v0", [], 1, "the wheel came off"),
+    ],
+)
+def test_a_failure_for_a_reason_is_not_repeated(env_id, more, code, message, tmp_path, env):
+    words = ["train", "a2c", env_id, *FLAGS, *more, "--total-timesteps", "20000"]
+    found, output = finish(start(*words, "--run-dir", tmp_path / "run", env=env))
+    assert found == code and output.count(message) == 1 and "goes on from" not in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_both(number, tmp_path, env):
+    words = ["train", "a2c", CRASHING, *FLAGS, "--total-timesteps", "1e14", "--run-dir", tmp_path / "run"]
+    process = start(*words, env=env)
+    await_checkpoint(process, tmp_path / "run", after=1)
+    process.send_signal(number)
+    code, output = finish(process)
+    assert code == 130 and "goes on from" not in output and "Traceback" not in output
+    run = RunDirectory(tmp_path / "run")
+    assert run.summary()["status"] == "interrupted"
+    assert run.checkpoints.load("last").facts["progress"]["env_steps"] == run.summary()["env_steps"]
