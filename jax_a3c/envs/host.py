@@ -193,6 +193,9 @@ class BoundedCalls:
         except Exception as error:
             self._lost = f"{self._env_id!r} raised {type(error).__name__} in {doing}: {error}"
             raise HostEnvironmentError(self._lost) from error
+        except BaseException:  # Ctrl-C: nobody waits for the answer, so that nothing more can be asked
+            self._lost = f"{self._env_id!r} was left in {doing}"
+            raise
 
     def close(self) -> None:
         """End the thread, unless it hangs."""

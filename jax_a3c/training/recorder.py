@@ -1,10 +1,16 @@
 """What a run reports while it trains: lines of metrics, a progress bar, events."""
 
+import math
+import socket
+import struct
+import time
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from jax_a3c.checks import InputError
+from jax_a3c.training.files import append
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.signals import Terminal, tell
 from jax_a3c.types import Progress
@@ -40,13 +46,12 @@ class Recorder:
         self._base = self._last = self.progress
         self._finite, self._finite_at = 0, self.progress.updates
         self._refused = False
-        events = event_writer() if tensorboard else None
         self._bar = tqdm(
             **{"total": total_timesteps, "initial": min(self.progress.env_steps, total_timesteps)},
             **{"unit": " steps", "unit_scale": True, "dynamic_ncols": True},
             **{"disable": quiet, "file": Terminal()},
         )
-        self._events = events(str(run.path)) if events else None
+        self._events = Events(run.path) if tensorboard else None
 
     def begin(self) -> None:
         """A trainer starts anew: seconds and sums of its reports are from now on."""
@@ -88,8 +93,11 @@ class Recorder:
         self._last = self.progress
         self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
         if self._events is not None:
-            for name, value in row.items():
-                self._events.add_scalar(f"train/{name}", value, row["env_steps"])
+            try:
+                self._events.add(row)
+            except OSError as error:
+                tell(f"no more events are written for TensorBoard: {error}; training goes on")
+                self._events = None
 
     def close(self) -> None:
         """Write what is left and release the terminal and the files."""
@@ -97,8 +105,6 @@ class Recorder:
             self.write()
         finally:
             self._bar.close()
-            if self._events is not None:
-                self._events.close()
 
 
 def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
@@ -126,12 +132,46 @@ def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
     return row
 
 
-def event_writer() -> Any:
-    """TensorBoard's writer of events, a class; InputError if it is not installed."""
+class Events:
+    """A file of events for TensorBoard.
+
+    Not by tensorboardX' own writer: its thread dies when a disk is full, and then whoever adds events waits
+    for ever.
+    """
+
+    def __init__(self, folder: Path):
+        """Begin a file in a folder; it is made with the first row. InputError if tensorboardX is missing."""
+        self._parts = tensorboard_parts()
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
+        self._path = folder / name
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a line of metrics; OSError if the disk does not take all of it, then it has nothing of it."""
+        event, scalar, _ = self._parts
+        now, events = time.time(), []
+        if not self._path.exists():
+            events.append(event(wall_time=now, file_version="brain.Event:2"))
+        for name, value in row.items():
+            if math.isfinite(value):  # no episode ended, and so there is no mean return
+                summary = scalar(f"train/{name}", value)
+                events.append(event(wall_time=now, step=row["env_steps"], summary=summary))
+        append(self._path, b"".join(self._record(event.SerializeToString()) for event in events))
+
+    def _record(self, data: bytes) -> bytes:
+        """The format of TensorFlow's records: length and data, each with a checksum."""
+        *_, checksum = self._parts
+        length = struct.pack("<Q", len(data))
+        return length + struct.pack("<I", checksum(length)) + data + struct.pack("<I", checksum(data))
+
+
+def tensorboard_parts() -> tuple[Any, Any, Any]:
+    """What `Events` is made of; InputError if tensorboardX is not installed."""
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+        from tensorboardX.summary import scalar
     except ImportError:
         raise InputError(
             "tensorboard needs the extra of that name: pip install 'jax-a3c[tensorboard]'"
         ) from None
-    return SummaryWriter
+    return Event, scalar, masked_crc32c

@@ -16,6 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stop_on_signal() -> Iterator[threading.Event]:
     """An event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as if nothing were installed.
 
+    A third one ends the program, whatever it waits for: workers that hang let Ctrl-C wait too.
     What comes within a second of the first is the same signal: `timeout` sends it to the process and again to
     its group, a terminal to a supervisor and its child. A signal that is ignored stays so: `nohup` does that
     with SIGHUP.
@@ -33,8 +34,12 @@ def stop_on_signal() -> Iterator[threading.Event]:
             first = time.monotonic()
             stopped.set()
         elif time.monotonic() - first > 1.0:
-            signal.signal(number, previous[signal.Signals(number)])
-            signal.raise_signal(number)
+            signal.signal(number, signal.SIG_DFL)
+            handler = previous[signal.Signals(number)]
+            if callable(handler):
+                handler(number, frame)
+            else:
+                signal.raise_signal(number)
 
     try:
         for number in previous:

@@ -25,7 +25,7 @@ from jax_a3c.training.checkpoints import (
 )
 from jax_a3c.training.experiment import Experiment, build
 from jax_a3c.training.files import locked
-from jax_a3c.training.recorder import MAX_NONFINITE, Recorder, event_writer
+from jax_a3c.training.recorder import MAX_NONFINITE, Recorder, tensorboard_parts
 from jax_a3c.training.results import EvaluationStopped, evaluate
 from jax_a3c.training.run_directory import RunDirectory, environment
 from jax_a3c.training.settings import RunOptions, Settings, check_method
@@ -141,7 +141,7 @@ def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) 
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
     if options.tensorboard:
-        event_writer()
+        tensorboard_parts()
     return build(method, env_id, settings)
 
 

@@ -1,6 +1,7 @@
 """Runs of `jax-a3c` in processes of their own, to be killed, starved and watched."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,10 @@ from pathlib import Path
 from jax_a3c.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
+for _number in (signal.SIGINT, signal.SIGHUP):
+    # Of a suite in the background they are ignored, and a run would ignore them too. Not what handles them.
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 def start(*words, script=None, **more):

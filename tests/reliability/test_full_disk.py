@@ -174,3 +174,12 @@ def test_a_run_that_finds_space_again_completes(tmp_path):
     assert run.summary()["status"] == "interrupted"
     assert run.checkpoints.load("last").facts["progress"]["env_steps"] == run.summary()["env_steps"]
     assert run.metrics()[-1]["env_steps"] == run.summary()["env_steps"]
+
+
+def test_events_for_tensorboard_on_a_full_disk(tmp_path):
+    pytest.importorskip("tensorboardX", reason="pip install 'jax-a3c[tensorboard]'")
+    process = start(*words(tmp_path / "run", "2e5", "--tensorboard"), preexec_fn=limited(50_000))
+    code, output = finish(process)
+    assert code == 0, output  # checkpoints find room
+    assert "Traceback" not in output and output.count("no more events") == 1
+    assert RunDirectory(tmp_path / "run").summary()["status"] == "completed"

@@ -68,7 +68,7 @@ def test_signals(tmp_path, count, figure):
         time.sleep(count(1.0, 20.0))
         process.terminate()
         finish(process)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(count(2, 3)) as pool:
         seconds = list(pool.map(once, range(cases), [tmp_path] * cases, [env] * cases))
     late = sum(one > IN_TIME for one in seconds)
     median, last = np.median(seconds), max(seconds)
@@ -98,4 +98,19 @@ def test_a_second_signal_ends_it_at_once(number, code, tmp_path):
     found, output = finish(process)
     assert found == code, output
     assert time.monotonic() - sent < 30  # and not the minute of the step
+    RunDirectory(path).checkpoints.load("last")
+
+
+def test_a_third_signal_ends_it_even_if_a_worker_is_stuck(tmp_path):
+    pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
+    flags = ["--num-workers", "2", "--total-timesteps", "20000", "--checkpoint-interval", "0.1", "--quiet"]
+    path = tmp_path / "run"
+    process = start("train", "a3c", "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", path)
+    await_checkpoint(process, path)
+    time.sleep(3.0)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 30)[0] == -signal.SIGINT
     RunDirectory(path).checkpoints.load("last")
