@@ -90,7 +90,7 @@ def test_no_word_is_torn(count, figure):
             shared.read(seen)
             first = seen.view(np.uint32) == words[0]
             assert (first | (seen.view(np.uint32) == words[1])).all()
-            mixed[number] += first.any() and not first.all()
+            mixed[number] += int(first.any() and not first.all())
 
     together(work)
     reads = repeats * NUM_THREADS // 2
