@@ -1,5 +1,8 @@
 """Environments that a user may have written, for Gymnasium's registry."""
 
+import threading
+import time
+
 import gymnasium
 import numpy as np
 
@@ -24,4 +27,38 @@ class Breaking(gymnasium.Env):
         return np.zeros(2, np.float32), 1.0, self._steps % 10 == 0, False, {}
 
 
+class NotANumber(Breaking):
+    """Its reward is NaN from its 150th step on."""
+
+    def step(self, action):
+        self._steps += 1
+        reward = np.nan if self._steps >= 150 else 1.0
+        return np.zeros(2, np.float32), reward, self._steps % 10 == 0, False, {}
+
+
+class Hanging(Breaking):
+    """A step, by default the 150th, and then `close`, do not return before they are `released`."""
+
+    def __init__(self, last=150):
+        super().__init__()
+        self._last = last
+
+    def step(self, action):
+        self._steps += 1
+        self._hang()
+        return np.zeros(2, np.float32), 1.0, self._steps % 10 == 0, False, {}
+
+    def close(self):
+        self._hang()
+
+    def _hang(self):
+        if self._steps >= self._last:
+            hung_at.append(time.monotonic())
+            released.wait()
+
+
+hung_at = []
+released = threading.Event()
 gymnasium.register("Breaking-v0", entry_point=Breaking)
+gymnasium.register("NotANumber-v0", entry_point=NotANumber)
+gymnasium.register("Hanging-v0", entry_point=Hanging)

@@ -177,6 +177,7 @@ class BoundedCalls:
         self._env_id = env_id
         self._timeout = timeout
         self._lost = ""
+        self._free = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -184,6 +185,10 @@ class BoundedCalls:
     def __call__(self, doing: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return `function(*arguments)`; a HostEnvironmentError tells what it was `doing` if that fails."""
         if self._lost:
+            raise HostEnvironmentError(self._lost)
+        if not self._free.acquire(blocking=False):
+            # Its thread was given up as hung. Who closes the environment now must not wait for it too.
+            self._lost = f"{self._env_id!r} is busy: another thread still waits for an answer"
             raise HostEnvironmentError(self._lost)
         try:
             return self._call(lambda: function(*arguments))
@@ -196,6 +201,8 @@ class BoundedCalls:
         except BaseException:  # Ctrl-C: nobody waits for the answer, so that nothing more can be asked
             self._lost = f"{self._env_id!r} was left in {doing}"
             raise
+        finally:
+            self._free.release()
 
     def close(self) -> None:
         """End the thread, unless it hangs."""

@@ -261,7 +261,8 @@ def gradient(
 ) -> tuple[Params, Metrics]:
     """Gradient of an objective on a rollout, clipped by its global norm.
 
-    A gradient that is not finite is replaced by zeros, so that no parameter ever becomes NaN, and counted.
+    A gradient that is not finite, or whose loss or another metric is not, is replaced by zeros, so that no
+    parameter and no sum of metrics ever becomes NaN, and counted.
 
     Args:
       objective: what to differentiate.
@@ -276,9 +277,11 @@ def gradient(
     """
     grads, metrics = jax.grad(objective.loss, has_aux=True)(params, rollout, target_params)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm)
+    metrics = {**metrics, "grad_norm": norm}
+    # The square of an error may be too large for float32, and its gradient, a mean over steps, not.
+    finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
     scale = jnp.ones(()) if max_grad_norm is None else jnp.minimum(1.0, max_grad_norm / (norm + 1e-12))
     grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), grads)
     # Metrics are summed over many updates: one NaN would take them all.
-    metrics = {name: jnp.where(finite, x, 0.0) for name, x in {**metrics, "grad_norm": norm}.items()}
+    metrics = {name: jnp.where(finite, x, 0.0) for name, x in metrics.items()}
     return grads, {**metrics, "nonfinite_gradients": 1.0 - finite}

@@ -41,22 +41,17 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """As `append`, a line without its end."""
-    append(path, f"{line}\n".encode())
-
-
-def append(path: Path, content: bytes) -> None:
-    """Add to a file, or, if the disk refuses a part of it, nothing.
+    """Add a line to a file, or, if the disk refuses a part of it, nothing.
 
     Args:
       path: the file; it is made if it is missing.
-      content: to be added.
+      line: without its end.
 
     Raises:
       OSError: if it cannot be written.
     """
     with path.open("ab", buffering=0) as file:
-        end, left = file.tell(), memoryview(content)
+        end, left = file.tell(), memoryview(f"{line}\n".encode())
         try:
             while left:
                 left = left[file.write(left) :]

@@ -1,8 +1,6 @@
 """What a run reports while it trains: lines of metrics, a progress bar, events."""
 
 import math
-import socket
-import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 from tqdm import tqdm
 
 from jax_a3c.checks import InputError
-from jax_a3c.training.files import append
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.signals import Terminal, tell
 from jax_a3c.types import Progress
@@ -135,43 +132,33 @@ def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
 class Events:
     """A file of events for TensorBoard.
 
-    Not by tensorboardX' own writer: its thread dies when a disk is full, and then whoever adds events waits
-    for ever.
+    Of tensorboardX it takes what writes at once, not `SummaryWriter`: its thread dies when a disk is full, and
+    then whoever adds events waits for ever.
     """
 
     def __init__(self, folder: Path):
-        """Begin a file in a folder; it is made with the first row. InputError if tensorboardX is missing."""
-        self._parts = tensorboard_parts()
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
-        self._path = folder / name
+        """Begin a file in a folder; InputError if tensorboardX is missing."""
+        writer, self._event, self._scalar = tensorboard_parts()
+        self._writer = writer(str(folder / "events"))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a line of metrics; OSError if the disk does not take all of it, then it has nothing of it."""
-        event, scalar, _ = self._parts
-        now, events = time.time(), []
-        if not self._path.exists():
-            events.append(event(wall_time=now, file_version="brain.Event:2"))
+        """Add a line of metrics; OSError if the disk does not take it."""
         for name, value in row.items():
             if math.isfinite(value):  # no episode ended, and so there is no mean return
-                summary = scalar(f"train/{name}", value)
-                events.append(event(wall_time=now, step=row["env_steps"], summary=summary))
-        append(self._path, b"".join(self._record(event.SerializeToString()) for event in events))
-
-    def _record(self, data: bytes) -> bytes:
-        """The format of TensorFlow's records: length and data, each with a checksum."""
-        *_, checksum = self._parts
-        length = struct.pack("<Q", len(data))
-        return length + struct.pack("<I", checksum(length)) + data + struct.pack("<I", checksum(data))
+                summary = self._scalar(f"train/{name}", value)
+                event = self._event(wall_time=time.time(), step=row["env_steps"], summary=summary)
+                self._writer.write_event(event)
+        self._writer.flush()
 
 
 def tensorboard_parts() -> tuple[Any, Any, Any]:
     """What `Events` is made of; InputError if tensorboardX is not installed."""
     try:
+        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.record_writer import masked_crc32c
         from tensorboardX.summary import scalar
     except ImportError:
         raise InputError(
             "tensorboard needs the extra of that name: pip install 'jax-a3c[tensorboard]'"
         ) from None
-    return Event, scalar, masked_crc32c
+    return EventsWriter, Event, scalar

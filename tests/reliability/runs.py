@@ -1,13 +1,20 @@
-"""Runs of `jax-a3c` in processes of their own, to be killed, starved and watched."""
+"""Runs of `jax-a3c` to be killed, starved and watched: in processes of their own, or in this one."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from jax_a3c.training import train as training
+from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.settings import RunOptions, resolve
 
 ROOT = Path(__file__).parents[2]
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -47,3 +54,50 @@ def await_checkpoint(process, run_dir, after=0, timeout=120):
         assert process.poll() is None, f"the run ended: {process.communicate()[0]}"
         time.sleep(0.01)
     raise AssertionError(f"no checkpoint within {timeout} seconds")
+
+
+class FailingRuns:
+    """Runs of one experiment, compiled once; remembers the state and when the trainer raised."""
+
+    def __init__(self, monkeypatch, folder, method, env_id, **settings):
+        settings = {"total_timesteps": 10**12, "hidden": (8,), **settings}
+        self._method, self._env_id, self._folder = method, env_id, folder
+        self._settings = resolve(method, env_id, **settings)
+        self._experiment = build(method, env_id, self._settings)
+        self._numbers = itertools.count()
+        self.trainer = self._experiment.trainer
+        self._init, self._run = self.trainer.init, self.trainer.run
+        monkeypatch.setattr(training, "_prepare", lambda *args: self._experiment)
+        monkeypatch.setattr(training.plots, "learning_curves", lambda *args: None)
+        monkeypatch.setattr(self.trainer, "init", self._remembering)
+        monkeypatch.setattr(self.trainer, "run", self._timed)
+
+    def train(self, error):
+        """Train until that error; what was raised, and the directory."""
+        run = RunDirectory(self._folder / str(next(self._numbers)))
+        with pytest.raises(error) as caught:
+            training.train(
+                self._method, self._env_id, self._settings, run.path, options=RunOptions(quiet=True)
+            )
+        summary = run.summary()
+        assert summary["status"] == "failed" and summary["error"].startswith(error.__name__)
+        return caught.value, run
+
+    def _remembering(self, key):
+        self.state = self._init(key)
+        return self.state
+
+    def _timed(self, **kwargs):
+        try:
+            return self._run(**kwargs)
+        finally:
+            self.ended_at = time.perf_counter()
+
+
+def saved_updates(run):
+    """The newest checkpoint's number of updates by each worker."""
+    return run.checkpoints.load("last").arrays["state/shared/updates"].tolist()
+
+
+def worker_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("a3c-worker")]

@@ -1,0 +1,198 @@
+"""Environments, segments and updates that hang: noticed, named, and nobody waits for them."""
+
+import itertools
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from probes import EndlessReward
+from reliability.runs import FailingRuns, finish, saved_updates, start, worker_threads
+
+from jax_a3c import A3CConfig, a3c, networks, optimizers
+from jax_a3c.checks import HostEnvironmentError, WorkerHangError
+from jax_a3c.training.run_directory import RunDirectory
+
+pytestmark = pytest.mark.unoptimized
+WHILE_BUSY = 20.0
+"""Seconds that this machine may need for what takes milliseconds."""
+HANGS = {
+    # method, settings of the environment, error
+    "a2c": ("a2c", ("timeout=2",), HostEnvironmentError),
+    "a3c": ("a3c", ("timeout=2",), HostEnvironmentError),
+    "a3c without a time-out": ("a3c", ("timeout=null",), WorkerHangError),
+    "a3c with a longer time-out": ("a3c", ("timeout=1000",), WorkerHangError),
+}
+
+
+@pytest.fixture
+def hanging():
+    """The module whose environment hangs; in the end it does no more."""
+    pytest.importorskip("gymnasium")
+    import breaking
+
+    breaking.released.clear()
+    yield breaking
+    breaking.released.set()
+    deadline = time.monotonic() + WHILE_BUSY
+    while worker_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_environments_that_hang(count, figure, tmp_path, monkeypatch, hanging):
+    rng, total, seconds = np.random.default_rng(1), count(1, 5), {}
+    stderr = (tmp_path / "stderr").open("a")
+    monkeypatch.setattr(sys, "__stderr__", stderr)  # where the stacks of all threads go
+    for name in count(("a2c", "a3c without a time-out"), tuple(HANGS)):
+        method, options, error = HANGS[name]
+        settings = {"env_options": (f"last={rng.integers(60, 300)}", *options), "num_envs": 2}
+        if method == "a3c":
+            settings |= {"num_workers": 2, "worker_timeout": 2.0}
+            if error is HostEnvironmentError:
+                settings["worker_timeout"] = None
+        (tmp_path / name).mkdir()
+        runs = FailingRuns(monkeypatch, tmp_path / name, method, "gymnasium:breaking:Hanging-v0", **settings)
+        for _ in range(total):
+            hanging.hung_at.clear()
+            raised, run = runs.train(error)
+            seconds.setdefault(name, []).append(time.monotonic() - hanging.hung_at[0])
+            assert "hang" in str(raised)
+            if error is WorkerHangError:
+                assert "in _hang" in (tmp_path / "stderr").read_text(), "the stack of the one that hangs"
+                (tmp_path / "stderr").write_text("")
+                assert saved_updates(run) == runs.state.shared.updates_per_worker
+            steps = run.checkpoints.load("last").facts["progress"]["updates"]
+            assert steps > 0, name
+    slowest = {name: round(max(values), 2) for name, values in seconds.items()}
+    cases = sum(map(len, seconds.values()))
+    figure(
+        f"{cases} of {cases} hanging environments named, {max(slowest.values()):.1f} s after they began to "
+        "hang at the latest, with time-outs of 2 s; what was learned till then was saved",
+        cases=cases,
+        slowest_seconds=slowest,
+    )
+    assert max(slowest.values()) < 2.0 + WHILE_BUSY
+
+
+class Blocking(EndlessReward):
+    """An environment in JAX whose step asks the host, which may be given a reason not to answer."""
+
+    def __init__(self, wait):
+        super().__init__()
+        self._wait = wait
+
+    def reward(self, state, action):
+        return jax.pure_callback(
+            lambda time: np.float32(self._wait()), jax.ShapeDtypeStruct((), "float32"), 0
+        )
+
+
+def blocking_agent(wait, **settings):
+    """A3C on `Blocking`."""
+    env = Blocking(wait)
+    config = A3CConfig(total_timesteps=10**12, num_steps=5, worker_timeout=2.0, **settings)
+    network = networks.actor_critic(env, hidden=(8,))
+    return a3c(lambda: env, network, optimizers.shared_rmsprop(1e-2), config)
+
+
+@pytest.mark.parametrize("lock", [False, True])
+def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monkeypatch):
+    """With the lock all other workers wait for the one that hangs within an update."""
+    if not lock and count(True, False):
+        pytest.skip("with --full")
+    stderr, release, blocked_at = (tmp_path / "stderr").open("w"), threading.Event(), []
+    monkeypatch.setattr(sys, "__stderr__", stderr)
+    calls, seconds = itertools.count(), []
+
+    def wait():
+        if next(calls) >= stop_at:
+            blocked_at.append(time.monotonic())
+            release.wait()
+        return 1.0
+
+    agent, stop_at = blocking_agent(lambda: 1.0 if lock else wait(), num_workers=3, lock=lock), 10**12
+    rule = agent._in_place
+    if lock:
+        agent._in_place = lambda *args: wait() and rule(*args)
+    state = agent.init(0)
+    total = count(1, 5)
+    try:
+        for _ in range(total):
+            release.clear()
+            blocked_at.clear()
+            calls, stop_at = itertools.count(), 500
+            with pytest.raises(WorkerHangError, match="no segment ended within 2 seconds"):
+                agent.run(state=state)
+            seconds.append(time.monotonic() - blocked_at[0])
+            release.set()
+            deadline = time.monotonic() + WHILE_BUSY
+            while worker_threads() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert not worker_threads(), "those left behind end when they can"
+            assert "in wait" in (tmp_path / "stderr").read_text()
+            assert np.isfinite(state.shared.parameters).all() and state.shared.updates
+    finally:
+        release.set()
+    what = "updates under the lock" if lock else "segments of JAX"
+    figure(
+        f"{total} of {total} blocked {what} noticed, {max(seconds):.1f} s after they began at the latest",
+        cases=total,
+        slowest_seconds=round(max(seconds), 2),
+    )
+    assert max(seconds) < 2 * 2.0 + WHILE_BUSY
+
+
+BLOCKED = """
+import sys, threading
+from jax_a3c.cli import main
+from jax_a3c.training import experiment
+from reliability.test_hangs import Blocking
+
+calls = iter(range(2000))
+env = Blocking(lambda: 1.0 if next(calls, None) is not None else threading.Event().wait())
+experiment.envs.make = lambda *args, **kwargs: env
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "message"),
+    [
+        ("gymnasium:breaking:Hanging-v0", ["timeout=2"], "hangs: no answer within 2 seconds of step"),
+        ("gymnasium:breaking:Hanging-v0", ["timeout=null"], "no segment ended within 2 seconds"),
+        ("gymnasium:breaking:Hanging-v0", ["timeout=null", "processes=true"], "no segment ended within"),
+        ("gymnax:CartPole-v1", [], "no segment ended within 2 seconds"),
+    ],
+    ids=["timed", "untimed", "processes", "blocked"],
+)
+def test_a_process_with_a_worker_that_hangs_ends(env_id, options, message, count, tmp_path):
+    if "processes=true" not in options and count(True, False):
+        pytest.skip("with --full")
+    words = [
+        "train",
+        "a3c",
+        env_id,
+        "--total-timesteps",
+        "1e9",
+        "--quiet",
+        "--hidden",
+        "8",
+        "--num-envs",
+        "1",
+    ]
+    words += ["--num-workers", "2", "--worker-timeout", "None" if options == ["timeout=2"] else "2"]
+    words += ["--run-dir", tmp_path / "run", *(["--env-options", *options] if options else [])]
+    script = None
+    if not options:
+        script = tmp_path / "blocked.py"
+        script.write_text(BLOCKED)
+    code, output = finish(start(*words, script=script), timeout=120)
+    assert code == 1, output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("jax-a3c: error: ") and message in last, output
+    assert "Traceback" not in output
+    run = RunDirectory(tmp_path / "run")
+    assert run.summary()["status"] == "failed"
+    assert sum(saved_updates(run)) > 0

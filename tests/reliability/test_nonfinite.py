@@ -1,0 +1,251 @@
+"""NaN, infinity and what overflows, in rewards, observations and gradients: nothing learned is lost."""
+
+import collections
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from probes import Probe
+
+from jax_a3c import A2CConfig, A3CConfig, cli, networks, optimizers
+from jax_a3c.asynchronous import Asynchronous
+from jax_a3c.normalization import normalized_network, normalized_objective
+from jax_a3c.objectives import actor_critic
+from jax_a3c.synchronous import synchronous
+from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.types import Array, TimeStep
+
+pytestmark = pytest.mark.unoptimized
+LENGTH, NUM_ENVS, NUM_WORKERS = 8, 3, 2
+KINDS = {  # what a step gives: its reward, what is added to the observation, its last entry
+    "fine": (1.0, 0.0, 1.0),
+    "nan reward": (np.nan, 0.0, 1.0),
+    "inf reward": (np.inf, 0.0, 1.0),
+    "-inf reward": (-np.inf, 0.0, 1.0),
+    "overflow": (1e30, 0.0, 1.0),
+    "inf loss": (2.5e19, 0.0, 1.0),  # of a mean over 15 steps the gradient is finite
+    "nan observation": (1.0, np.nan, 1.0),
+    "inf observation": (1.0, np.inf, 1.0),
+    "nan gradient": (1.0, 0.0, 0.0),
+}
+ALWAYS_REFUSED = ("nan reward", "nan observation", "nan gradient")
+"""The others are bounded where observations and rewards are normalised."""
+OPTIMIZERS = {
+    "adam": lambda: optax.adam(1e-3),
+    "rmsprop": lambda: optimizers.rmsprop(1e-3),
+    "shared-rmsprop": lambda: optimizers.shared_rmsprop(1e-3),
+    "momentum-sgd": lambda: optimizers.momentum_sgd(1e-3),
+}
+
+
+class State(NamedTuple):
+    """The step within the episode, and of which kind which steps are; `fuse` counts down to the first."""
+
+    time: Array
+    cue: Array
+    fuse: Array
+    kind: Array
+
+
+class Poisoned(Probe):
+    """Pays for the action that the cue shows; up to two steps of an episode are of another of the `KINDS`."""
+
+    length = LENGTH
+
+    def __init__(self):
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, observation_shape=(3,))
+
+    def reset(self, key):
+        cue = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        state = State(jnp.int32(0), cue, jnp.int32(-1), jnp.int32(0))
+        return state, self.observe(state)
+
+    def step(self, key, state, action):
+        state = state._replace(time=state.time + 1, fuse=state.fuse - 1)
+        right = (action == 1) == (state.cue > 0)
+        reward = jnp.where(right, 1.0, 0.5) * self._given(state)[0]
+        cut = state.time >= self.length
+        return state, TimeStep(self.observe(state), reward, jnp.array(False), cut)
+
+    def observe(self, state):
+        _, added, last = self._given(state)
+        return jnp.stack([state.time / 10.0 + added, state.cue + added, last])
+
+    def _given(self, state):
+        poisoned = (state.fuse <= 0) & (state.fuse > -2) & (state.kind > 0)
+        return jnp.asarray(list(KINDS.values()), jnp.float32)[jnp.where(poisoned, state.kind, 0)]
+
+
+class Sharp(NamedTuple):
+    """A network whose loss is finite, and its gradient NaN, where the last entry of an observation is 0."""
+
+    network: Any
+
+    @property
+    def init(self):
+        return self.network.init
+
+    @property
+    def initial_carry(self):
+        return self.network.initial_carry
+
+    def apply(self, params, carry, obs, reset):
+        carry, policy, values = self.network.apply(params, carry, obs, reset)
+        weight = jnp.square(params["params"]["value"]["kernel"]).sum()
+        return carry, policy, values + 1e-3 * jnp.sqrt(jnp.maximum(obs[..., 2], 0.0) * weight)
+
+
+class Setup(NamedTuple):
+    """What a learner is made of."""
+
+    method: str
+    optimizer: str
+    max_grad_norm: float | None
+    lstm: bool
+    normalized: bool
+
+
+def learner(setup):
+    """The learner of a setup, `LockStep` or `Threads`."""
+    env = Poisoned()
+    network = Sharp(networks.actor_critic(env, hidden=(8,), lstm=8 if setup.lstm else 0))
+    settings = {"num_steps": 5, "max_grad_norm": setup.max_grad_norm}
+    if setup.method == "a2c":
+        config: Any = A2CConfig(num_envs=NUM_ENVS, **settings)
+    else:
+        config = A3CConfig(num_workers=NUM_WORKERS, total_timesteps=1, stop_at_episode_end=False, **settings)
+    if setup.normalized:
+        network = normalized_network(network, env, observations=True, rewards=True)
+    objective = actor_critic(network, config)
+    if setup.normalized:
+        workers = 1 if setup.method == "a2c" else NUM_WORKERS
+        objective = normalized_objective(objective, network, num_workers=workers)
+    parts = env, network, OPTIMIZERS[setup.optimizer](), objective, config
+    return LockStep(synchronous(*parts), setup) if setup.method == "a2c" else Threads(Asynchronous(*parts))
+
+
+def finite(tree):
+    """Whether all numbers of a tree are."""
+    arrays = map(np.asarray, jax.tree.leaves(tree))
+    return all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+
+
+def poisoned(actor, rng, kind):
+    """The actor with one of its environments about to break; in how many steps."""
+    state = jax.tree.map(np.array, actor.env_state)
+    env, fuse = rng.integers(len(state.time)), int(rng.integers(1, LENGTH - 1))
+    state.time[env], state.fuse[env], state.kind[env] = 0, fuse, list(KINDS).index(kind)
+    return actor._replace(env_state=State(*map(jnp.asarray, state))), fuse
+
+
+class LockStep:
+    """A2C, one update after the other."""
+
+    def __init__(self, agent, setup):
+        self._step, self._exact = jax.jit(agent.step), "rmsprop" in setup.optimizer
+        self.state = jax.jit(agent.init)(jax.random.key(0))
+
+    def poison(self, rng, kind):
+        actor, _ = poisoned(self.state.actor, rng, kind)
+        self.state = self.state._replace(actor=actor)
+
+    def train(self, updates):
+        """Refused updates among so many, counted by the library."""
+        total = 0
+        for _ in range(updates):
+            before, (self.state, metrics) = self.state, self._step(self.state)
+            assert finite((self.state.params, self.state.opt_state, metrics))
+            refused = int(metrics["nonfinite_gradients"])
+            if self._exact:  # there a gradient of zeros moves nothing
+                weights = [ravel_pytree(x.params["params"])[0] for x in (before, self.state)]
+                assert refused == np.array_equal(*weights)
+            total += refused
+        return total
+
+
+class Threads:
+    """A3C, until each of the workers has made some updates."""
+
+    def __init__(self, agent):
+        self._agent, self.state, self._zeros = agent, agent.init(0), []
+        agent.run(state=self.state)
+        segment, size = agent._segment, self.state.shared.parameters.size
+
+        def counting(*args):
+            actor, packed = segment(*args)
+            self._zeros.append(not np.asarray(packed)[:size].any())
+            return actor, packed
+
+        agent._segment = counting
+
+    def poison(self, rng, kind):
+        for worker, actor in enumerate(self.state.actors):
+            self.state.actors[worker], _ = poisoned(actor, rng, kind)
+
+    def train(self, updates):
+        """Refused updates while every worker makes so many; counted by the library, and by their zeros."""
+        agent, shared, total = self._agent, self.state.shared, 0
+        self._zeros.clear()
+        goal = [done + updates for done in shared.updates_per_worker]
+        while any(done < least for done, least in zip(shared.updates_per_worker, goal, strict=True)):
+            more = shared.env_steps + 5 * NUM_WORKERS * updates
+            agent.config = dataclasses.replace(agent.config, total_timesteps=more)
+            progress = agent.run(state=self.state).progress
+            total += int(progress.metric_sums["nonfinite_gradients"])
+            assert finite((shared.parameters, shared.statistics, self.state.opt_states))
+            assert finite(list(progress.metric_sums.values()))
+        assert total == sum(self._zeros), "as many as had a gradient of zeros"
+        return total
+
+
+def test_what_is_not_finite_at_a_random_update(count, figure):
+    rng = np.random.default_rng(0)
+    methods, clipping, booleans = ("a2c", "a3c"), (0.5, None), (False, True)
+    setups = [Setup(*x) for x in itertools.product(methods, OPTIMIZERS, clipping, booleans, booleans)]
+    if count(1, 0):
+        setups = [Setup("a2c", "momentum-sgd", None, True, False), Setup("a3c", "adam", 0.5, True, True)]
+    total, cases, refused = count(40, 1024), 0, collections.Counter()
+    for setup in setups:
+        kinds = itertools.cycle(list(KINDS)[1:])
+        ours = learner(setup)
+        for _ in range(total // len(setups)):
+            kind = next(kinds)
+            before = int(rng.integers(0, 10))
+            assert ours.train(before) == 0, (setup, kind)
+            ours.poison(rng, kind)
+            seen = ours.train(2 * LENGTH // 5 + 2)  # till two episodes are over
+            assert seen > 0 or (setup.normalized and kind not in ALWAYS_REFUSED), (setup, kind)
+            after = ours.train(4)
+            assert after == 0, f"after {kind} {after} updates of {setup} were refused"
+            cases, refused[kind] = cases + 1, refused[kind] + seen
+    figure(
+        f"{cases:,} cases in {len(setups)} setups: no parameter and no statistic that is not finite; "
+        f"{sum(refused.values()):,} updates refused, every one counted, and none after the next reset",
+        cases=cases,
+        setups=len(setups),
+        refused=dict(refused),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "more"), [("a2c", ()), ("a3c", ("--normalize-observations", "--normalize-rewards", "--lstm"))]
+)
+def test_a_hundred_in_a_row_end_the_run(method, more, tmp_path, capsys):
+    pytest.importorskip("gymnasium")
+    run = RunDirectory(tmp_path / "run")
+    words = ["train", method, "gymnasium:breaking:NotANumber-v0", "--total-timesteps", "1e9", "--quiet"]
+    words += ["--num-envs", "2", "--hidden", "8", "--lstm-size", "8", *more, "--run-dir", str(run.path)]
+    assert cli.main(words) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert "no gradient was finite in the last 100 updates" in told[-1] and "Traceback" not in "".join(told)
+    summary, checkpoint = run.summary(), run.checkpoints.load("last")
+    assert summary["status"] == "failed" and summary["nonfinite_gradients"] >= 100
+    assert 0 < int(checkpoint.path.stem) == summary["env_steps"]
+    assert finite(checkpoint.arrays)

@@ -1,0 +1,103 @@
+"""A million updates of the shared buffer by eight threads: how many are lost, and that no word is torn."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from jax_a3c.hogwild import SharedParameters, aligned_empty
+
+SIZE, NUM_THREADS = 4096, 8
+MAX_LOST = 1e-3
+"""Of the updates of an element, without a lock."""
+
+
+@pytest.fixture(autouse=True)
+def eager_switching():
+    """Threads that wait for the interpreter get it after 10 microseconds instead of 5 milliseconds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def together(work):
+    """Let all threads do `work(number)`, after each other's start; what one raises is raised here."""
+    barrier, errors = threading.Barrier(NUM_THREADS), []
+
+    def guarded(number):
+        barrier.wait()
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(NUM_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("lock", [True, False], ids=["lock", "lock_free"])
+def test_unit_updates(lock, count, figure):
+    updates = count(80_000, 1_000_000) // NUM_THREADS
+    shared = SharedParameters(np.zeros(SIZE, np.float32), NUM_THREADS, lock=lock)
+    sizes = [1 + number for number in range(NUM_THREADS)]  # environment steps of an update
+
+    def work(number):
+        for _ in range(updates):
+            shared.count(number, sizes[number])
+            shared.apply(number, shared.updates, lambda p, s: np.add(p, 1.0, out=p))
+
+    together(work)
+    total = NUM_THREADS * updates
+    assert shared.updates_per_worker == [updates] * NUM_THREADS
+    assert shared.env_steps == updates * sum(sizes)
+    assert (shared.parameters == np.round(shared.parameters)).all() and shared.parameters.max() <= total
+    lost = 1.0 - shared.parameters.astype(np.float64) / total
+    figure(
+        f"{total:,} updates of {SIZE:,} parameters by {NUM_THREADS} threads, {'with' if lock else 'without'} "
+        f"the lock: {lost.mean():.4%} lost, {lost.max():.4%} of the element that lost most; updates and "
+        f"steps counted exactly, {shared.updates:,} and {shared.env_steps:,}",
+        updates=total,
+        threads=NUM_THREADS,
+        parameters=SIZE,
+        lost=float(lost.mean()),
+        lost_of_the_worst_element=float(lost.max()),
+    )
+    assert lost.max() == 0.0 if lock else lost.mean() <= MAX_LOST
+
+
+def test_no_word_is_torn(count, figure):
+    """Half of the threads write words that differ in every byte, the others read."""
+    repeats = count(20_000, 500_000) // (NUM_THREADS // 2)
+    words = np.array([0x3F9D1B2C, 0xC062E4D3], np.uint32)
+    shared = SharedParameters(np.full(SIZE, words.view(np.float32)[0]), NUM_THREADS)
+    mixed = [0] * NUM_THREADS
+
+    def work(number):
+        if number % 2:
+            whole = np.full(SIZE, words.view(np.float32)[number // 2 % 2])
+            for _ in range(repeats):
+                shared.apply(number, 0, lambda p, s: np.copyto(p, whole))
+            return
+        seen = aligned_empty(SIZE)
+        for _ in range(repeats):
+            shared.read(seen)
+            first = seen.view(np.uint32) == words[0]
+            assert (first | (seen.view(np.uint32) == words[1])).all()
+            mixed[number] += int(first.any() and not first.all())
+
+    together(work)
+    reads = repeats * NUM_THREADS // 2
+    figure(
+        f"{reads:,} reads beside as many writes without the lock: no torn word; {sum(mixed):,} of the reads "
+        "mixed two versions",
+        reads=reads,
+        writes=reads,
+        mixed=sum(mixed),
+    )
