@@ -107,7 +107,7 @@ def variables(path):
     ],
 )
 def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(method, more, tmp_path, monkeypatch):
-    monkeypatch.setattr("jax_a3c.training.train.CHECKPOINTS_SHARE", 1.0)  # half the time, if need be
+    monkeypatch.setattr("jax_a3c.training.session.CHECKPOINTS_SHARE", 1.0)  # half the time, if need be
     settings = resolve(method, CARTPOLE, total_timesteps=40_000, hidden=(8,), eval_episodes=2, **more)
     whole = train(method, CARTPOLE, settings, tmp_path / "whole", options=OFTEN)
     run = RunDirectory(tmp_path / "whole")
@@ -131,7 +131,7 @@ NOT_THE_SAME = ("seconds", "compile_seconds", "env_steps_per_second", "resumed",
 
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_many_workers_and_host_environments_go_on(method, tmp_path, monkeypatch):
-    monkeypatch.setattr("jax_a3c.training.train.CHECKPOINTS_SHARE", 1.0)
+    monkeypatch.setattr("jax_a3c.training.session.CHECKPOINTS_SHARE", 1.0)
     pytest.importorskip("gymnasium")
     env_id = "gymnasium:CartPole-v1" if method == "a2c" else CARTPOLE
     more = {"num_workers": 3} if method == "a3c" else {"num_envs": 4}
@@ -205,7 +205,7 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
 def test_the_best_by_evaluation_is_kept(tmp_path, monkeypatch):
     returns = iter([3.0, 9.0, 5.0, 4.0, *[1.0] * 100])
     monkeypatch.setattr(
-        "jax_a3c.training.train.evaluate", lambda *_, **__: {"eval_return_mean": next(returns)}
+        "jax_a3c.training.session.evaluate", lambda *_, **__: {"eval_return_mean": next(returns)}
     )
     settings = resolve("a2c", CARTPOLE, total_timesteps=20_000, hidden=(8,))
     options = RunOptions(quiet=True, eval_interval=5_000, keep_checkpoints=1)

@@ -192,7 +192,7 @@ def test_a_workers_failure_leaves_what_was_learned(tmp_path, monkeypatch):
 
 
 def test_a_failure_is_recorded_and_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr("jax_a3c.training.train.evaluate", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("jax_a3c.training.session.evaluate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(
             "a2c",

@@ -132,8 +132,8 @@ def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
 class Events:
     """A file of events for TensorBoard.
 
-    Of tensorboardX it takes what writes at once, not `SummaryWriter`: its thread dies when a disk is full, and
-    then whoever adds events waits for ever.
+    Of tensorboardX it takes what writes at once, not `SummaryWriter`: its thread dies when a disk is full,
+    and then whoever adds events waits for ever.
     """
 
     def __init__(self, folder: Path):

@@ -1,0 +1,246 @@
+"""A run under way: slices of training, and between two of them checkpoints and evaluations."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_a3c.asynchronous import Asynchronous
+from jax_a3c.checks import InputError
+from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.training import plots
+from jax_a3c.training.checkpoints import STATE, VARIABLES, Checkpoint, flatten, unflatten
+from jax_a3c.training.experiment import Experiment
+from jax_a3c.training.recorder import MAX_NONFINITE, Recorder
+from jax_a3c.training.results import EvaluationStopped, evaluate
+from jax_a3c.training.run_directory import RunDirectory, environment
+from jax_a3c.training.settings import RunOptions, Settings
+from jax_a3c.training.signals import stop_on_signal, tell
+from jax_a3c.types import Array, Params, Progress
+
+SUMMARY = (
+    *("method", "env", "seed", "status", "env_steps", "updates", "seconds", "compile_seconds"),
+    *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes"),
+)
+"""Keys that every `summary.json` has; null where a run did not come so far."""
+CHECKPOINTS_SHARE = 0.05
+"""Of the time of a run that its checkpoints may take: on a slow disk they become rarer."""
+
+
+class Session:
+    """A run under way: slices of training, and between two of them checkpoints and evaluations."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        method: str,
+        settings: Settings,
+        options: RunOptions,
+        experiment: Experiment,
+        checkpoint: Checkpoint | None = None,
+    ):
+        """On from a checkpoint, if there is one."""
+        self._run, self._method, self._settings, self._options = run, method, settings, options
+        self._experiment, self._checkpoint = experiment, checkpoint
+        self._training_key, self._evaluation_key = jax.random.split(jax.random.key(settings.seed))
+        self._facts: dict[str, Any] = {"environment": environment(), "resumed": 0, "compile_seconds": 0.0}
+        progress = None
+        if checkpoint is not None:
+            progress = Progress(**checkpoint.facts["progress"])
+            self._facts["resumed"] = checkpoint.facts["resumed"] + 1
+            self._facts["compile_seconds"] = checkpoint.facts["compile_seconds"]
+        self._recorder = Recorder(
+            run,
+            settings.total_timesteps,
+            quiet=options.quiet,
+            tensorboard=options.tensorboard,
+            progress=progress,
+        )
+        self._stopped = threading.Event()
+        self._next_checkpoint = 0.0
+        self._path: Path | None = None  # of the last checkpoint
+        self._refused = False
+        self._evaluations = [
+            row for row in run.evaluations() if row["env_steps"] <= self._recorder.progress.env_steps
+        ]
+
+    def run(self, initial_params: Params | None = None) -> dict[str, Any]:
+        """Train to the end, evaluate and summarise."""
+        with stop_on_signal() as self._stopped:  # to the very end: a summary is not to be cut off either
+            return self._run_through(initial_params)
+
+    def _run_through(self, initial_params: Params | None) -> dict[str, Any]:
+        summary: dict[str, Any] = dict.fromkeys(SUMMARY)
+        summary |= {"method": self._method, "env": self._experiment.env.spec.id}
+        summary |= {"seed": self._settings.seed, "status": "failed"}
+        try:
+            params = self._train(initial_params)
+            self._recorder.close()
+            if self._recorder.failed:
+                raise FloatingPointError(
+                    f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the "
+                    "parameters of before are saved: try a smaller learning_rate or reward_scale"
+                )
+            if not self._stopped.is_set():
+                summary |= self._evaluate(params, self._evaluation_key)
+            summary["status"] = "interrupted" if self._stopped.is_set() else "completed"
+        except KeyboardInterrupt:
+            summary["status"] = "interrupted"
+            raise
+        except BaseException as error:
+            summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            raise
+        finally:
+            self._recorder.close()
+            summary |= self._counts()
+            self._run.write_summary(summary)
+            self._draw()
+        return summary
+
+    def _train(self, initial_params: Params | None) -> Params:
+        """Slices of training, each until the next checkpoint, evaluation or end; the parameters learned."""
+        trainer, recorder = self._experiment.trainer, self._recorder
+        state: Any = self._start(initial_params)
+        try:
+            self._save(state)
+            while True:
+                recorder.begin()
+                try:
+                    result = trainer.run(state=state, callback=self._report, interval=0.05)
+                except BaseException:
+                    self._rescue(state)
+                    raise
+                state = result.state
+                recorder(result.progress)
+                self._facts["compile_seconds"] += result.compile_seconds
+                self._save(state, last=self._over())
+                if self._over():
+                    return result.params
+                if self._evaluation_due():
+                    key = jax.random.fold_in(self._evaluation_key, recorder.progress.env_steps)
+                    self._evaluate(result.params, key)
+        finally:
+            trainer.close(state)
+
+    def _start(self, initial_params: Params | None) -> Any:
+        """The state to begin with: fresh, with given parameters, or that of the checkpoint."""
+        trainer, checkpoint, key = self._experiment.trainer, self._checkpoint, self._training_key
+        env_steps = self._recorder.progress.env_steps
+        if checkpoint is not None and not isinstance(self._experiment.env, JaxEnvironment):
+            key = jax.random.fold_in(key, env_steps)  # new episodes, not those of the start again
+        state: Any = trainer.init(key)
+        try:
+            if checkpoint is not None:
+                fresh = trainer.snapshot(state)
+                parts = [
+                    unflatten(like, checkpoint.arrays, prefix, checkpoint.path)
+                    for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
+                ]
+                state = trainer.restore(state, *parts)
+                if checkpoint.facts["environment"]["packages"] != self._facts["environment"]["packages"]:
+                    tell(
+                        f"{checkpoint.path} was written with other versions: what follows may differ in bits"
+                    )
+            elif initial_params is not None:
+                state = trainer.start_from(state, initial_params)
+            self._run.write_config(self._method, self._experiment.env.spec.id, self._settings)
+            self._run.forget_after(env_steps if checkpoint is not None else -1)
+        except BaseException:
+            trainer.close(state)
+            raise
+        return state
+
+    def _report(self, progress: Progress) -> bool:
+        """Whether a slice should end."""
+        self._recorder(progress)
+        return self._over() or time.monotonic() >= self._next_checkpoint or self._evaluation_due()
+
+    def _over(self) -> bool:
+        """Whether training should."""
+        steps, total = self._recorder.progress.env_steps, self._settings.total_timesteps
+        return self._stopped.is_set() or self._recorder.failed or steps >= total
+
+    def _save(self, state: Any, *, last: bool = False) -> None:
+        """Write a checkpoint. If the disk refuses, training goes on, but for the last one."""
+        self._recorder.write()
+        began, progress = time.monotonic(), self._recorder.progress
+        params, rest = self._experiment.trainer.snapshot(state)
+        arrays = flatten(params, VARIABLES) | flatten(rest, STATE)
+        for name, array in arrays.items():
+            if name.startswith(VARIABLES) and array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise FloatingPointError(f"{name} is not finite; the checkpoint before is kept")
+        facts = {**self._facts, "progress": progress._asdict()}
+        try:
+            self._path = self._run.checkpoints.save(
+                progress.env_steps, arrays, facts, keep=self._options.keep_checkpoints
+            )
+        except OSError as error:
+            if last:
+                raise
+            if not self._refused:  # not every time: a full disk stays full
+                tell(f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on")
+            self._refused = True
+        else:
+            self._refused = False
+        cost = time.monotonic() - began
+        wait = max(self._options.checkpoint_interval, cost / CHECKPOINTS_SHARE)
+        self._next_checkpoint = time.monotonic() + wait
+
+    def _rescue(self, state: Any) -> None:
+        """Keep what was learned before something failed: on threads the state is changed in place."""
+        trainer = self._experiment.trainer
+        if not isinstance(trainer, Asynchronous):
+            state = trainer.latest
+        if state is not None:
+            try:
+                self._save(state)
+            except FloatingPointError as error:
+                tell(str(error))
+
+    def _evaluation_due(self) -> bool:
+        interval, steps = self._options.eval_interval, self._recorder.progress.env_steps
+        last = self._evaluations[-1]["env_steps"] if self._evaluations else 0
+        return interval is not None and steps // interval > last // interval
+
+    def _evaluate(self, params: Params, key: Array) -> dict[str, Any]:
+        """Evaluate the last checkpoint, and keep it if it is the best; nothing if somebody stops it."""
+        results: dict[str, Any] = {}
+        options: Any = {"quiet": self._options.quiet, "stopped": self._stopped.is_set}
+        with contextlib.suppress(EvaluationStopped):
+            results = evaluate(self._experiment, self._method, self._settings, params, key, **options)
+            self._evaluations.append({"env_steps": self._recorder.progress.env_steps, **results})
+            best = max(row["eval_return_mean"] for row in self._evaluations)
+            try:
+                self._run.append_evaluation(self._evaluations[-1])
+                if results["eval_return_mean"] == best and self._path is not None:
+                    self._run.checkpoints.keep_as_best(self._path)
+            except OSError as error:
+                tell(f"an evaluation was not written: {error}; training goes on")
+        return results
+
+    def _counts(self) -> dict[str, Any]:
+        progress = self._recorder.progress
+        return {
+            "env_steps": progress.env_steps,
+            "updates": progress.updates,
+            "seconds": progress.seconds,
+            "compile_seconds": self._facts["compile_seconds"],
+            "env_steps_per_second": progress.env_steps / max(progress.seconds, 1e-9),
+            "updates_per_worker": progress.updates_per_worker,
+            "mean_staleness": progress.mean_staleness,
+            "max_staleness": progress.max_staleness,
+            "nonfinite_gradients": int(progress.metric_sums.get("nonfinite_gradients", 0)),
+            "resumed": self._facts["resumed"],
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def _draw(self) -> None:
+        """The learning curve, if the run came so far."""
+        try:
+            plots.learning_curves([self._run], self._run.path / "learning_curve.png")
+        except (InputError, OSError) as error:
+            tell(f"no learning curve was drawn: {error}")

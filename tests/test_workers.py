@@ -1,0 +1,84 @@
+"""Worker threads: what they raise, that they hang, and that none is left."""
+
+import threading
+import time
+
+import pytest
+
+from jax_a3c.checks import WorkerHangError
+from jax_a3c.workers import Workers
+
+
+def alive():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("a3c-worker")]
+
+
+def test_all_work_and_the_caller_is_told_meanwhile():
+    workers, done, reports = Workers(5), [], []
+
+    def work(worker):
+        for _ in range(20):
+            assert workers.go_on(worker)
+            time.sleep(0.005)
+        done.append(worker)
+
+    workers.run(work, interval=0.01, report=lambda: reports.append(1))
+    assert sorted(done) == list(range(5)) and len(reports) >= 2 and not alive()
+
+
+def test_a_report_ends_the_work():
+    workers, pieces = Workers(3), []
+
+    def work(worker):
+        while workers.go_on(worker):
+            pieces.append(worker)
+            time.sleep(0.001)
+
+    workers.run(work, interval=0.02, report=lambda: True)
+    assert set(pieces) == {0, 1, 2} and not alive()
+
+
+def test_the_first_error_is_raised_here_and_ends_the_others():
+    workers = Workers(3)
+
+    def work(worker):
+        while workers.go_on(worker):
+            if worker == 1:
+                raise KeyError("lost")
+            time.sleep(0.001)
+
+    with pytest.raises(KeyError, match="lost") as raised:
+        workers.run(work, interval=10.0, report=lambda: False)
+    assert "raised in worker 1 of 3" in raised.value.__notes__[0] and not alive()
+
+
+def test_a_silent_worker_is_named_with_all_stacks(capfd):
+    workers, release = Workers(2, timeout=0.3), threading.Event()
+
+    def work(worker):
+        while workers.go_on(worker):
+            if worker == 1:
+                release.wait(30)
+            time.sleep(0.01)
+
+    try:
+        with pytest.raises(
+            WorkerHangError, match=r"worker 1 of 2 hangs: no segment ended within 0\.3 seconds"
+        ):
+            workers.run(work, interval=0.05, report=lambda: False)
+        assert alive() == ["a3c-worker-1"]  # it cannot be ended from outside
+    finally:
+        release.set()
+    assert "in work" in capfd.readouterr().err
+
+
+def test_one_that_has_ended_does_not_hang():
+    workers = Workers(2, timeout=0.2)
+
+    def work(worker):
+        for _ in range(60 if worker else 0):
+            assert workers.go_on(worker)
+            time.sleep(0.01)
+
+    workers.run(work, interval=0.05, report=lambda: False)
+    assert not alive()
