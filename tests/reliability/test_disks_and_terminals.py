@@ -76,8 +76,8 @@ STREAMS = {
     "a closed pipe": lambda: {"stderr": closed_pipe()},
     "a full device": lambda: {"stderr": os.open("/dev/full", os.O_WRONLY)},
     "closed pipes": lambda: {"stdout": closed_pipe(), "stderr": closed_pipe()},
-    "no descriptor": lambda: {"preexec_fn": lambda: os.close(2)},
-    "no descriptors": lambda: {"preexec_fn": lambda: os.closerange(0, 3)},
+    "no descriptor": lambda: {"first": "os.close(2)"},
+    "no descriptors": lambda: {"first": "os.closerange(0, 3)"},
 }
 
 
@@ -104,7 +104,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(count, tmp_path):
     if count(True, False):
         pytest.skip("with --full")
     words = ["train", "a3c", "gymnax:CartPole-v1", "--total-timesteps", "1e9", *SMALL]
-    process = start(*words, "--run-dir", tmp_path / "run", preexec_fn=lambda: os.closerange(0, 3))
+    process = start(*words, "--run-dir", tmp_path / "run", first="os.closerange(0, 3)")
     await_checkpoint(process, tmp_path / "run")
     assert {os.readlink(f"/proc/{process.pid}/fd/{descriptor}") for descriptor in range(3)} == {os.devnull}
     process.send_signal(signal.SIGTERM)
@@ -124,7 +124,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(count, figure,
         process = start(
             *(*words, "--run-dir", run.path),
             **streams,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            first="import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)",
         )
         os.close(ours)
         shown, deadline = b"", time.monotonic() + 300
