@@ -26,6 +26,7 @@ from jax_a3c.commands import (
     Train,
 )
 from jax_a3c.training.settings import resolve
+from jax_a3c.training.signals import tell
 
 FAILED = 1
 USAGE_ERROR = 2
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       the command was refused, 130 if it was interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _reserve_descriptors()
     try:
         train = tyro.conf.subcommand("train", default=_train_defaults(arguments))
         command: Any = tyro.cli(
@@ -65,20 +67,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return supervise(arguments, command.resume or command.new_run_dir())
         return command()
     except InputError as error:
-        print(f"jax-a3c: error: {error}", file=sys.stderr)
+        tell(f"jax-a3c: error: {error}")
         return USAGE_ERROR
     except (FloatingPointError, HostEnvironmentError, WorkerHangError) as error:
-        print(f"jax-a3c: error: {error}", file=sys.stderr)
+        tell(f"jax-a3c: error: {error}")
         return FAILED
     except BrokenPipeError:  # the reader of our output has had enough, `jax-a3c envs | head` say
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's own flush at exit
         return 0
     except OSError as error:  # a full disk, say, at the end of a run
-        print(f"jax-a3c: error: {error}", file=sys.stderr)
+        tell(f"jax-a3c: error: {error}")
         return FAILED
     except KeyboardInterrupt:
-        print("jax-a3c: interrupted", file=sys.stderr)
+        tell("jax-a3c: interrupted")
         return INTERRUPTED
+
+
+def _reserve_descriptors() -> None:
+    """Keep our files from the descriptors of closed streams, where native code writes its messages."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def _train_defaults(arguments: list[str]) -> Train:

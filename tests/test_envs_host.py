@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -137,6 +138,28 @@ def test_a_call_that_hangs_is_left_behind():
     with pytest.raises(envs.HostEnvironmentError, match="hangs"):
         calls("step", time.sleep, 0)
     calls.close()
+
+
+@pytest.mark.parametrize("timeout", [None, 100.0])
+def test_a_call_beside_one_that_hangs_is_refused_at_once(timeout):
+    """As when the environment of a worker that was given up is closed."""
+    calls, entered, release = host.BoundedCalls("e", timeout), threading.Event(), threading.Event()
+    results = []
+
+    def hang():
+        entered.set()
+        release.wait()
+        return 7
+
+    work = threading.Thread(target=lambda: results.append(calls("step", hang)))
+    work.start()
+    entered.wait()
+    with pytest.raises(envs.HostEnvironmentError, match="'e' is busy"):
+        calls("close", time.sleep, 0)
+    calls.close()
+    release.set()
+    work.join()
+    assert results == [7]
 
 
 # --- envpool: the rare cases, on a pool that is made up

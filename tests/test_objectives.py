@@ -8,7 +8,7 @@ import pytest
 from probes import EitherEnd, EndlessReward
 
 from jax_a3c import envs, networks
-from jax_a3c.objectives import ActorCriticConfig, actor_critic, gradient, next_values
+from jax_a3c.objectives import ActorCriticConfig, Objective, actor_critic, gradient, next_values
 from jax_a3c.rollouts import init_actor, unroll
 
 
@@ -194,6 +194,17 @@ def test_a_gradient_that_is_not_finite_becomes_zero_and_is_counted():
     grads, metrics = gradient(actor_critic(network, ActorCriticConfig()), params, broken, 40.0)
     assert all((x == 0).all() for x in jax.tree.leaves(grads))
     assert metrics["nonfinite_gradients"] == 1.0
+
+
+def test_a_loss_that_is_not_finite_is_refused_even_if_its_gradient_is():
+    grads, metrics = gradient(
+        Objective(None, lambda params, *_: (params["w"].sum(), {"loss": jnp.float32(jnp.inf)})),
+        {"w": jnp.ones(3)},
+        None,
+        40.0,
+    )
+    assert (grads["w"] == 0).all()
+    assert metrics == {"loss": 0.0, "grad_norm": 0.0, "nonfinite_gradients": 1.0}
 
 
 @pytest.mark.parametrize(

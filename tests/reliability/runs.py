@@ -23,13 +23,17 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, lambda *_: None)
 
 
-def start(*words, script=None, **more):
-    """A process of `jax-a3c WORDS`, or of another script; its output goes to a pipe."""
+def start(*words, script=None, first=None, **more):
+    """A process of `jax-a3c WORDS`, or of another script, which may do something `first`; with a pipe."""
     program = ["-m", "jax_a3c.cli"] if script is None else [str(script)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, **more.pop("env", {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": env, **more}
-    return subprocess.Popen([sys.executable, *program, *map(str, words)], **options)
+    command = [sys.executable, *program, *map(str, words)]
+    if first is not None:  # by a program of its own: JAX' threads do not go with a fork
+        first = f"import os, sys; {first}; os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", first, *command]
+    return subprocess.Popen(command, **options)
 
 
 def compiled_once(folder):
