@@ -36,7 +36,7 @@ class Crashing(Standing):
     """Kills its process at a random moment of its first lives, as many as CRASHES says, in a native call.
 
     The lives are counted by files in the folder CRASH_DIR. The moments are drawn, from CRASH_SEED and the
-    number of the life, as seconds from the first step, 0.5 to 1.5; CRASH_AT_ONCE ends them in the first step.
+    number of the life, as seconds from the first step, 0.3 to 1; CRASH_AT_ONCE ends them in the first step.
     """
 
     def happen(self):
@@ -46,7 +46,7 @@ class Crashing(Standing):
             (folder / str(os.getpid())).touch()
             self._life = len(list(folder.iterdir()))
             rng = random.Random(int(os.environ.get("CRASH_SEED", "0")) * 1000 + self._life)
-            seconds = 0.0 if "CRASH_AT_ONCE" in os.environ else rng.uniform(0.5, 1.5)
+            seconds = 0.0 if "CRASH_AT_ONCE" in os.environ else rng.uniform(0.3, 1.0)
             self._end, self._way = time.monotonic() + seconds, rng.choice([segmentation_fault, os.abort])
         if self._life <= int(os.environ["CRASHES"]) and time.monotonic() >= self._end:
             self._way()

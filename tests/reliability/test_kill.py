@@ -120,4 +120,4 @@ def test_kill(tmp_path, count, figure):
         **numbers,
     )
     assert equal == runs
-    assert longest <= INTERVAL + SLACK
+    assert longest <= INTERVAL + count(10 * SLACK, SLACK)

@@ -88,6 +88,7 @@ def test_a_second_signal_ends_it_at_once(number, code, tmp_path):
     process = start("train", "a2c", "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", path)
     await_checkpoint(process, path)
     while not (path / "metrics.jsonl").exists():
+        assert process.poll() is None, finish(process)
         time.sleep(0.01)
     time.sleep(2.0)  # now it waits for a step
     process.send_signal(number)

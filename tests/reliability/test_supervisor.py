@@ -1,6 +1,7 @@
 """A supervised run: what native code kills goes on; what failed for a reason or was ended does not."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from reliability.runs import await_checkpoint, compiled_once, finish, start
@@ -25,29 +26,33 @@ def env(tmp_path, compiled):
     return {**compiled, "CRASH_DIR": str(tmp_path / "lives"), "CRASHES": "0"}
 
 
+def crashing(number, folder, env):
+    """A run that native code kills so often, from its start to its end; how often."""
+    crashes, method, total = 1 + number % 3, ("a2c", "a3c")[number % 2], 15_000
+    path, lives = folder / f"run-{number}", folder / f"lives-{number}"
+    lives.mkdir()
+    env = {**env, "CRASH_DIR": str(lives), "CRASHES": str(crashes), "CRASH_SEED": str(number)}
+    words = ["train", method, CRASHING, *FLAGS, "--total-timesteps", total, "--run-dir", path]
+    code, output = finish(start(*words, *(["--num-workers", "2"] * (method == "a3c")), env=env), 600)
+    assert code == 0, output
+    assert output.count("the run died of SIG") == len(list(lives.iterdir())) - 1 == crashes, output
+    run = RunDirectory(path)
+    summary = run.summary()
+    assert summary["status"] == "completed" and total <= summary["env_steps"] < total + 100
+    assert summary["resumed"] == crashes
+    assert run.checkpoints.load("last").facts["progress"]["env_steps"] == summary["env_steps"]
+    assert run.metrics()[-1]["env_steps"] == summary["env_steps"]
+    return crashes
+
+
 def test_crashes(tmp_path, env, count, figure):
-    runs, total, lives = count(1, 10), count(10_000, 30_000), 0
-    for number in range(runs):
-        (tmp_path / f"lives-{number}").mkdir()
-        crashes, method = 1 + number % 3, ("a2c", "a3c")[number % 2]
-        env |= {"CRASH_DIR": str(tmp_path / f"lives-{number}")}
-        env |= {"CRASHES": str(crashes), "CRASH_SEED": str(number)}
-        words = ["train", method, CRASHING, *FLAGS, "--total-timesteps", total]
-        words += ["--num-workers", "2"] * (method == "a3c")
-        code, output = finish(start(*words, "--run-dir", tmp_path / f"run-{number}", env=env), 600)
-        assert code == 0, output
-        assert output.count("the run died of SIG") == crashes, output
-        run = RunDirectory(tmp_path / f"run-{number}")
-        summary = run.summary()
-        assert summary["status"] == "completed" and total <= summary["env_steps"] < total + 100
-        assert summary["resumed"] == crashes
-        assert run.checkpoints.load("last").facts["progress"]["env_steps"] == summary["env_steps"]
-        assert run.metrics()[-1]["env_steps"] == summary["env_steps"]
-        lives += 1 + crashes
+    runs = count(1, 10)
+    with ThreadPoolExecutor(2) as pool:
+        crashes = sum(pool.map(crashing, range(runs), [tmp_path] * runs, [env] * runs))
     figure(
-        f"{runs} of {runs} runs completed, whose processes native code killed {lives - runs} times",
+        f"{runs} of {runs} runs resumed and completed, whose processes native code killed {crashes} times",
         runs=runs,
-        crashes=lives - runs,
+        crashes=crashes,
     )
 
 
