@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stop_on_signal() -> Iterator[threading.Event]:
     """An event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as if nothing were installed.
 
-    A third one ends the program, whatever it waits for: workers that hang let Ctrl-C wait too.
+    A third one ends the program, whatever it waits for: Ctrl-C alone waits for a step that hangs.
     What comes within a second of the first is the same signal: `timeout` sends it to the process and again to
     its group, a terminal to a supervisor and its child. A signal that is ignored stays so: `nohup` does that
     with SIGHUP.

@@ -1,5 +1,6 @@
 """Signals at random moments: a run ends in time, saves what it learned, and says that it was interrupted."""
 
+import os
 import random
 import signal
 import time
@@ -76,12 +77,12 @@ def test_signals(tmp_path, count, figure):
         f"{cases} of {cases} runs ended with a valid checkpoint, exit code 130 and status interrupted, "
         f"{cases - late} of them within {IN_TIME:g} s; median {median:.2f} s, longest {last:.2f} s",
         **{"cases": cases, "late": late, "median_seconds": median, "longest_seconds": last},
+        load_average=os.getloadavg()[1],  # of five minutes: seconds on a busy machine say little
     )
     assert last <= count(30.0, IN_TIME)  # a busy machine is no failure of the default suite
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
-def test_a_second_signal_ends_it_at_once(number, code, tmp_path):
+def test_a_second_signal_ends_it_at_once(tmp_path):
     pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
     flags = ["--num-envs", "2", "--total-timesteps", "20000", "--checkpoint-interval", "0.1", "--quiet"]
     path = tmp_path / "run"
@@ -91,27 +92,37 @@ def test_a_second_signal_ends_it_at_once(number, code, tmp_path):
         assert process.poll() is None, finish(process)
         time.sleep(0.01)
     time.sleep(2.0)  # now it waits for a step
-    process.send_signal(number)
+    process.terminate()
     time.sleep(2.0)
     assert process.poll() is None  # the step may yet end
-    process.send_signal(number)
+    process.terminate()
     sent = time.monotonic()
     found, output = finish(process)
-    assert found == code, output
+    assert found == -signal.SIGTERM, output
     assert time.monotonic() - sent < 30  # and not the minute of the step
     RunDirectory(path).checkpoints.load("last")
 
 
-def test_a_third_signal_ends_it_even_if_a_worker_is_stuck(tmp_path):
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+def test_a_third_ctrl_c_ends_it_even_if_a_step_hangs(method, tmp_path):
+    """The second one waits for the step, or for the time-out of the environment."""
     pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
-    flags = ["--num-workers", "2", "--total-timesteps", "20000", "--checkpoint-interval", "0.1", "--quiet"]
+    flags = [
+        *(["--num-workers", "2"] * (method == "a3c")),
+        "--total-timesteps",
+        "20000",
+        "--checkpoint-interval",
+        "0.1",
+        "--quiet",
+    ]
     path = tmp_path / "run"
-    process = start("train", "a3c", "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", path)
-    await_checkpoint(process, path)
-    time.sleep(3.0)
+    process = start("train", method, "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", path)
+    await_checkpoint(process, path, after=-1)
+    time.sleep(15.0)  # to compile, and to meet the step
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(2.0)
     process.send_signal(signal.SIGINT)
-    assert finish(process, 30)[0] == -signal.SIGINT
+    code, output = finish(process, 30)
+    assert code == -signal.SIGINT, output
     RunDirectory(path).checkpoints.load("last")
