@@ -279,7 +279,7 @@ def gradient(
     norm = optax.tree.norm(grads)
     metrics = {**metrics, "grad_norm": norm}
     # The square of an error may be too large for float32, and its gradient, a mean over steps, not.
-    finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+    finite = jnp.stack([jnp.isfinite(x).all() for x in metrics.values()]).all()
     scale = jnp.ones(()) if max_grad_norm is None else jnp.minimum(1.0, max_grad_norm / (norm + 1e-12))
     grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), grads)
     # Metrics are summed over many updates: one NaN would take them all.

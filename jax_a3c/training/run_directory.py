@@ -166,7 +166,7 @@ class RunDirectory:
             ended = self.summary().get("env_steps")
         except InputError:  # the run did not end, or its summary is of no use
             return
-        steps = newest.facts["progress"]["env_steps"] if newest else 0
+        steps = int(newest.path.stem) if newest else 0
         if ended is not None and ended != steps:
             tell(f"{str(self.path)!r} ended at {ended:,} steps, its newest whole checkpoint has {steps:,}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jax_a3c.training import plots
 from jax_a3c.training import train as training
 from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import RunDirectory
@@ -72,7 +73,7 @@ class FailingRuns:
         self.trainer = self._experiment.trainer
         self._init, self._run = self.trainer.init, self.trainer.run
         monkeypatch.setattr(training, "_prepare", lambda *args: self._experiment)
-        monkeypatch.setattr(training.plots, "learning_curves", lambda *args: None)
+        monkeypatch.setattr(plots, "learning_curves", lambda *args: None)
         monkeypatch.setattr(self.trainer, "init", self._remembering)
         monkeypatch.setattr(self.trainer, "run", self._timed)
 

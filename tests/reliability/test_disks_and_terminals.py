@@ -13,6 +13,7 @@ from reliability.runs import await_checkpoint, finish, start
 
 from jax_a3c.training import train as training
 from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.session import Session
 from jax_a3c.training.settings import RunOptions, resolve
 
 pytestmark = pytest.mark.unoptimized
@@ -32,7 +33,7 @@ def test_a_slow_disk(method, count, figure, tmp_path, monkeypatch):
         flush(descriptor)
         flushes.append((began, time.monotonic()))
 
-    save = training._Training._save
+    save = Session._save
 
     def saving(self, state, *, last=False):
         began, steps = time.monotonic(), self._recorder.progress.env_steps
@@ -42,7 +43,7 @@ def test_a_slow_disk(method, count, figure, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(os, "fsync", slow)
-    monkeypatch.setattr(training._Training, "_save", saving)
+    monkeypatch.setattr(Session, "_save", saving)
     settings = resolve(method, "gymnax:CartPole-v1", total_timesteps=10**12, hidden=(8,))
     options = RunOptions(quiet=True, checkpoint_interval=0.01)
     summary = training.train(method, "gymnax:CartPole-v1", settings, tmp_path / "run", options=options)
