@@ -22,6 +22,11 @@ def sample(process):
     return number("VmRSS") / 1024, number("Threads"), len(os.listdir(f"/proc/{process.pid}/fd"))
 
 
+def distinct(numbers):
+    """The different ones among whole numbers, in order."""
+    return sorted({int(number) for number in numbers})
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux' /proc")
 def test_soak(request, tmp_path, count, figure):
     hours = request.config.getoption("--hours") if request.config.getoption("--full") else 10 / 3600
@@ -50,7 +55,7 @@ def test_soak(request, tmp_path, count, figure):
         run = RunDirectory(tmp_path / method)
         found[method] = {
             **{"memory_mib": [memory[0], memory[-1]], "mib_per_hour": slope, "samples": len(memory)},
-            **{"threads": sorted(set(threads)), "handles": sorted(set(handles)), "compiled": compiled},
+            **{"threads": distinct(threads), "handles": distinct(handles), "compiled": compiled},
             **{"env_steps": run.summary()["env_steps"], "checkpoint": run.checkpoints.load("last").path.name},
         }
     text = "; ".join(
