@@ -85,11 +85,11 @@ def foreign_summary(rng, summary):
 def foreign_parameters(rng, data):
     """Arrays of another network, of another kind, or of none; or a byte that turned over."""
     arrays = safetensors.numpy.load(data)
-    name = str(rng.choice([name for name in arrays if name.startswith(VARIABLES)]))
+    name = str(rng.choice(sorted(name for name in arrays if name.startswith(VARIABLES))))
     array = arrays[name]
     others = (
         *(array.astype(dtype) for dtype in ("float64", "float16", "int32", "bool")),
-        *(array[None], array[:-1], array.ravel()[:1]),
+        *(array[None], array[:-1], array[..., None]),
     )
     way = rng.integers(4)
     if way == 0:
