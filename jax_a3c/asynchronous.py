@@ -240,9 +240,7 @@ class Asynchronous:
           params: the network's variables.
           rest: as in `snapshot`.
         """
-        with jax.default_device(self._device):
-            flat = np.asarray(ravel_pytree(params)[0])
-        state.shared.restore(flat, rest["shared"])
+        state.shared.restore(self._flat(params), rest["shared"])
         actors = rest["actors"]
         if not isinstance(self._env, JaxEnvironment):
             actors = [resumed(*both) for both in zip(state.actors, actors, strict=True)]
@@ -250,12 +248,15 @@ class Asynchronous:
 
     def start_from(self, state: A3CState, params: Params) -> A3CState:
         """A fresh state with these variables of the network, in the target too."""
-        with jax.default_device(self._device):
-            flat = np.asarray(ravel_pytree(params)[0])
+        flat = self._flat(params)
         for vector in (state.shared.parameters, state.shared.target):
             if vector is not None:
                 vector[:] = flat
         return state
+
+    def _flat(self, params: Params) -> np.ndarray:
+        with jax.default_device(self._device):
+            return np.asarray(ravel_pytree(params)[0])
 
     def run(
         self,

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +13,18 @@ from typing import Annotated, Any
 import tyro
 
 from jax_a3c.checks import HostEnvironmentError, InputError, WorkerHangError
-from jax_a3c.commands import (
-    INTERRUPTED,
-    Envs,
-    Eval,
-    Export,
-    Given,
-    GivenOptions,
-    Info,
-    Plot,
-    Presets,
-    Record,
-    Train,
-)
+from jax_a3c.commands import Envs, Eval, Export, Given, GivenOptions, Info, Plot, Presets, Record, Train
 from jax_a3c.training.settings import resolve
-from jax_a3c.training.signals import tell
+from jax_a3c.training.signals import SIGNALS, ExitCode, tell
 
-FAILED = 1
-USAGE_ERROR = 2
-"""Exit codes: of a run that failed, and of a refused command."""
+
+def run() -> int:
+    """`main` in a process of its own: after a run that was interrupted, further signals change nothing."""
+    code = main()
+    if code == ExitCode.INTERRUPTED:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: of the command line, those of the process if None.
 
     Returns:
-      The exit code: 0; 1 if training diverged, an environment broke, a worker hung or the disk is full, 2 if
-      the command was refused, 130 if it was interrupted.
+      An `ExitCode`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _reserve_descriptors()
@@ -64,23 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(command, Train) and command.supervise and not command.dry_run:
             from jax_a3c.training.supervisor import supervise
 
-            return supervise(arguments, command.resume or command.new_run_dir())
+            run_dir = command.resume or command.new_run_dir()
+            return supervise(arguments, run_dir, resume=command.resume is not None)
         return command()
     except InputError as error:
         tell(f"jax-a3c: error: {error}")
-        return USAGE_ERROR
+        return ExitCode.REFUSED
     except (FloatingPointError, HostEnvironmentError, WorkerHangError) as error:
         tell(f"jax-a3c: error: {error}")
-        return FAILED
+        return ExitCode.FAILED
     except BrokenPipeError:  # the reader of our output has had enough, `jax-a3c envs | head` say
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's own flush at exit
-        return 0
+        return ExitCode.DONE
     except OSError as error:  # a full disk, say, at the end of a run
         tell(f"jax-a3c: error: {error}")
-        return FAILED
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         tell("jax-a3c: interrupted")
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 def _reserve_descriptors() -> None:
@@ -155,4 +149,4 @@ def _integers() -> tyro.constructors.ConstructorRegistry:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

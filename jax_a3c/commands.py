@@ -16,9 +16,8 @@ import tyro
 from jax_a3c.checks import InputError
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.settings import RunOptions, Settings
+from jax_a3c.training.signals import ExitCode
 
-INTERRUPTED = 130
-"""Exit code after SIGINT, SIGTERM or SIGHUP (128 + SIGINT)."""
 Which = Literal["last", "best"]
 
 
@@ -88,7 +87,7 @@ class Train:
             params = self.initial_params
             summary = train(self.method, self.env, settings, run_dir, options=options, initial_params=params)
         _print_table([_summary_row(run_dir, summary)])
-        return 0 if summary["status"] == "completed" else INTERRUPTED
+        return ExitCode.DONE if summary["status"] == "completed" else ExitCode.INTERRUPTED
 
     def new_run_dir(self) -> Path:
         """Where a new run goes."""
@@ -128,7 +127,7 @@ class Eval:
         else:
             results = evaluate_runs(paths, **options)
         print(json.dumps(results, indent=2))
-        return 0
+        return ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +166,7 @@ class Record:
         if len(recording.returns) < self.episodes:
             print(f"ended at --max-steps {self.max_steps:,}")
         print(f"wrote {recording.path}, {recording.frames:,} pictures")
-        return 0
+        return ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +189,7 @@ class Export:
         *_, params = load(RunDirectory(self.run_dir), self.checkpoint)
         export_params(params, self.output)
         print(f"wrote {self.output}")
-        return 0
+        return ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +216,7 @@ class Plot:
         ]
         print(f"wrote {learning_curves(runs, self.output)}")
         _print_table(rows)
-        return 0
+        return ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +228,7 @@ class Info:
         from jax_a3c.training.run_directory import environment
 
         print(json.dumps(environment(), indent=2))
-        return 0
+        return ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +240,7 @@ class Presets:
         for (method, env_id), preset in PRESETS.items():
             settings = " ".join(f"{name}={value}" for name, value in preset.settings.items())
             print(f"{method} {env_id}\n  {settings}\n  {preset.result}")
-        return 0
+        return ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +268,7 @@ class Envs:
                 }
             )
         _print_table(rows)
-        return 0
+        return ExitCode.DONE
 
 
 def _describe(method: str, env_id: str, settings: Settings) -> int:

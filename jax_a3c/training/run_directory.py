@@ -57,16 +57,14 @@ class RunDirectory:
         run = cls(path)
         path = run.path
         try:
-            if (path / "config.json").exists():
-                raise InputError(
-                    f"run_dir {str(path)!r} holds a run already; choose another folder or remove it"
-                )
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            run.write_config(method, env_id, settings)
-        except InputError:
-            raise
+            occupied = (path / "config.json").exists()
+            if not occupied:
+                (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+                run.write_config(method, env_id, settings)
         except (OSError, ValueError) as error:  # a path may also be none
             raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
+        if occupied:
+            raise InputError(f"run_dir {str(path)!r} holds a run already; choose another folder or remove it")
         run._write("env.json", environment())
         return run
 

@@ -19,7 +19,7 @@ from jax_a3c.training.recorder import MAX_NONFINITE, Recorder
 from jax_a3c.training.results import EvaluationStopped, evaluate
 from jax_a3c.training.run_directory import RunDirectory, environment
 from jax_a3c.training.settings import RunOptions, Settings
-from jax_a3c.training.signals import stop_on_signal, tell
+from jax_a3c.training.signals import tell
 from jax_a3c.types import Array, Params, Progress
 
 SUMMARY = (
@@ -41,11 +41,12 @@ class Session:
         settings: Settings,
         options: RunOptions,
         experiment: Experiment,
+        stopped: threading.Event,
         checkpoint: Checkpoint | None = None,
     ):
-        """On from a checkpoint, if there is one."""
+        """On from a checkpoint, if there is one, until `stopped` is set."""
         self._run, self._method, self._settings, self._options = run, method, settings, options
-        self._experiment, self._checkpoint = experiment, checkpoint
+        self._experiment, self._stopped, self._checkpoint = experiment, stopped, checkpoint
         self._training_key, self._evaluation_key = jax.random.split(jax.random.key(settings.seed))
         self._facts: dict[str, Any] = {"environment": environment(), "resumed": 0, "compile_seconds": 0.0}
         progress = None
@@ -60,7 +61,6 @@ class Session:
             tensorboard=options.tensorboard,
             progress=progress,
         )
-        self._stopped = threading.Event()
         self._next_checkpoint = 0.0
         self._path: Path | None = None  # of the last checkpoint
         self._refused = False
@@ -70,10 +70,6 @@ class Session:
 
     def run(self, initial_params: Params | None = None) -> dict[str, Any]:
         """Train to the end, evaluate and summarise."""
-        with stop_on_signal() as self._stopped:  # to the very end: a summary is not to be cut off either
-            return self._run_through(initial_params)
-
-    def _run_through(self, initial_params: Params | None) -> dict[str, Any]:
         summary: dict[str, Any] = dict.fromkeys(SUMMARY)
         summary |= {"method": self._method, "env": self._experiment.env.spec.id}
         summary |= {"seed": self._settings.seed, "status": "failed"}

@@ -1,15 +1,45 @@
-"""Signals that end a run cleanly, and messages to a terminal that may be gone."""
+"""How a command ends: signals that end a run cleanly, exit codes, messages to a terminal that may be gone."""
 
 import contextlib
+import enum
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class ExitCode(enum.IntEnum):
+    """Of `jax-a3c`."""
+
+    DONE = 0
+    FAILED = 1
+    """Training diverged, an environment broke, a worker hung or the disk is full."""
+    REFUSED = 2
+    """The command, before anything was done."""
+    INTERRUPTED = 130
+    """128 + SIGINT, whichever of `SIGNALS` it was."""
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[signal.Signals, Any]]:
+    """Send `SIGNALS` to a handler; what handled them before, and will again, is what it yields.
+
+    A signal that is ignored stays so: `nohup` does that with SIGHUP.
+    """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: before for number, before in handlers.items() if before != signal.SIG_IGN}
+    try:
+        for number in previous:
+            signal.signal(number, handler)
+        yield previous
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager
@@ -18,15 +48,12 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
     A third one ends the program, whatever it waits for: Ctrl-C alone waits for a step that hangs.
     What comes within a second of the first is the same signal: `timeout` sends it to the process and again to
-    its group, a terminal to a supervisor and its child. A signal that is ignored stays so: `nohup` does that
-    with SIGHUP.
+    its group, a terminal to a supervisor and its child.
     """
     stopped, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield stopped  # only the main thread may install handlers; the program around us has its own
         return
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def handle(number: int, frame: Any) -> None:
         nonlocal first
@@ -35,19 +62,14 @@ def stop_on_signal() -> Iterator[threading.Event]:
             stopped.set()
         elif time.monotonic() - first > 1.0:
             signal.signal(number, signal.SIG_DFL)
-            handler = previous[signal.Signals(number)]
-            if callable(handler):
-                handler(number, frame)
+            before = previous[signal.Signals(number)]
+            if callable(before):
+                before(number, frame)
             else:
                 signal.raise_signal(number)
 
-    try:
-        for number in previous:
-            signal.signal(number, handle)
+    with handling(handle) as previous:
         yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class Terminal:

@@ -4,18 +4,16 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from jax_a3c.training.checkpoints import Checkpoints
-from jax_a3c.training.signals import SIGNALS, tell
+from jax_a3c.training.signals import ExitCode, handling, tell
 
 MAX_FUTILE = 3
 """Deaths in a row without a newer checkpoint between them, after which the run is given up."""
-FAILED = 1
 
 
-def supervise(words: list[str], run_dir: Path) -> int:
+def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
     """Train in a process of its own, and start it anew when it dies without a word.
 
     A process that is killed by a signal, a segmentation fault in an environment say, or that ends itself
@@ -25,6 +23,7 @@ def supervise(words: list[str], run_dir: Path) -> int:
     Args:
       words: of the command line, `["train", ...]`.
       run_dir: folder of the run.
+      resume: whether it goes on, and does not begin.
 
     Returns:
       The exit code of the last process; 1 if it died too often without getting on.
@@ -32,11 +31,10 @@ def supervise(words: list[str], run_dir: Path) -> int:
     flags = _without(words, "--supervise", "--run-dir", "--resume")
     first = [*flags, "--run-dir", str(run_dir)]  # refuses a folder that holds a run
     going_on = [*_without(flags, "--initial-params"), "--resume", str(run_dir)]
-    start = first if len(_without(words, "--resume")) == len(words) else going_on
-    command, newest, futile = start, _newest(run_dir), 0
+    command, newest, futile = going_on if resume else first, _newest(run_dir), 0
     while True:
         code, stopped = _run([sys.executable, "-m", "jax_a3c.cli", *command])
-        silent = code < 0 or (code == FAILED and not (run_dir / "summary.json").exists())
+        silent = code < 0 or (code == ExitCode.FAILED and not (run_dir / "summary.json").exists())
         if stopped or not silent or not (run_dir / "config.json").exists():
             return code if code >= 0 else 128 - code
         before, newest = newest, _newest(run_dir)
@@ -44,37 +42,22 @@ def supervise(words: list[str], run_dir: Path) -> int:
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if futile >= MAX_FUTILE:
             tell(f"jax-a3c: the run died {futile} times without a newer checkpoint ({cause}); given up")
-            return FAILED
+            return ExitCode.FAILED
         tell(f"jax-a3c: the run died of {cause}; it goes on from {newest or 'its start'}")
         command = going_on
 
 
 def _run(command: list[str]) -> tuple[int, bool]:
     """Exit code of a process, negative if a signal killed it, and whether somebody asked for its end."""
-    process = subprocess.Popen(command)
-    with _forwarded(process) as stopped:
-        return process.wait(), bool(stopped)
+    process, passed_on = subprocess.Popen(command), []
 
-
-@contextlib.contextmanager
-def _forwarded(process: subprocess.Popen) -> Iterator[list[int]]:
-    """Pass signals on to a process; the list has those that came."""
-    came: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        came.append(number)
+    def pass_on(number: int, frame: object) -> None:
+        passed_on.append(number)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
 
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        for number, handler in previous.items():
-            if handler != signal.SIG_IGN:
-                signal.signal(number, handle)
-        yield came
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with handling(pass_on):
+        return process.wait(), bool(passed_on)
 
 
 def _newest(run_dir: Path) -> str | None:

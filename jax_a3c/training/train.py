@@ -14,7 +14,7 @@ from jax_a3c.training.recorder import tensorboard_parts
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.session import Session
 from jax_a3c.training.settings import RunOptions, Settings, check_method
-from jax_a3c.training.signals import tell
+from jax_a3c.training.signals import stop_on_signal, tell
 
 
 def train(
@@ -61,8 +61,8 @@ def train(
         )
     params = None if initial_params is None else import_params(initial_params, experiment.parameters_like())
     run = RunDirectory.create(run_dir, method, env_id, settings)
-    with locked(run.path):
-        return Session(run, method, settings, options, experiment).run(params)
+    with locked(run.path), stop_on_signal() as stopped:
+        return Session(run, method, settings, options, experiment, stopped).run(params)
 
 
 def resume(
@@ -106,10 +106,10 @@ def resume(
             "go on with the new ones by --force"
         )
     experiment = _prepare(method, env_id, settings, options)
-    with locked(run.path):
+    with locked(run.path), stop_on_signal() as stopped:
         checkpoint = run.checkpoints.newest(set_aside=True)
         run.tell_loss(checkpoint)
-        return Session(run, method, settings, options, experiment, checkpoint).run()
+        return Session(run, method, settings, options, experiment, stopped, checkpoint).run()
 
 
 def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:
