@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_SIGNAL = 1.0
+"""Seconds after the first in which all that come are the same one."""
 
 
 class ExitCode(enum.IntEnum):
@@ -47,8 +49,9 @@ def stop_on_signal() -> Iterator[threading.Event]:
     """An event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as if nothing were installed.
 
     A third one ends the program, whatever it waits for: Ctrl-C alone waits for a step that hangs.
-    What comes within a second of the first is the same signal: `timeout` sends it to the process and again to
-    its group, a terminal to a supervisor and its child.
+    What comes within `SAME_SIGNAL` of the first is the same one: `timeout` sends it to the process and again
+    to its group, a terminal to a supervisor and its child. The context ends no sooner, so that what handled
+    signals before it gets none of those.
     """
     stopped, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
@@ -60,7 +63,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
         if not stopped.is_set():
             first = time.monotonic()
             stopped.set()
-        elif time.monotonic() - first > 1.0:
+        elif time.monotonic() - first > SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             before = previous[signal.Signals(number)]
             if callable(before):
@@ -69,7 +72,11 @@ def stop_on_signal() -> Iterator[threading.Event]:
                 signal.raise_signal(number)
 
     with handling(handle) as previous:
-        yield stopped
+        try:
+            yield stopped
+        finally:
+            if stopped.is_set():
+                time.sleep(max(0.0, first + SAME_SIGNAL - time.monotonic()))
 
 
 class Terminal:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import pytest
 from reliability.runs import await_checkpoint, compiled_once, finish, start
 
 from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.signals import stop_on_signal
 
 IN_TIME = 5.0
 """Seconds from a signal to the end of the process."""
@@ -80,6 +82,23 @@ def test_signals(tmp_path, count, figure):
         load_average=os.getloadavg()[1],  # of five minutes: seconds on a busy machine say little
     )
     assert last <= count(30.0, IN_TIME)  # a busy machine is no failure of the default suite
+
+
+def test_what_comes_at_once_is_the_same_signal_even_if_nothing_is_left_to_end():
+    came, pid = [], os.getpid()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append("before"))
+    try:
+        with stop_on_signal() as stopped:
+            os.kill(pid, signal.SIGTERM)
+            late = threading.Timer(0.3, os.kill, (pid, signal.SIGTERM))
+            late.start()
+            stopped.wait()
+        late.join()
+        assert came == []
+        os.kill(pid, signal.SIGTERM)
+        assert came == ["before"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path):
