@@ -19,7 +19,13 @@ from jax_a3c.training.signals import SIGNALS, ExitCode, tell
 
 
 def run() -> int:
-    """`main` in a process of its own: after a run that was interrupted, further signals change nothing."""
+    """`main` in a process of its own.
+
+    A second Ctrl-C ends a run at once: it does not wait for a step that hangs, as a KeyboardInterrupt would.
+    After a run that was interrupted, further signals change nothing.
+    """
+    if sys.argv[1:2] == ["train"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = main()
     if code == ExitCode.INTERRUPTED:
         for number in SIGNALS:

@@ -57,10 +57,11 @@ def segmentation_fault():
 
 
 class Stuck(Standing):
-    """From its 50th step on, each takes a minute."""
+    """From its 50th step on, each takes a minute; the file STUCK says that it is in one."""
 
     def happen(self):
         if self.steps >= 50:
+            Path(os.environ["STUCK"]).touch()
             time.sleep(60)
 
 

@@ -170,7 +170,8 @@ def test_other_settings_are_refused_unless_forced(tmp_path, capsys):
     assert summary["env_steps"] == 4000 and summary["resumed"] == 1
     assert RunDirectory(tmp_path / "run").config()[2].total_timesteps == 4000
     assert cli.main([*more, "--force", "--hidden", "9"]) == 2
-    assert "is of another network or run" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "is of another network or run" in told and "hidden was (8,) and is now (9,)" in told
     assert RunDirectory(tmp_path / "run").config()[2].hidden == (8,)
 
 

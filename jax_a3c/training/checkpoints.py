@@ -35,6 +35,10 @@ class DamagedError(InputError):
     """A file is no checkpoint, or not the one that was written."""
 
 
+class DoesNotFitError(InputError):
+    """A file holds the state of another network or run."""
+
+
 class Checkpoint(NamedTuple):
     """What a checkpoint holds.
 
@@ -227,13 +231,13 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
       The tree.
 
     Raises:
-      InputError: if an array is missing, there is one too many, or a shape or dtype differs.
+      DoesNotFitError: if an array is missing, there is one too many, or a shape or dtype differs.
     """
     expected = {prefix + name: leaf for name, leaf in named_leaves(like).items()}
     found = {name for name in arrays if name.startswith(prefix)}
     for name in sorted(found ^ set(expected)):
         what = "there is none of that name" if name in found else "found nothing"
-        raise InputError(f"{path} is of another network or run: {name}: {what}")
+        raise DoesNotFitError(f"{path} is of another network or run: {name}: {what}")
     leaves = []
     for name, leaf in expected.items():
         array = arrays[name]
@@ -242,7 +246,7 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
             continue
         wanted = (np.shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf))))
         if (array.shape, array.dtype) != wanted:
-            raise InputError(
+            raise DoesNotFitError(
                 f"{path} is of another network or run: {name} should be {wanted[1]} {wanted[0]}, "
                 f"found {array.dtype} {array.shape}"
             )

@@ -29,6 +29,8 @@ SUMMARY = (
 """Keys that every `summary.json` has; null where a run did not come so far."""
 CHECKPOINTS_SHARE = 0.05
 """Of the time of a run that its checkpoints may take: on a slow disk they become rarer."""
+REPORTS = 0.05
+"""Seconds between two looks at the clock, the counts and the signals."""
 
 
 class Session:
@@ -106,7 +108,7 @@ class Session:
             while True:
                 recorder.begin()
                 try:
-                    result = trainer.run(state=state, callback=self._report, interval=0.05)
+                    result = trainer.run(state=state, callback=self._report, interval=REPORTS)
                 except BaseException:
                     self._rescue(state)
                     raise
@@ -183,7 +185,8 @@ class Session:
         else:
             self._refused = False
         cost = time.monotonic() - began
-        wait = max(self._options.checkpoint_interval, cost / CHECKPOINTS_SHARE)
+        # The next one is to be on the disk, and not only begun, an interval after this one's state.
+        wait = max(self._options.checkpoint_interval - 2 * cost - REPORTS, cost / CHECKPOINTS_SHARE)
         self._next_checkpoint = time.monotonic() + wait
 
     def _rescue(self, state: Any) -> None:

@@ -48,7 +48,7 @@ def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[signal.Signal
 def stop_on_signal() -> Iterator[threading.Event]:
     """An event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as if nothing were installed.
 
-    A third one ends the program, whatever it waits for: Ctrl-C alone waits for a step that hangs.
+    A third one ends the program, whatever it waits for: a KeyboardInterrupt waits for a step that hangs.
     What comes within `SAME_SIGNAL` of the first is the same one: `timeout` sends it to the process and again
     to its group, a terminal to a supervisor and its child. The context ends no sooner, so that what handled
     signals before it gets none of those.

@@ -7,7 +7,7 @@ from typing import Any
 from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.checks import InputError
 from jax_a3c.methods import METHODS
-from jax_a3c.training.checkpoints import import_params
+from jax_a3c.training.checkpoints import DoesNotFitError, import_params
 from jax_a3c.training.experiment import Experiment, build
 from jax_a3c.training.files import locked
 from jax_a3c.training.recorder import tensorboard_parts
@@ -81,7 +81,8 @@ def resume(
     Args:
       run_dir: folder of the run.
       settings: what they should be, None for those of the run.
-      force: go on even if they differ from those of the run, which then are replaced.
+      force: go on even if they differ from those of the run, which then are replaced. Those that give its
+        state another shape cannot: the network, the optimizer, the numbers of workers and environments.
       options: what the run does beside training; the defaults if None.
 
     Returns:
@@ -95,21 +96,25 @@ def resume(
     run, options = RunDirectory(run_dir), options or RunOptions()
     method, env_id, stored = run.config()
     settings = settings or stored
-    if settings != stored and not force:
-        changes = [
-            f"{field.name} was {getattr(stored, field.name)!r} and is now {getattr(settings, field.name)!r}"
-            for field in dataclasses.fields(Settings)
-            if getattr(stored, field.name) != getattr(settings, field.name)
-        ]
+    changes = "; ".join(
+        f"{field.name} was {getattr(stored, field.name)!r} and is now {getattr(settings, field.name)!r}"
+        for field in dataclasses.fields(Settings)
+        if getattr(stored, field.name) != getattr(settings, field.name)
+    )
+    if changes and not force:
         raise InputError(
-            f"the run in {str(run.path)!r} has other settings: {'; '.join(changes)}. Leave them out, or "
-            "go on with the new ones by --force"
+            f"the run in {str(run.path)!r} has other settings: {changes}. Leave them out, or go on with the "
+            "new ones by --force"
         )
     experiment = _prepare(method, env_id, settings, options)
     with locked(run.path), stop_on_signal() as stopped:
         checkpoint = run.checkpoints.newest(set_aside=True)
         run.tell_loss(checkpoint)
-        return Session(run, method, settings, options, experiment, stopped, checkpoint).run()
+        session = Session(run, method, settings, options, experiment, stopped, checkpoint)
+        try:
+            return session.run()
+        except DoesNotFitError as error:
+            raise InputError(f"{error}; {changes}" if changes else str(error)) from error
 
 
 def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:

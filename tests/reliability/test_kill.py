@@ -13,7 +13,7 @@ from reliability.runs import ROOT, compiled_once, finish, start
 from jax_a3c.training.run_directory import RunDirectory
 
 DIES = ROOT / "tests" / "reliability" / "killed_in_a_save.py"
-INTERVAL = 0.25
+INTERVAL = 1.0
 SLACK = 1.0
 """Seconds that a slice of training and a save may take on a busy machine."""
 KILLS = 4
@@ -48,7 +48,7 @@ def lost(run):
 
 def chain(rng, run_dir, flags, kills, env):
     """Kill a run so often, resume it each time, let it end; what each kill met."""
-    run, found, inside = RunDirectory(run_dir), [], rng.randrange(kills)
+    run, found, inside = RunDirectory(run_dir), [], rng.randrange(min(kills, 2))
     while True:
         going_on = ["--resume", run_dir] if found else ["--run-dir", run_dir]
         words = ["train", *([] if found else ["a2c", "gymnax:CartPole-v1"]), *flags, *going_on]
@@ -60,7 +60,7 @@ def chain(rng, run_dir, flags, kills, env):
             assert code == 0, output
             return found
         if stage is not None:
-            process = start(stage, rng.randint(1, 5), *words, script=DIES, env=env)
+            process = start(stage, rng.randint(1, 4), *words, script=DIES, env=env)
             began(process, run_dir, before)
         else:
             process = start(*words, env=env)

@@ -12,7 +12,7 @@ import pytest
 from reliability.runs import await_checkpoint, compiled_once, finish, start
 
 from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.signals import stop_on_signal
+from jax_a3c.training.signals import SAME_SIGNAL, stop_on_signal
 
 IN_TIME = 5.0
 """Seconds from a signal to the end of the process."""
@@ -101,47 +101,38 @@ def test_what_comes_at_once_is_the_same_signal_even_if_nothing_is_left_to_end():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path):
-    pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
-    flags = ["--num-envs", "2", "--total-timesteps", "20000", "--checkpoint-interval", "0.1", "--quiet"]
-    path = tmp_path / "run"
-    process = start("train", "a2c", "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", path)
-    await_checkpoint(process, path)
-    while not (path / "metrics.jsonl").exists():
-        assert process.poll() is None, finish(process)
-        time.sleep(0.01)
-    time.sleep(2.0)  # now it waits for a step
-    process.terminate()
-    time.sleep(2.0)
-    assert process.poll() is None  # the step may yet end
-    process.terminate()
-    sent = time.monotonic()
-    found, output = finish(process)
-    assert found == -signal.SIGTERM, output
-    assert time.monotonic() - sent < 30  # and not the minute of the step
-    RunDirectory(path).checkpoints.load("last")
+def test_a_second_signal_goes_to_what_handled_it_before_and_a_third_ends_the_program():
+    came, pid = [], os.getpid()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append("before"))
+    try:
+        with stop_on_signal() as stopped:
+            os.kill(pid, signal.SIGTERM)
+            assert stopped.wait(10) and came == []
+            time.sleep(SAME_SIGNAL + 0.1)
+            os.kill(pid, signal.SIGTERM)
+            assert came == ["before"] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
-def test_a_third_ctrl_c_ends_it_even_if_a_step_hangs(method, tmp_path):
-    """The second one waits for the step, or for the time-out of the environment."""
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(method, sent, tmp_path):
+    """Even if a step hangs."""
     pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
-    flags = [
-        *(["--num-workers", "2"] * (method == "a3c")),
-        "--total-timesteps",
-        "20000",
-        "--checkpoint-interval",
-        "0.1",
-        "--quiet",
-    ]
-    path = tmp_path / "run"
-    process = start("train", method, "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", path)
-    await_checkpoint(process, path, after=-1)
-    time.sleep(15.0)  # to compile, and to meet the step
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(2.0)
-    process.send_signal(signal.SIGINT)
-    code, output = finish(process, 30)
-    assert code == -signal.SIGINT, output
-    RunDirectory(path).checkpoints.load("last")
+    flags = ["--num-envs", "2", "--total-timesteps", "20000", "--checkpoint-interval", "0.1", "--quiet"]
+    flags += ["--num-workers", "2"] * (method == "a3c")
+    command = ["train", method, "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", tmp_path / "run"]
+    process = start(*command, env={"STUCK": str(tmp_path / "stuck")})
+    while not (tmp_path / "stuck").exists():
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    process.send_signal(sent)
+    time.sleep(2.0)
+    assert process.poll() is None  # the step may yet end
+    process.send_signal(sent)
+    began = time.monotonic()
+    code, output = finish(process)
+    assert code == -sent, output
+    assert time.monotonic() - began < 30  # and not the minute of the step
+    RunDirectory(tmp_path / "run").checkpoints.load("last")
