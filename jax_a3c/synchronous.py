@@ -66,7 +66,7 @@ class A2CState(NamedTuple):
       actor: the environments and what acting needs; with host environments a list, one for each group.
       updates: `[]` int32. Updates so far, of `num_envs * num_steps` rows each.
       resets: `[]` int32. Rows so far that were no environment steps, but reset a host environment; 0 with
-        others.
+        others. After a resume with another number of rows the difference that keeps T exact.
       target: the target network; None if the objective has none.
     """
 

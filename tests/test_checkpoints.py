@@ -175,6 +175,57 @@ def test_other_settings_are_refused_unless_forced(tmp_path, capsys):
     assert RunDirectory(tmp_path / "run").config()[2].hidden == (8,)
 
 
+def test_what_does_not_fit_begins_anew():
+    names = [
+        "variables/w",
+        "state/updates",
+        "state/actors/1/key",
+        "state/opt_states/1",
+        "state/opt_states/10/a",
+    ]
+    stored = {name: np.ones(2) for name in names} | {"state/shared/updates": np.array([3, 4])}
+    stored |= {"state/shared/staleness_max": np.array([5, 6])}
+    fresh = {name: np.zeros(2) for name in names} | {"state/opt_states/1": np.zeros(3)}
+    fresh |= {f"state/shared/{name}": np.zeros(3, int) for name in ("updates", "staleness_max")}
+    fitted = checkpoints.refit(stored, fresh | {"state/actors/1/key": np.zeros(2, int)})
+    assert set(fitted) == set(fresh)
+    for name in ("variables/w", "state/updates", "state/opt_states/10/a"):
+        assert (fitted[name] == 1).all()
+    for name in ("state/actors/1/key", "state/opt_states/1"):
+        assert fitted[name].shape == fresh[name].shape and not fitted[name].any()
+    assert fitted["state/shared/updates"].tolist() == [7, 0, 0]
+    assert fitted["state/shared/staleness_max"].tolist() == [6, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("method", "env", "before", "after"),
+    [
+        ("a2c", CARTPOLE, {"num_envs": 8}, {"num_envs": 3}),
+        ("a2c", CARTPOLE, {"num_steps": 4}, {"num_steps": 9}),
+        ("a2c", CARTPOLE, {"optimizer": "shared-rmsprop"}, {"optimizer": "adam"}),
+        ("a2c", "gymnasium:CartPole-v1", {"num_envs": 2}, {"num_envs": 4}),
+        ("n-step-q", CARTPOLE, {"num_envs": 4}, {"num_envs": 6}),
+        ("a3c", CARTPOLE, {"num_workers": 1}, {"num_workers": 3}),
+        ("a3c", CARTPOLE, {"num_workers": 3}, {"num_workers": 1}),
+        ("a3c", CARTPOLE, {"num_workers": 2, "optimizer": "rmsprop"}, {"num_workers": 3, "num_envs": 2}),
+        ("async-one-step-q", CARTPOLE, {"num_workers": 2}, {"num_workers": 2, "num_envs": 3}),
+    ],
+)
+def test_a_run_goes_on_from_its_step_with_other_settings(method, env, before, after, tmp_path):
+    if env.startswith("gymnasium:"):
+        pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
+    given = {"hidden": (8,), "total_timesteps": 3_000, "eval_episodes": 1, "num_steps": 5}
+    settings = resolve(method, env, **(given | before))
+    first = train(method, env, settings, tmp_path / "run", options=QUIET)
+    run = RunDirectory(tmp_path / "run")
+    settings = resolve(method, env, **(given | before | after | {"total_timesteps": 6_000}))
+    second = resume(run.path, settings=settings, force=True, options=QUIET)
+    rows = settings.num_steps * settings.num_envs * (settings.num_workers if "a3c" in method else 1)
+    assert 6_000 <= second["env_steps"] < 6_000 + 10 * rows
+    assert second["updates"] > first["updates"]
+    assert run.config()[2] == settings
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -8,6 +8,8 @@ number, facts about the run, and the SHA-256 of every array. Nothing is pickled.
 import hashlib
 import json
 import os
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from jax_a3c.checks import InputError
+from jax_a3c.hogwild import COUNTERS
 from jax_a3c.training.files import PARTIAL, write_whole
 from jax_a3c.training.signals import tell
 from jax_a3c.types import Params
@@ -27,6 +30,8 @@ FORMAT = 1
 VARIABLES, STATE = "variables/", "state/"
 SUFFIX = ".safetensors"
 BEST = f"best{SUFFIX}"
+BEGINS_ANEW = re.compile(rf"{STATE}(actor|actors/\d+|opt_state|opt_states/\d+)(?=/|$)")
+"""What a run can do without: how it acts, and what its optimizer remembers."""
 DAMAGED = ".damaged"
 """Ends the name of a checkpoint that a resumed run passed over."""
 
@@ -255,6 +260,50 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
         else:
             leaves.append(np.array(array))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def refit(arrays: Mapping[str, np.ndarray], fresh: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint for a run whose settings were changed.
+
+    Actors and states of the optimizer that do not fit are those of the fresh run, and are named on stderr. If
+    there are more or fewer workers now, the first one has what all have counted.
+
+    Args:
+      arrays: of the checkpoint.
+      fresh: of a run that begins, as `flatten` gives them.
+
+    Returns:
+      The arrays; `unflatten` refuses them if anything else does not fit.
+    """
+    fitted = {name: array for name, array in arrays.items() if not BEGINS_ANEW.match(name)}
+    stored, misfits = _parts(arrays), []
+    for part, anew in _parts(fresh).items():
+        if _kinds(stored[part]) == _kinds(anew):
+            fitted |= stored[part]
+        else:
+            fitted |= anew
+            misfits.append(part.removeprefix(STATE))
+    if misfits:
+        tell(f"what was saved does not fit the new settings: {', '.join(misfits)} begin anew")
+    for name in (f"{STATE}shared/{counter}" for counter in COUNTERS):
+        if name in fitted and name in fresh and fitted[name].shape != fresh[name].shape:
+            together = np.max if name.endswith("max") else np.sum
+            fitted[name], counts = np.zeros_like(fresh[name]), fitted[name]
+            fitted[name][0] = together(counts)
+    return fitted
+
+
+def _parts(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each part that may begin anew."""
+    parts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for name, array in arrays.items():
+        if match := BEGINS_ANEW.match(name):
+            parts[match[0]][name] = array
+    return parts
+
+
+def _kinds(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

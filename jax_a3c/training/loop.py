@@ -58,14 +58,24 @@ class Synchronous:
         Of environments on the host it holds nothing: they cannot be saved.
         """
         actor = state.actor if self.agent.traceable else [lasting(one) for one in state.actor]
-        return state.params, state._replace(params=None, actor=actor)
+        rest = {
+            "opt_state": state.opt_state,
+            "actor": actor,
+            "target": state.target,
+            "updates": state.updates,
+        }
+        return state.params, rest | {"env_steps": np.int64(self._env_steps(state, int(state.updates)))}
 
     def restore(self, state: A2CState, params: Params, rest: Any) -> A2CState:
         """The state of a run that was saved, from a fresh one and the parts that `snapshot` gave."""
-        actor = rest.actor
+        actor = rest["actor"]
         if not self.agent.traceable:
             actor = [resumed(*both) for both in zip(state.actor, actor, strict=True)]
-        return rest._replace(params=params, actor=actor)
+        resets = int(rest["updates"]) * self._steps_per_update - int(rest["env_steps"])
+        return A2CState(
+            *(params, rest["opt_state"], actor, rest["updates"]),
+            *(jnp.asarray(np.int32(resets)), rest["target"]),
+        )
 
     def start_from(self, state: A2CState, params: Params) -> A2CState:
         """A fresh state with these variables of the network, in the target too."""
@@ -101,13 +111,14 @@ class Synchronous:
         compiling = time.perf_counter()
         program = self._compile(state)
         start, first = time.perf_counter(), int(state.updates)
-        done, chunk, last = first, 1, -(-self._total_timesteps // self._steps_per_update)
+        done, chunk, most = first, 1, self._total_timesteps // self._steps_per_update // REPORTS
         sums: dict[str, float] = {}
         first_step = self._env_steps(state, done)
         progress = Progress(first_step, done, 0.0, sums, [done])
         while progress.env_steps < self._total_timesteps:
             called = time.perf_counter()
-            count = min(chunk, max(1, last - done))
+            left = -(-(self._total_timesteps - progress.env_steps) // self._steps_per_update)
+            count = min(chunk, left)
             state, metrics = program(state, np.int32(count))
             metrics = jax.device_get(metrics)
             done += count
@@ -117,7 +128,7 @@ class Synchronous:
             if callback is not None and callback(progress):
                 break
             affordable = count * interval / max(time.perf_counter() - called, 1e-9)
-            chunk = max(1, min(2 * chunk, int(affordable), last // REPORTS))
+            chunk = max(1, min(2 * chunk, int(affordable), most))
         if done == first and callback is not None:
             callback(progress)
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)

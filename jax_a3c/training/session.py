@@ -13,7 +13,7 @@ from jax_a3c.asynchronous import Asynchronous
 from jax_a3c.checks import InputError
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.training import plots
-from jax_a3c.training.checkpoints import STATE, VARIABLES, Checkpoint, flatten, unflatten
+from jax_a3c.training.checkpoints import STATE, VARIABLES, Checkpoint, flatten, refit, unflatten
 from jax_a3c.training.experiment import Experiment
 from jax_a3c.training.recorder import MAX_NONFINITE, Recorder
 from jax_a3c.training.results import EvaluationStopped, evaluate
@@ -45,10 +45,13 @@ class Session:
         experiment: Experiment,
         stopped: threading.Event,
         checkpoint: Checkpoint | None = None,
+        *,
+        changed: bool = False,
     ):
-        """On from a checkpoint, if there is one, until `stopped` is set."""
+        """On from a checkpoint, if there is one, until `stopped` is set; perhaps one of other settings."""
         self._run, self._method, self._settings, self._options = run, method, settings, options
-        self._experiment, self._stopped, self._checkpoint = experiment, stopped, checkpoint
+        self._experiment, self._stopped = experiment, stopped
+        self._checkpoint, self._changed = checkpoint, changed
         self._training_key, self._evaluation_key = jax.random.split(jax.random.key(settings.seed))
         self._facts: dict[str, Any] = {"environment": environment(), "resumed": 0, "compile_seconds": 0.0}
         progress = None
@@ -128,14 +131,17 @@ class Session:
         """The state to begin with: fresh, with given parameters, or that of the checkpoint."""
         trainer, checkpoint, key = self._experiment.trainer, self._checkpoint, self._training_key
         env_steps = self._recorder.progress.env_steps
-        if checkpoint is not None and not isinstance(self._experiment.env, JaxEnvironment):
+        if checkpoint is not None and (self._changed or not isinstance(self._experiment.env, JaxEnvironment)):
             key = jax.random.fold_in(key, env_steps)  # new episodes, not those of the start again
         state: Any = trainer.init(key)
         try:
             if checkpoint is not None:
                 fresh = trainer.snapshot(state)
+                arrays = checkpoint.arrays
+                if self._changed:
+                    arrays = refit(arrays, flatten(fresh[1], STATE))
                 parts = [
-                    unflatten(like, checkpoint.arrays, prefix, checkpoint.path)
+                    unflatten(like, arrays, prefix, checkpoint.path)
                     for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
                 ]
                 state = trainer.restore(state, *parts)

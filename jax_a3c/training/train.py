@@ -81,8 +81,9 @@ def resume(
     Args:
       run_dir: folder of the run.
       settings: what they should be, None for those of the run.
-      force: go on even if they differ from those of the run, which then are replaced. Those that give its
-        state another shape cannot: the network, the optimizer, the numbers of workers and environments.
+      force: go on even if they differ from those of the run, which then are replaced. With other numbers of
+        workers or environments episodes begin anew, with another optimizer its statistics; another network
+        is refused.
       options: what the run does beside training; the defaults if None.
 
     Returns:
@@ -110,7 +111,9 @@ def resume(
     with locked(run.path), stop_on_signal() as stopped:
         checkpoint = run.checkpoints.newest(set_aside=True)
         run.tell_loss(checkpoint)
-        session = Session(run, method, settings, options, experiment, stopped, checkpoint)
+        session = Session(
+            run, method, settings, options, experiment, stopped, checkpoint, changed=bool(changes)
+        )
         try:
             return session.run()
         except DoesNotFitError as error:
