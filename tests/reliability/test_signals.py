@@ -84,35 +84,38 @@ def test_signals(tmp_path, count, figure):
     assert last <= count(30.0, IN_TIME)  # a busy machine is no failure of the default suite
 
 
-def test_what_comes_at_once_is_the_same_signal_even_if_nothing_is_left_to_end():
-    came, pid = [], os.getpid()
-    before = signal.signal(signal.SIGTERM, lambda *_: came.append("before"))
-    try:
-        with stop_on_signal() as stopped:
-            os.kill(pid, signal.SIGTERM)
-            late = threading.Timer(0.3, os.kill, (pid, signal.SIGTERM))
-            late.start()
-            stopped.wait()
-        late.join()
-        assert came == []
-        os.kill(pid, signal.SIGTERM)
-        assert came == ["before"]
-    finally:
-        signal.signal(signal.SIGTERM, before)
+@pytest.fixture
+def came():
+    """Signals that come to what handled them before."""
+    found = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: found.append(number))
+    yield found
+    signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_signal_goes_to_what_handled_it_before_and_a_third_ends_the_program():
-    came, pid = [], os.getpid()
-    before = signal.signal(signal.SIGTERM, lambda *_: came.append("before"))
-    try:
-        with stop_on_signal() as stopped:
-            os.kill(pid, signal.SIGTERM)
-            assert stopped.wait(10) and came == []
-            time.sleep(SAME_SIGNAL + 0.1)
-            os.kill(pid, signal.SIGTERM)
-            assert came == ["before"] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_comes_at_once_is_the_same_signal_even_if_nothing_is_left_to_end(came):
+    late = threading.Timer(0.3, terminate)
+    with stop_on_signal() as stopped:
+        terminate()
+        late.start()
+        stopped.wait()
+    late.join()
+    assert came == []
+    terminate()
+    assert came == [signal.SIGTERM]
+
+
+def test_a_second_signal_goes_to_what_handled_it_before_and_a_third_ends_the_program(came):
+    with stop_on_signal() as stopped:
+        terminate()
+        assert stopped.wait(10) and came == []
+        time.sleep(SAME_SIGNAL + 0.1)
+        terminate()
+        assert came == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
