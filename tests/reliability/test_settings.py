@@ -17,7 +17,7 @@ from jax_a3c.rollouts import RunnerConfig
 from jax_a3c.synchronous import SynchronousConfig
 from jax_a3c.training.experiment import build
 from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import Settings, resolve
+from jax_a3c.training.settings import FOREIGN, Settings, resolve
 
 pytestmark = pytest.mark.unoptimized
 AT_ONCE, REPEATS = 0.1, 10
@@ -56,7 +56,7 @@ def python(case):
 def trace(case):
     """Trace a rollout and an update of a case, which the refusals should have left nothing to say of."""
     method = case.method.removeprefix("async-").replace("a3c", "a2c")
-    only_theirs = ("num_workers", "lock", "stop_at_episode_end")
+    only_theirs = FOREIGN["synchronous"][1]
     given = {name: value for name, value in case.overrides.items() if name not in only_theirs}
     agent = build(method, case.env_id, resolve(method, case.env_id, **given)).trainer.agent
     jax.eval_shape(lambda key: agent.step(agent.init(key)), jax.random.key(0))
