@@ -12,11 +12,19 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jax_a3c.checks import MAX_STEPS, InputError, check_boolean, check_integer, check_number
+from jax_a3c.checks import (
+    MAX_STEPS,
+    InputError,
+    check_boolean,
+    check_integer,
+    check_kind,
+    check_number,
+    shown,
+)
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import close_all, init_host_actors, lasting, resumed
-from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic
+from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts
 from jax_a3c.rollouts import RunnerConfig, init_actor
 from jax_a3c.segments import Segments
 from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
@@ -114,7 +122,10 @@ def a3c(
       >>> agent.run(jax.random.key(0)).progress.env_steps >= 1000
       True
     """
-    config = config or A3CConfig()
+    config = A3CConfig() if config is None else config
+    check_kind("config", config, A3CConfig)
+    if not callable(make_env):
+        raise InputError(f"make_env must be a function, such as lambda: env, got {shown(make_env)}")
     return Asynchronous(make_env(), network, optimizer, actor_critic(network, config), config)
 
 
@@ -149,7 +160,9 @@ class Asynchronous:
           objective: how to act and what to minimise.
           config: settings; the defaults if None.
         """
-        self.config = config = config or AsynchronousConfig()
+        self.config = config = AsynchronousConfig() if config is None else config
+        check_parts(env, network, optimizer, objective)
+        check_kind("config", config, AsynchronousConfig)
         self._env = env
         self._network = network
         self._objective = objective
@@ -217,6 +230,10 @@ class Asynchronous:
         """
         with jax.default_device(self._device):
             return self._unravel(jnp.array(state.shared.parameters, copy=True))
+
+    def counts(self, state: A3CState) -> tuple[int, int]:
+        """Environment steps and updates so far, of all workers."""
+        return state.shared.env_steps, state.shared.updates
 
     def snapshot(self, state: A3CState) -> tuple[Params, Any]:
         """The network's variables, and what else a run needs to go on, as a tree of arrays.

@@ -88,6 +88,21 @@ def check_integer(name: str, value: Any, low: int, high: int = MAX_INTEGER) -> N
     raise InputError(f"{name} must be an integer {expected}, got {shown(value)}")
 
 
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Refuse an object of another class.
+
+    Args:
+      name: of the setting, as the user wrote it.
+      value: what the user gave.
+      kind: the class.
+
+    Raises:
+      InputError: if it is not of that class.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be {kind.__name__}(...), got {shown(value)}")
+
+
 def check_boolean(name: str, value: Any) -> None:
     """Refuse what is neither True nor False; the string "False" would count as true.
 

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(command, Train) and command.supervise and not command.dry_run:
             from jax_a3c.training.supervisor import supervise
 
+            command.check()
             run_dir = command.resume or command.new_run_dir()
             return supervise(arguments, run_dir, resume=command.resume is not None)
         return command()
@@ -98,33 +99,33 @@ def _train_defaults(arguments: list[str]) -> Train:
     """
     words = arguments[1:] if arguments[:1] == ["train"] else []
     named = words[:2] if len(words) >= 2 and not any(word.startswith("-") for word in words[:2]) else None
-    if run_dir := _value_of("--resume", words):
+    options = GivenOptions()
+    if (run_dir := _value_of("--resume", words)) is not None:
         from jax_a3c.training.run_directory import RunDirectory
 
-        *stored, settings = RunDirectory(Path(run_dir)).config()
-        if named not in (None, stored):
-            raise InputError(
-                f"the run in {run_dir!r} is of {' '.join(stored)}, not of {' '.join(named or ())}"
-            )
+        run = RunDirectory(Path(run_dir))
+        *stored, settings = run.config()
+        options = GivenOptions(**dataclasses.asdict(run.options()))
         named = stored
     elif named is not None:
         settings = resolve(*named)
     elif words and not {"-h", "--help"} & set(words):
         raise InputError("METHOD and ENV come first: jax-a3c train METHOD ENV [--flag value ...]")
     else:
-        return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Given(), options=GivenOptions())
+        return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Given(), options=options)
     given = Given(**dataclasses.asdict(settings))
-    return Train(method=named[0], env=named[1], settings=given, options=GivenOptions())
+    return Train(method=named[0], env=named[1], settings=given, options=options)
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:
-    """What follows a flag on the command line, None if it is not there."""
+    """What follows a flag on the command line, the last time; None if it is not there."""
+    value = None
     for word, following in itertools.zip_longest(words, words[1:]):
         if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+    return value
 
 
 def _integers() -> tyro.constructors.ConstructorRegistry:

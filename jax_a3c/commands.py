@@ -67,15 +67,11 @@ class Train:
 
     def __call__(self) -> int:
         """Run the command."""
+        self.check()
         settings = Settings(**dataclasses.asdict(self.settings))
         options = RunOptions(**dataclasses.asdict(self.options))
-        if self.resume is None and self.force:
-            raise InputError("force is a setting of --resume: leave it out, or say which run should go on")
-        for name in ("run_dir", "initial_params"):
-            if self.resume is not None and getattr(self, name) is not None:
-                raise InputError(f"{name} is of no use with --resume, the run has its own: leave it out")
         if self.dry_run:
-            return _describe(self.method, self.env, settings)
+            return self._describe(settings)
         run_dir = self.resume or self.new_run_dir()
         if self.resume is not None:
             from jax_a3c.training.train import resume
@@ -88,6 +84,49 @@ class Train:
             summary = train(self.method, self.env, settings, run_dir, options=options, initial_params=params)
         _print_table([_summary_row(run_dir, summary)])
         return ExitCode.DONE if summary["status"] == "completed" else ExitCode.INTERRUPTED
+
+    def check(self) -> None:
+        """Refuse flags that contradict each other."""
+        if self.resume is None:
+            if self.force:
+                raise InputError(
+                    "force is a setting of --resume: leave it out, or say which run should go on"
+                )
+            return
+        for name in ("run_dir", "initial_params"):
+            if getattr(self, name) is not None:
+                raise InputError(f"{name} is of no use with --resume, the run has its own: leave it out")
+        from jax_a3c.training.run_directory import RunDirectory
+
+        stored = RunDirectory(self.resume).config()[:2]
+        if stored != (self.method, self.env):
+            raise InputError(
+                f"the run in {str(self.resume)!r} is of {' '.join(stored)}, not of {self.method} {self.env}"
+            )
+
+    def _describe(self, settings: Settings) -> int:
+        """What `--dry-run` prints."""
+        import math
+
+        from jax_a3c.training.checkpoints import import_params, named_leaves
+        from jax_a3c.training.experiment import build
+        from jax_a3c.training.run_directory import RunDirectory
+        from jax_a3c.training.train import stored_run
+
+        if self.resume is not None:
+            stored_run(RunDirectory(self.resume), settings, force=self.force)
+        experiment = build(self.method, self.env, settings)
+        if self.initial_params is not None:
+            import_params(self.initial_params, experiment.parameters_like())
+        print(f"{self.method} on {self.env}")
+        for name, value in dataclasses.asdict(settings).items():
+            print(f"  {name} = {value}")
+        print(experiment.env.spec)
+        shapes = {name: leaf.shape for name, leaf in named_leaves(experiment.parameters_like()).items()}
+        for name, shape in shapes.items():
+            print(f"  {name} {shape}")
+        print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
+        return ExitCode.DONE
 
     def new_run_dir(self) -> Path:
         """Where a new run goes."""
@@ -187,7 +226,11 @@ class Export:
         from jax_a3c.training.run_directory import RunDirectory
 
         *_, params = load(RunDirectory(self.run_dir), self.checkpoint)
-        export_params(params, self.output)
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            export_params(params, self.output)
+        except (OSError, ValueError) as error:  # a path may also be none
+            raise InputError(f"output {str(self.output)!r} cannot be written: {error}") from error
         print(f"wrote {self.output}")
         return ExitCode.DONE
 
@@ -271,25 +314,6 @@ class Envs:
         return ExitCode.DONE
 
 
-def _describe(method: str, env_id: str, settings: Settings) -> int:
-    """What `--dry-run` prints."""
-    import math
-
-    from jax_a3c.training.checkpoints import named_leaves
-    from jax_a3c.training.experiment import build
-
-    experiment = build(method, env_id, settings)
-    print(f"{method} on {env_id}")
-    for name, value in dataclasses.asdict(settings).items():
-        print(f"  {name} = {value}")
-    print(experiment.env.spec)
-    shapes = {name: leaf.shape for name, leaf in named_leaves(experiment.parameters_like()).items()}
-    for name, shape in shapes.items():
-        print(f"  {name} {shape}")
-    print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
-    return 0
-
-
 def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a summary that a terminal has room for."""
     row = {name: summary.get(name) for name in ("method", "env", "seed", "status")}
@@ -306,7 +330,9 @@ def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """Print rows as aligned columns; a row may lack some of them."""
+    """Print rows as aligned columns; a row may lack some of them. Nothing if there is none."""
+    if not rows:
+        return
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]

@@ -99,11 +99,12 @@ class SharedParameters:
         """Go on from parameters `[P]` and what `snapshot` gave."""
         self.parameters[:] = parameters
         self.statistics[:] = arrays["statistics"]
-        if self.target is not None:
-            self.target[:] = arrays["target"]
-            self._target_multiple = int(arrays["target_multiple"])
         for name in COUNTERS:
             setattr(self, f"_{name}", arrays[name].tolist())
+        if self.target is not None and self._target_interval is not None:
+            self.target[:] = arrays["target"]
+            multiple = self.env_steps // self._target_interval  # it may be longer now than it was
+            self._target_multiple = min(int(arrays["target_multiple"]), multiple)
 
     def read(self, out: np.ndarray) -> int:
         """Copy the parameters into `out` `[P]`, the paper's theta' <- theta; return their version."""

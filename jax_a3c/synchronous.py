@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_a3c.checks import check_kind
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.host_rollouts import Unroll, alternate, as_rollout, close_all, host_unroll, init_host_actors
-from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, gradient
+from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts, gradient
 from jax_a3c.rollouts import EpisodeSums, RunnerConfig, init_actor, unroll
 from jax_a3c.types import ActorState, Array, Metrics, Params, Rollout
 
@@ -126,7 +127,8 @@ def a2c(
       >>> metrics["loss"].shape
       (3,)
     """
-    config = config or A2CConfig()
+    config = A2CConfig() if config is None else config
+    check_kind("config", config, A2CConfig)
     return synchronous(env, network, optimizer, actor_critic(network, config), config)
 
 
@@ -160,7 +162,9 @@ def synchronous(
       >>> int(state.target.env_steps)
       80
     """
-    config = config or SynchronousConfig()
+    config = SynchronousConfig() if config is None else config
+    check_parts(env, network, optimizer, objective)
+    check_kind("config", config, SynchronousConfig)
     learner = _learner(network, optax.with_extra_args_support(optimizer), objective, config)
     if isinstance(env, JaxEnvironment):
         return _on_device(env, network, objective, learner, config)

@@ -152,7 +152,7 @@ def test_a_run_that_never_saved_starts_from_the_beginning(tmp_path):
     train("a2c", CARTPOLE, settings, tmp_path / "run", options=QUIET)
     run = RunDirectory(tmp_path / "run")
     before = variables(run.path)
-    for path in run.checkpoints.paths():
+    for path in [*run.checkpoints.paths(), run.path / "metrics.jsonl", run.path / "summary.json"]:
         path.unlink()
     assert resume(run.path, options=QUIET)["resumed"] == 0
     jax.tree.map(np.testing.assert_array_equal, variables(run.path), before)
@@ -187,7 +187,7 @@ def test_what_does_not_fit_begins_anew():
     stored |= {"state/shared/staleness_max": np.array([5, 6])}
     fresh = {name: np.zeros(2) for name in names} | {"state/opt_states/1": np.zeros(3)}
     fresh |= {f"state/shared/{name}": np.zeros(3, int) for name in ("updates", "staleness_max")}
-    fitted = checkpoints.refit(stored, fresh | {"state/actors/1/key": np.zeros(2, int)})
+    fitted = checkpoints.refit(stored, fresh | {"state/actors/1/key": np.zeros(2, int)}, set())
     assert set(fitted) == set(fresh)
     for name in ("variables/w", "state/updates", "state/opt_states/10/a"):
         assert (fitted[name] == 1).all()

@@ -291,6 +291,7 @@ def test_the_command_ends_where_it_was_told(run_dir, tmp_path, capsys):
     [
         (["--output", "a.avi"], "output must end in .gif or .mp4, got 'a.avi'"),
         (["--output", "missing/a.gif"], "a folder that does not exist"),
+        (["--output", "/proc/a.gif"], "output '/proc/a.gif' cannot be written"),
         (["--policy", "epsilon-greedy"], "policy of a2c must be one of greedy, sampled"),
         (["--episodes", "0"], "episodes must be an integer of at least 1"),
         (["--max-steps", "0"], "max_steps must be an integer of at least 1"),

@@ -15,7 +15,8 @@ from probes import (
     TerminalReward,
 )
 
-from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
+from jax_a3c import A2CConfig, a2c, a3c, envs, networks, optimizers
+from jax_a3c.checks import InputError
 from jax_a3c.objectives import actor_critic, gradient
 from jax_a3c.rollouts import unroll
 from jax_a3c.training.loop import Synchronous
@@ -234,3 +235,36 @@ def test_host_loop_equals_the_steps_one_by_one():
 def test_bad_settings_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         A2CConfig(**settings)
+
+
+ENV, PENDULUM = envs.make("gymnax:CartPole-v1"), envs.make("gymnax:Pendulum-v1")
+PARTS = {
+    "env": ENV,
+    "network": networks.actor_critic(ENV),
+    "optimizer": optimizers.shared_rmsprop(1e-3),
+    "config": None,
+}
+
+
+@pytest.mark.parametrize("method", [a2c, a3c])
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"env": "gymnax:CartPole-v1"}, "env must be an environment, as envs.make gives it, got 'gymnax"),
+        ({"network": "mlp"}, "network must be a network, such as networks.actor_critic"),
+        ({"optimizer": 1e-3}, "optimizer must be an optimizer, such as optimizers.shared_rmsprop"),
+        ({"config": {"num_envs": 3}}, "config must be A[23]CConfig"),
+        ({"env": PENDULUM}, "network has the actions .*Discrete.*, those of gymnax:Pendulum-v1 are Box"),
+    ],
+)
+def test_parts_that_are_none_are_refused(method, part, message):
+    env, *others = (PARTS | part).values()
+    with pytest.raises(InputError, match=message):
+        method(env if method is a2c else lambda: env, *others)
+
+
+def test_a3c_takes_a_function_that_makes_the_environment():
+    with pytest.raises(InputError, match="make_env must be a function, such as lambda: env"):
+        a3c(*PARTS.values())
+    with pytest.raises(InputError, match="spec must be an environment"):
+        networks.actor_critic("gymnax:CartPole-v1")

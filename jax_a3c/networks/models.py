@@ -12,6 +12,7 @@ from jax_a3c.checks import (
     check_integer,
     check_number,
     check_tuple,
+    shown,
 )
 from jax_a3c.distributions import Categorical, DiagonalGaussian
 from jax_a3c.envs.base import ActionSpace, Box
@@ -203,7 +204,7 @@ def actor_critic(
     References:
       Mnih et al. (2016), sections 4, 8 and 9.
     """
-    spec = getattr(spec, "spec", spec)
+    spec = _spec(spec)
     check_boolean("shared", shared)
     check_choice("variance", variance, VARIANCES)
     check_number("min_variance", min_variance, 0.0)
@@ -242,7 +243,7 @@ def q_network(
     References:
       Mnih et al. (2016), section 4; Wang et al. (2016) for `dueling`.
     """
-    spec = getattr(spec, "spec", spec)
+    spec = _spec(spec)
     _num_actions(spec.action_space)
     check_boolean("dueling", dueling)
     return QNetwork(
@@ -260,6 +261,14 @@ def _trunk(network: ActorCritic | QNetwork, name: str) -> Trunk:
     torso = network.torso.clone(parent=None, name=None)
     core = None if network.core is None else network.core.clone(parent=None, name=None)
     return Trunk(torso, core, network.num_categories, name=name)
+
+
+def _spec(of: Any) -> Any:
+    """The `EnvSpec` of an environment, or itself."""
+    spec = getattr(of, "spec", of)
+    if not hasattr(spec, "action_space"):
+        raise InputError(f"spec must be an environment, as envs.make gives it, or its .spec, got {shown(of)}")
+    return spec
 
 
 def _num_actions(action_space: ActionSpace) -> int:

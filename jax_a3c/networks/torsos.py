@@ -133,7 +133,7 @@ def _check_image(name: str, shape: tuple[int, ...], layers: tuple[tuple[int, int
     if len(shape) != 3:
         raise InputError(
             f"{name} needs image observations [height, width, channels], got shape {shape}; "
-            'use torso="mlp" for vectors, or add the missing axis in the environment'
+            'use torso="mlp" (--network mlp) for vectors, or add the missing axis in the environment'
         )
     smallest = 1
     for _, size, stride in reversed(layers):

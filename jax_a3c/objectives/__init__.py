@@ -10,7 +10,15 @@ from jax_a3c.objectives.action_values import (
     one_step_sarsa,
 )
 from jax_a3c.objectives.actor_critic import ActorCriticConfig, actor_critic
-from jax_a3c.objectives.base import Network, Objective, ObjectiveConfig, Statistics, gradient, next_values
+from jax_a3c.objectives.base import (
+    Network,
+    Objective,
+    ObjectiveConfig,
+    Statistics,
+    check_parts,
+    gradient,
+    next_values,
+)
 
 __all__ = [
     "ActionValueConfig",
@@ -20,6 +28,7 @@ __all__ = [
     "ObjectiveConfig",
     "Statistics",
     "actor_critic",
+    "check_parts",
     "gradient",
     "n_step_q",
     "next_values",

@@ -6,11 +6,12 @@ number, facts about the run, and the SHA-256 of every array. Nothing is pickled.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +31,15 @@ FORMAT = 1
 VARIABLES, STATE = "variables/", "state/"
 SUFFIX = ".safetensors"
 BEST = f"best{SUFFIX}"
-BEGINS_ANEW = re.compile(rf"{STATE}(actor|actors/\d+|opt_state|opt_states/\d+)(?=/|$)")
-"""What a run can do without: how it acts, and what its optimizer remembers."""
+BEGINS_ANEW = {
+    re.compile(rf"{STATE}(actor|actors/\d+)(?=/|$)"): {
+        "seed",
+        "final_epsilons",
+        "final_epsilon_probabilities",
+    },
+    re.compile(rf"{STATE}(opt_state|opt_states/\d+|shared/statistics)(?=/|$)"): {"optimizer"},
+}
+"""What a run can do without: how it acts, what its optimizer remembers; and the settings that decide it."""
 DAMAGED = ".damaged"
 """Ends the name of a checkpoint that a resumed run passed over."""
 
@@ -200,7 +208,7 @@ def export_params(params: Params, path: Path) -> None:
 
 
 def import_params(path: Path, like: Params) -> Params:
-    """Read variables that `export_params`, or another program, wrote.
+    """Read variables that `export_params`, or another program, wrote, or those of a checkpoint.
 
     Args:
       path: a safetensors file.
@@ -212,7 +220,8 @@ def import_params(path: Path, like: Params) -> Params:
     Raises:
       InputError: if the file is missing, damaged or of another network.
     """
-    return unflatten(like, _load(path)[0], "", path)
+    arrays, header = _load(path)
+    return read(path).params(like) if "jax_a3c" in header else unflatten(like, arrays, "", path)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -262,27 +271,31 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def refit(arrays: Mapping[str, np.ndarray], fresh: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def refit(
+    arrays: Mapping[str, np.ndarray], fresh: Mapping[str, np.ndarray], changed: Collection[str]
+) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint for a run whose settings were changed.
 
-    Actors and states of the optimizer that do not fit are those of the fresh run, and are named on stderr. If
-    there are more or fewer workers now, the first one has what all have counted.
+    Actors and states of the optimizer that do not fit, or are of other settings, are those of the fresh run;
+    stderr names them. If there are more or fewer workers now, the first one has what all have counted.
 
     Args:
       arrays: of the checkpoint.
       fresh: of a run that begins, as `flatten` gives them.
+      changed: names of the settings.
 
     Returns:
       The arrays; `unflatten` refuses them if anything else does not fit.
     """
-    fitted = {name: array for name, array in arrays.items() if not BEGINS_ANEW.match(name)}
-    stored, misfits = _parts(arrays), []
-    for part, anew in _parts(fresh).items():
-        if _kinds(stored[part]) == _kinds(anew):
-            fitted |= stored[part]
-        else:
-            fitted |= anew
-            misfits.append(part.removeprefix(STATE))
+    fitted, misfits = dict(arrays), []
+    for pattern, settings in BEGINS_ANEW.items():
+        stored, anew = _parts(pattern, arrays), _parts(pattern, fresh)
+        for name in itertools.chain(*stored.values()):
+            del fitted[name]
+        for part, those in anew.items():
+            fits = _kinds(stored[part]) == _kinds(those) and not settings & set(changed)
+            fitted |= stored[part] if fits else those
+            misfits += [] if fits else [part.removeprefix(STATE)]
     if misfits:
         tell(f"what was saved does not fit the new settings: {', '.join(misfits)} begin anew")
     for name in (f"{STATE}shared/{counter}" for counter in COUNTERS):
@@ -293,11 +306,11 @@ def refit(arrays: Mapping[str, np.ndarray], fresh: Mapping[str, np.ndarray]) -> 
     return fitted
 
 
-def _parts(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of each part that may begin anew."""
+def _parts(pattern: re.Pattern, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each part whose name begins with a pattern."""
     parts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for name, array in arrays.items():
-        if match := BEGINS_ANEW.match(name):
+        if match := pattern.match(name):
             parts[match[0]][name] = array
     return parts
 
@@ -315,11 +328,14 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a safetensors file."""
     try:
+        path.open("rb").close()  # its errors say more
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
             return arrays, file.metadata() or {}
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
+    except IsADirectoryError:
+        raise DamagedError(f"{path} is a folder, not a file as `jax-a3c export` writes it") from None
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedError(f"{path} is damaged or no safetensors file: {error}") from error
 

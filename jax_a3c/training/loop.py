@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_a3c.checks import InputError
 from jax_a3c.host_rollouts import close_all, lasting, resumed
 from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
@@ -52,6 +53,10 @@ class Synchronous:
         """The network's variables in the state of a run."""
         return state.params
 
+    def counts(self, state: A2CState) -> tuple[int, int]:
+        """Environment steps and updates so far."""
+        return self._env_steps(state, int(state.updates)), int(state.updates)
+
     def snapshot(self, state: A2CState) -> tuple[Params, Any]:
         """The network's variables, and what else a run needs to go on, as a tree of arrays.
 
@@ -64,14 +69,23 @@ class Synchronous:
             "target": state.target,
             "updates": state.updates,
         }
-        return state.params, rest | {"env_steps": np.int64(self._env_steps(state, int(state.updates)))}
+        return state.params, rest | {"env_steps": np.int64(self.counts(state)[0])}
 
     def restore(self, state: A2CState, params: Params, rest: Any) -> A2CState:
-        """The state of a run that was saved, from a fresh one and the parts that `snapshot` gave."""
+        """The state of a run that was saved, from a fresh one and the parts that `snapshot` gave.
+
+        InputError if its steps cannot be counted in the rows that an update has now.
+        """
         actor = rest["actor"]
         if not self.agent.traceable:
             actor = [resumed(*both) for both in zip(state.actor, actor, strict=True)]
         resets = int(rest["updates"]) * self._steps_per_update - int(rest["env_steps"])
+        if not -(2**31) <= resets < 2**31:
+            raise InputError(
+                f"{rest['env_steps']:,} steps in {rest['updates']:,} updates cannot be counted on in updates "
+                f"of num_envs * num_steps = {self._steps_per_update:,} rows; begin a new run from these "
+                "parameters"
+            )
         return A2CState(
             *(params, rest["opt_state"], actor, rest["updates"]),
             *(jnp.asarray(np.int32(resets)), rest["target"]),

@@ -26,19 +26,28 @@ def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
       InputError: if a run has recorded no episode, `output` cannot be written, or matplotlib is missing.
     """
     try:
+        from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("plots need the extra of that name: pip install 'jax-a3c[plots]'") from None
+    if output.suffix != ".png":
+        raise InputError(f"output must end in .png, got {str(output)!r}")
+    names = list(dict.fromkeys(" ".join(run.config()[:2]) for run in runs))
+    columns = max(1, min(3, len(names), 100 // max(map(len, names), default=1)))
+    rows = -(-len(names) // columns)
     # Figure and canvas without pyplot: no global state, no choice of a window system.
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6 + 0.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
-    labels: dict[str, str] = {}
+    cycle = (
+        [f"C{i}" for i in range(10)]
+        if len(names) <= 10
+        else colormaps["turbo"](np.linspace(0, 1, len(names)))
+    )
+    colours = dict(zip(names, cycle, strict=False))
     for run in runs:
-        method, env_id, _ = run.config()
-        label = f"{method} {env_id}"
-        colour = labels.setdefault(label, f"C{len(labels)}")
+        colour = colours[" ".join(run.config()[:2])]
         steps, seconds, returns = _curve(run)
         for axis, x in zip(axes, (steps, seconds), strict=True):
             axis.plot(x, returns, color=colour, alpha=0.25, linewidth=1)
@@ -48,9 +57,9 @@ def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean return of training episodes")
-    for label, colour in labels.items():
-        axes[1].plot([], [], color=colour, linewidth=2, label=label)
-    axes[1].legend(loc="lower right")
+    for name, colour in colours.items():
+        axes[1].plot([], [], color=colour, linewidth=2, label=name)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=130, format="png")

@@ -13,13 +13,14 @@ import jax
 
 from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, shown
 from jax_a3c.envs.base import available_cores
-from jax_a3c.training.checkpoints import Checkpoint, Checkpoints
+from jax_a3c.training.checkpoints import Checkpoint, Checkpoints, export_params, import_params
 from jax_a3c.training.files import append_line, write_whole
-from jax_a3c.training.settings import Settings, resolve
+from jax_a3c.training.settings import RunOptions, Settings, from_json, resolve
 from jax_a3c.training.signals import tell
 from jax_a3c.types import Params
 
 PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "envpool", "gymnasium", "mujoco")
+INITIAL = "initial_params.safetensors"
 SUMMARY_NUMBERS = (
     *("env_steps", "seconds", "env_steps_per_second"),
     *("eval_return_mean", "eval_return_std", "eval_episodes"),
@@ -39,7 +40,15 @@ class RunDirectory:
         self.path = _folder(path)
 
     @classmethod
-    def create(cls, path: Path, method: str, env_id: str, settings: Settings) -> "RunDirectory":
+    def create(
+        cls,
+        path: Path,
+        method: str,
+        env_id: str,
+        settings: Settings,
+        options: RunOptions | None = None,
+        initial_params: Params | None = None,
+    ) -> "RunDirectory":
         """Start a run in a folder that holds none.
 
         Args:
@@ -47,9 +56,11 @@ class RunDirectory:
           method: of the run.
           env_id: of the run.
           settings: all of them, resolved.
+          options: what the run does beside training; the defaults if None.
+          initial_params: variables that it starts from, if they are given.
 
         Returns:
-          The run directory, with `config.json` and `env.json` written.
+          The run directory, with `config.json`, `env.json` and perhaps `initial_params.safetensors` written.
 
         Raises:
           InputError: if the folder holds a run already or cannot be written.
@@ -60,7 +71,9 @@ class RunDirectory:
             occupied = (path / "config.json").exists()
             if not occupied:
                 (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-                run.write_config(method, env_id, settings)
+                if initial_params is not None:
+                    export_params(initial_params, path / INITIAL)
+                run.write_config(method, env_id, settings, options or RunOptions())
         except (OSError, ValueError) as error:  # a path may also be none
             raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
         if occupied:
@@ -68,10 +81,12 @@ class RunDirectory:
         run._write("env.json", environment())
         return run
 
-    def write_config(self, method: str, env_id: str, settings: Settings) -> None:
+    def write_config(self, method: str, env_id: str, settings: Settings, options: RunOptions) -> None:
         """Write `config.json`."""
         content = {"method": method, "env": env_id, "settings": dataclasses.asdict(settings)}
-        self._write("config.json", content)
+        kept = dataclasses.asdict(options)
+        kept.pop("quiet")  # of one terminal
+        self._write("config.json", content | {"options": kept})
 
     def config(self) -> tuple[str, str, Settings]:
         """Method, environment id and settings of the run.
@@ -81,15 +96,30 @@ class RunDirectory:
         """
         config, path = self._read("config.json"), self.path / "config.json"
         try:
-            settings = {  # JSON has lists where the settings have tuples
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in config["settings"].items()
-            }
+            settings = from_json(config["settings"])
             return config["method"], config["env"], resolve(config["method"], config["env"], **settings)
         except InputError as error:
             raise InputError(f"{path} is damaged or of another version of jax_a3c: {error}") from error
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a run's configuration: {error!r}") from error
+
+    def options(self) -> RunOptions:
+        """What the run does beside training.
+
+        Raises:
+          InputError: if the folder holds no run, or one that this version cannot read.
+        """
+        try:
+            return RunOptions(**self._read("config.json").get("options", {}))
+        except TypeError as error:
+            raise InputError(
+                f"{self.path / 'config.json'} is damaged or of another version of jax_a3c: {error}"
+            ) from error
+
+    def initial_params(self, like: Params) -> Params | None:
+        """The variables that the run was given to start from, None if it was given none."""
+        path = self.path / INITIAL
+        return import_params(path, like) if path.exists() else None
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`; OSError if the disk does not take all of it."""
@@ -195,9 +225,8 @@ class RunDirectory:
         try:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                f"{str(self.path)!r} holds no {name}; is it the directory of a run that ended?"
-            ) from None
+            why = "is it the directory of a run?" if self.path.is_dir() else "there is no such folder"
+            raise InputError(f"{str(self.path)!r} holds no {name}: {why}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 

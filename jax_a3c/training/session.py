@@ -1,8 +1,10 @@
 """A run under way: slices of training, and between two of them checkpoints and evaluations."""
 
 import contextlib
+import dataclasses
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,15 @@ class Session:
         stopped: threading.Event,
         checkpoint: Checkpoint | None = None,
         *,
-        changed: bool = False,
+        changed: Collection[str] = (),
     ):
-        """On from a checkpoint, if there is one, until `stopped` is set; perhaps one of other settings."""
+        """On from a checkpoint, if there is one, until `stopped` is set; some settings may have changed."""
         self._run, self._method, self._settings, self._options = run, method, settings, options
         self._experiment, self._stopped = experiment, stopped
         self._checkpoint, self._changed = checkpoint, changed
         self._training_key, self._evaluation_key = jax.random.split(jax.random.key(settings.seed))
         self._facts: dict[str, Any] = {"environment": environment(), "resumed": 0, "compile_seconds": 0.0}
+        self._facts["settings"] = dataclasses.asdict(settings)
         progress = None
         if checkpoint is not None:
             progress = Progress(**checkpoint.facts["progress"])
@@ -73,13 +76,14 @@ class Session:
             row for row in run.evaluations() if row["env_steps"] <= self._recorder.progress.env_steps
         ]
 
-    def run(self, initial_params: Params | None = None) -> dict[str, Any]:
-        """Train to the end, evaluate and summarise."""
+    def run(self) -> dict[str, Any]:
+        """Train to the end, evaluate and summarise. What is refused leaves the run as it was."""
         summary: dict[str, Any] = dict.fromkeys(SUMMARY)
         summary |= {"method": self._method, "env": self._experiment.env.spec.id}
         summary |= {"seed": self._settings.seed, "status": "failed"}
+        refused = False
         try:
-            params = self._train(initial_params)
+            params = self._train()
             self._recorder.close()
             if self._recorder.failed:
                 raise FloatingPointError(
@@ -89,6 +93,9 @@ class Session:
             if not self._stopped.is_set():
                 summary |= self._evaluate(params, self._evaluation_key)
             summary["status"] = "interrupted" if self._stopped.is_set() else "completed"
+        except InputError:
+            refused = True
+            raise
         except KeyboardInterrupt:
             summary["status"] = "interrupted"
             raise
@@ -97,15 +104,16 @@ class Session:
             raise
         finally:
             self._recorder.close()
-            summary |= self._counts()
-            self._run.write_summary(summary)
-            self._draw()
+            if not refused:
+                summary |= self._counts()
+                self._run.write_summary(summary)
+                self._draw()
         return summary
 
-    def _train(self, initial_params: Params | None) -> Params:
+    def _train(self) -> Params:
         """Slices of training, each until the next checkpoint, evaluation or end; the parameters learned."""
         trainer, recorder = self._experiment.trainer, self._recorder
-        state: Any = self._start(initial_params)
+        state: Any = self._start()
         try:
             self._save(state)
             while True:
@@ -122,24 +130,23 @@ class Session:
                 if self._over():
                     return result.params
                 if self._evaluation_due():
-                    key = jax.random.fold_in(self._evaluation_key, recorder.progress.env_steps)
-                    self._evaluate(result.params, key)
+                    self._evaluate(result.params, _at(self._evaluation_key, recorder.progress.env_steps))
         finally:
             trainer.close(state)
 
-    def _start(self, initial_params: Params | None) -> Any:
+    def _start(self) -> Any:
         """The state to begin with: fresh, with given parameters, or that of the checkpoint."""
         trainer, checkpoint, key = self._experiment.trainer, self._checkpoint, self._training_key
         env_steps = self._recorder.progress.env_steps
         if checkpoint is not None and (self._changed or not isinstance(self._experiment.env, JaxEnvironment)):
-            key = jax.random.fold_in(key, env_steps)  # new episodes, not those of the start again
+            key = _at(key, env_steps)  # new episodes, not those of the start again
         state: Any = trainer.init(key)
         try:
             if checkpoint is not None:
                 fresh = trainer.snapshot(state)
                 arrays = checkpoint.arrays
                 if self._changed:
-                    arrays = refit(arrays, flatten(fresh[1], STATE))
+                    arrays = refit(arrays, flatten(fresh[1], STATE), self._changed)
                 parts = [
                     unflatten(like, arrays, prefix, checkpoint.path)
                     for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
@@ -149,9 +156,9 @@ class Session:
                     tell(
                         f"{checkpoint.path} was written with other versions: what follows may differ in bits"
                     )
-            elif initial_params is not None:
-                state = trainer.start_from(state, initial_params)
-            self._run.write_config(self._method, self._experiment.env.spec.id, self._settings)
+            elif (params := self._run.initial_params(trainer.params(state))) is not None:
+                state = trainer.start_from(state, params)
+            self._run.write_config(self._method, self._experiment.env.spec.id, self._settings, self._options)
             self._run.forget_after(env_steps if checkpoint is not None else -1)
         except BaseException:
             trainer.close(state)
@@ -185,6 +192,7 @@ class Session:
         except OSError as error:
             if last:
                 raise
+            self._path = None
             if not self._refused:  # not every time: a full disk stays full
                 tell(f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on")
             self._refused = True
@@ -201,6 +209,8 @@ class Session:
         if not isinstance(trainer, Asynchronous):
             state = trainer.latest
         if state is not None:
+            env_steps, updates = trainer.counts(state)  # the last report may be older
+            self._recorder.progress = self._recorder.progress._replace(env_steps=env_steps, updates=updates)
             try:
                 self._save(state)
             except FloatingPointError as error:
@@ -217,12 +227,16 @@ class Session:
         options: Any = {"quiet": self._options.quiet, "stopped": self._stopped.is_set}
         with contextlib.suppress(EvaluationStopped):
             results = evaluate(self._experiment, self._method, self._settings, params, key, **options)
-            self._evaluations.append({"env_steps": self._recorder.progress.env_steps, **results})
-            best = max(row["eval_return_mean"] for row in self._evaluations)
+            env_steps, mean = self._recorder.progress.env_steps, results["eval_return_mean"]
+            if self._evaluations and self._evaluations[-1]["env_steps"] == env_steps:
+                return results  # of a run that had ended, and goes on to the same end
+            bests = [row["eval_return_mean"] for row in self._evaluations if row.get("best")]
+            path = self._path if np.isfinite(mean) and mean >= max(bests, default=mean) else None
+            self._evaluations.append({"env_steps": env_steps, **results, "best": path is not None})
             try:
+                if path is not None:
+                    self._run.checkpoints.keep_as_best(path)
                 self._run.append_evaluation(self._evaluations[-1])
-                if results["eval_return_mean"] == best and self._path is not None:
-                    self._run.checkpoints.keep_as_best(self._path)
             except OSError as error:
                 tell(f"an evaluation was not written: {error}; training goes on")
         return results
@@ -249,3 +263,9 @@ class Session:
             plots.learning_curves([self._run], self._run.path / "learning_curve.png")
         except (InputError, OSError) as error:
             tell(f"no learning curve was drawn: {error}")
+
+
+def _at(key: Array, env_steps: int) -> Array:
+    """A random key for a moment of a run, which may be later than 32 bits can tell."""
+    key = jax.random.fold_in(key, env_steps % 2**32)
+    return key if env_steps < 2**32 else jax.random.fold_in(key, env_steps >> 32)

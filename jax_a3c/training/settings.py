@@ -156,6 +156,22 @@ class RunOptions:
             check_integer("eval_interval", self.eval_interval, 1, MAX_STEPS)
 
 
+def from_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they were before JSON made lists of their tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def differences(before: Settings, after: Settings) -> dict[str, str]:
+    """The names of the settings that differ, each with what it was and is."""
+    pairs = {
+        field.name: (getattr(before, field.name), getattr(after, field.name))
+        for field in dataclasses.fields(Settings)
+    }
+    return {
+        name: f"{name} was {old!r} and is now {new!r}" for name, (old, new) in pairs.items() if old != new
+    }
+
+
 _HINTS = get_type_hints(Settings)
 _BOUNDS: dict[str, dict[str, Any]] = {
     "total_timesteps": {"low": 1, "high": MAX_STEPS},

@@ -32,9 +32,10 @@ def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
     first = [*flags, "--run-dir", str(run_dir)]  # refuses a folder that holds a run
     going_on = [*_without(flags, "--initial-params"), "--resume", str(run_dir)]
     command, newest, futile = going_on if resume else first, _newest(run_dir), 0
+    told = _written(run_dir / "summary.json")
     while True:
         code, stopped = _run([sys.executable, "-m", "jax_a3c.cli", *command])
-        silent = code < 0 or (code == ExitCode.FAILED and not (run_dir / "summary.json").exists())
+        silent = code < 0 or (code == ExitCode.FAILED and _written(run_dir / "summary.json") in (None, told))
         if stopped or not silent or not (run_dir / "config.json").exists():
             return code if code >= 0 else 128 - code
         before, newest = newest, _newest(run_dir)
@@ -66,14 +67,23 @@ def _newest(run_dir: Path) -> str | None:
     return paths[0].name if paths else None
 
 
+def _written(path: Path) -> int | None:
+    """When a file was written, None if there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _without(words: list[str], *flags: str) -> list[str]:
-    """The words without some flags and their values; `--supervise` has none."""
+    """The words without some flags, be they written as `--run-dir` or `--run_dir`, and their values."""
     kept, skip = [], False
     for word in words:
+        flag, equals, _ = word.partition("=")
         if skip:
             skip = False
-        elif word in flags:
-            skip = word != "--supervise"
-        elif word.partition("=")[0] not in flags:
+        elif flag.replace("_", "-") not in flags:
             kept.append(word)
+        else:
+            skip = not equals and flag != "--supervise"
     return kept

@@ -1,6 +1,5 @@
 """One run from start to end: train, record, save, evaluate, summarise; and going on with one that ended."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from jax_a3c.training.files import locked
 from jax_a3c.training.recorder import tensorboard_parts
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.session import Session
-from jax_a3c.training.settings import RunOptions, Settings, check_method
+from jax_a3c.training.settings import RunOptions, Settings, check_method, differences, from_json
 from jax_a3c.training.signals import stop_on_signal, tell
 
 
@@ -60,9 +59,9 @@ def train(
             f"actions will be random; epsilon_anneal_steps is {settings.epsilon_anneal_steps:,}"
         )
     params = None if initial_params is None else import_params(initial_params, experiment.parameters_like())
-    run = RunDirectory.create(run_dir, method, env_id, settings)
+    run = RunDirectory.create(run_dir, method, env_id, settings, options, params)
     with locked(run.path), stop_on_signal() as stopped:
-        return Session(run, method, settings, options, experiment, stopped).run(params)
+        return Session(run, method, settings, options, experiment, stopped).run()
 
 
 def resume(
@@ -84,7 +83,7 @@ def resume(
       force: go on even if they differ from those of the run, which then are replaced. With other numbers of
         workers or environments episodes begin anew, with another optimizer its statistics; another network
         is refused.
-      options: what the run does beside training; the defaults if None.
+      options: what the run does beside training; what it did before if None.
 
     Returns:
       The summary.
@@ -94,30 +93,43 @@ def resume(
         another process trains in it.
       Exception: as `train`.
     """
-    run, options = RunDirectory(run_dir), options or RunOptions()
-    method, env_id, stored = run.config()
-    settings = settings or stored
-    changes = "; ".join(
-        f"{field.name} was {getattr(stored, field.name)!r} and is now {getattr(settings, field.name)!r}"
-        for field in dataclasses.fields(Settings)
-        if getattr(stored, field.name) != getattr(settings, field.name)
-    )
-    if changes and not force:
-        raise InputError(
-            f"the run in {str(run.path)!r} has other settings: {changes}. Leave them out, or go on with the "
-            "new ones by --force"
-        )
+    run = RunDirectory(run_dir)
+    method, env_id, stored = stored_run(run, settings, force=force)
+    settings, options = settings or stored, options or run.options()
     experiment = _prepare(method, env_id, settings, options)
     with locked(run.path), stop_on_signal() as stopped:
         checkpoint = run.checkpoints.newest(set_aside=True)
         run.tell_loss(checkpoint)
-        session = Session(
-            run, method, settings, options, experiment, stopped, checkpoint, changed=bool(changes)
-        )
+        if checkpoint is None and (run.path / "metrics.jsonl").exists():
+            raise InputError(
+                f"{str(run.path)!r} has learned something, but has no checkpoint any more: begin another run"
+            )
+        # Not those of `config.json`: a run may have died between it and its first checkpoint.
+        saved = stored if checkpoint is None else Settings(**from_json(checkpoint.facts["settings"]))
+        changes = differences(saved, settings)
         try:
+            if checkpoint is not None:
+                checkpoint.params(experiment.parameters_like())  # before anything compiles
+            session = Session(
+                run, method, settings, options, experiment, stopped, checkpoint, changed=changes
+            )
             return session.run()
         except DoesNotFitError as error:
-            raise InputError(f"{error}; {changes}" if changes else str(error)) from error
+            raise InputError("; ".join([str(error), *changes.values()])) from error
+
+
+def stored_run(
+    run: RunDirectory, settings: Settings | None, *, force: bool = False
+) -> tuple[str, str, Settings]:
+    """Method, environment and settings of a run that goes on; InputError if others are given unforced."""
+    method, env_id, stored = run.config()
+    changes = {} if force or settings is None else differences(stored, settings)
+    if changes:
+        raise InputError(
+            f"the run in {str(run.path)!r} has other settings: {'; '.join(changes.values())}. Leave them "
+            "out, or go on with the new ones by --force"
+        )
+    return method, env_id, stored
 
 
 def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:

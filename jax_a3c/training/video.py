@@ -25,12 +25,19 @@ def check_output(path: Path) -> None:
       path: of the file.
 
     Raises:
-      InputError: if its suffix is another than `.gif` and `.mp4`, its folder is missing, or the library is.
+      InputError: if its suffix is another than `.gif` and `.mp4`, its folder is missing or takes no file, or
+        the library is missing.
     """
     if path.suffix not in NEEDS:
         raise InputError(f"output must end in .gif or .mp4, got {str(path)!r}")
     if not path.parent.is_dir():
         raise InputError(f"output {str(path)!r} is in a folder that does not exist")
+    partial = _partial(path)
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise InputError(f"output {str(path)!r} cannot be written: {error}") from error
     try:
         importlib.import_module(NEEDS[path.suffix])
     except ImportError:
@@ -52,7 +59,7 @@ def write_video(path: Path, frames: Iterator[np.ndarray], *, fps: int) -> int:
       InputError: if the suffix is another, a library is missing, or the file cannot be written.
     """
     check_output(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = _partial(path)
     count = 0
 
     def counted() -> Iterator[np.ndarray]:
@@ -69,6 +76,11 @@ def write_video(path: Path, frames: Iterator[np.ndarray], *, fps: int) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def _partial(path: Path) -> Path:
+    """The name of a file while it is being written; its suffix tells the libraries the format."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: int) -> None:

@@ -1,0 +1,234 @@
+"""Runs that go on after something went wrong, or under other settings: what is kept, and what is refused."""
+
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_a3c import cli
+from jax_a3c.checks import InputError
+from jax_a3c.hogwild import SharedParameters
+from jax_a3c.training import checkpoints, session, supervisor
+from jax_a3c.training.checkpoints import VARIABLES
+from jax_a3c.training.experiment import build
+from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.training.session import Session
+from jax_a3c.training.settings import RunOptions, resolve
+from jax_a3c.training.train import resume, train
+
+pytestmark = pytest.mark.unoptimized
+CARTPOLE = "gymnax:CartPole-v1"
+QUIET = RunOptions(quiet=True)
+SMALL = {"hidden": (8,), "total_timesteps": 2_000, "eval_episodes": 1}
+
+
+def trained(path, method="a2c", *, options=QUIET, **more):
+    train(method, CARTPOLE, resolve(method, CARTPOLE, **(SMALL | more)), path, options=options)
+    return RunDirectory(path)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run that ended, for tests that change nothing."""
+    return trained(tmp_path_factory.mktemp("ended") / "run")
+
+
+class Killed(BaseException):
+    """As if the process had been killed there: nothing handles it but what always runs."""
+
+
+@contextlib.contextmanager
+def killed_before_it_saves(monkeypatch):
+    """A process that is killed writes no summary either."""
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Session, "_save", die)
+        patch.setattr(RunDirectory, "write_summary", lambda *_: None)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hidden", "16", "--force"], "hidden was (8,) and is now (16,)"),
+        (["--lstm", "--force"], "lstm was False and is now True"),
+        (["--num-envs", "3"], "other settings: num_envs was"),
+        (["--num-envs", "3", "--dry-run"], "other settings: num_envs was"),
+        (["a3c", CARTPOLE], "is of a2c gymnax:CartPole-v1, not of a3c"),
+        (["--supervise", "--run-dir", "other"], "run_dir is of no use with --resume"),
+    ],
+)
+def test_a_refused_resume_leaves_the_run_as_it_was(words, message, ended, capsys):
+    before = contents(ended.path)
+    assert cli.main(["train", "--resume", str(ended.path), *words, "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+    assert contents(ended.path) == before
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
+    run = trained(tmp_path / "run")
+    for path in run.checkpoints.paths():
+        path.unlink()
+    before = contents(run.path)
+    with pytest.raises(InputError, match="has learned something, but has no checkpoint any more"):
+        resume(run.path, options=QUIET)
+    assert contents(run.path) == before
+
+
+def test_a_run_that_is_killed_while_its_settings_change_goes_on_under_them(tmp_path, monkeypatch):
+    run = trained(tmp_path / "run", num_envs=4)
+    settings = resolve("a2c", CARTPOLE, **SMALL | {"num_envs": 2, "total_timesteps": 4_000})
+    with killed_before_it_saves(monkeypatch):
+        resume(run.path, settings=settings, force=True, options=QUIET)
+    assert run.config()[2] == settings
+    summary = resume(run.path, options=QUIET)
+    assert summary["status"] == "completed" and 4_000 <= summary["env_steps"] < 4_100
+
+
+def test_given_parameters_outlive_a_process_that_dies_before_its_first_checkpoint(tmp_path, monkeypatch):
+    settings = resolve("a2c", CARTPOLE, **SMALL, learning_rate=0.0)
+    like = build("a2c", CARTPOLE, settings).parameters_like()
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.25, leaf.dtype), like)
+    checkpoints.export_params(params, tmp_path / "params")
+    with killed_before_it_saves(monkeypatch):
+        train("a2c", CARTPOLE, settings, tmp_path / "run", options=QUIET, initial_params=tmp_path / "params")
+    (tmp_path / "params").unlink()
+    resume(tmp_path / "run", options=QUIET)
+    for name, array in RunDirectory(tmp_path / "run").checkpoints.load("last").arrays.items():
+        assert not name.startswith(VARIABLES) or (array == 0.25).all()
+
+
+def test_a_run_may_begin_with_the_parameters_of_a_checkpoint(ended, tmp_path, capsys):
+    newest = ended.checkpoints.load("last")
+    flags = [
+        "--hidden",
+        "8",
+        "--total-timesteps",
+        "100",
+        "--learning-rate",
+        "0",
+        "--eval-episodes",
+        "1",
+        "--quiet",
+    ]
+    words = ["train", "a2c", CARTPOLE, *flags, "--run-dir", str(tmp_path / "run"), "--initial-params"]
+    assert cli.main([*words, str(newest.path)]) == 0
+    arrays = RunDirectory(tmp_path / "run").checkpoints.load("last").arrays
+    for name, array in newest.arrays.items():
+        assert not name.startswith(VARIABLES) or (array == arrays[name]).all()
+    assert cli.main([*words, str(ended.path)]) == 2
+    assert "is a folder, not a file as `jax-a3c export` writes it" in capsys.readouterr().err
+    assert cli.main([*words, str(tmp_path / "nothing"), "--dry-run"]) == 2
+
+
+def test_options_go_on_with_the_run(tmp_path, monkeypatch):
+    run = trained(tmp_path / "run", options=RunOptions(quiet=True, eval_interval=1_000, keep_checkpoints=7))
+    assert run.options() == RunOptions(eval_interval=1_000, keep_checkpoints=7)
+    steps = [row["env_steps"] for row in run.evaluations()]
+    assert len(steps) == 2
+    assert cli.main(["train", "--resume", str(run.path), "--quiet"]) == 0
+    assert [row["env_steps"] for row in run.evaluations()] == steps  # it had ended: nothing new
+    more = ["--total-timesteps", "4000", "--force", "--keep-checkpoints", "6"]
+    assert cli.main(["train", "--resume", str(run.path), "--quiet", *more]) == 0
+    assert len(run.evaluations()) == 4
+    assert run.options() == RunOptions(eval_interval=1_000, keep_checkpoints=6)
+
+
+def test_what_was_not_saved_is_not_the_best_and_what_is_not_finite_neither(tmp_path, monkeypatch):
+    returns = {1_000: 1.0, 2_000: float("nan"), 3_000: 3.0, 4_000: 2.0}
+
+    def evaluate(*_, **__):
+        return {"eval_return_mean": returns[steps[-1] // 1_000 * 1_000]}
+
+    steps, save = [], checkpoints.Checkpoints.save
+
+    def saved(self, env_steps, *arguments, **options):
+        steps.append(env_steps)
+        if 3_000 <= env_steps < 4_000:
+            raise OSError("no space left")
+        return save(self, env_steps, *arguments, **options)
+
+    monkeypatch.setattr(session, "evaluate", evaluate)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", saved)
+    run = trained(
+        tmp_path / "run", total_timesteps=4_000, options=RunOptions(quiet=True, eval_interval=1_000)
+    )
+    rows = run.evaluations()
+    assert [row["best"] for row in rows] == [True, False, False, True]
+    assert rows[1]["eval_return_mean"] is None
+    assert run.checkpoints.load("best").facts["progress"]["env_steps"] == rows[3]["env_steps"]
+    resume(run.path, options=QUIET)
+
+
+@pytest.mark.parametrize("changed", ["optimizer", "seed", "final_epsilons"])
+def test_what_other_settings_decide_begins_anew_even_if_it_fits(changed):
+    names = ["variables/w", "state/actor/key", "state/opt_state/m", "state/shared/statistics"]
+    stored, fresh = ({name: np.full(2, value) for name in names} for value in (1.0, 0.0))
+    fitted = checkpoints.refit(stored, fresh, {changed, "learning_rate"})
+    anew = {name for name, array in fitted.items() if not array.any()}
+    assert anew == (
+        {"state/opt_state/m", "state/shared/statistics"} if changed == "optimizer" else {names[1]}
+    )
+    assert not [name for name in names if not checkpoints.refit(stored, fresh, {"gamma"})[name].all()]
+
+
+def test_a_target_follows_after_its_interval_became_longer():
+    old = SharedParameters(np.zeros(3, np.float32), 1, target_update_interval=10)
+    for _ in range(50):
+        old.count(0, 10)
+        old.apply(0, 0, lambda parameters, _: None)
+    new = SharedParameters(np.zeros(3, np.float32), 1, target_update_interval=300)
+    new.restore(np.ones(3, np.float32), old.snapshot())
+    new.count(0, 99)
+    new.apply(0, 0, lambda parameters, _: None)
+    assert not new.target.any()  # 599 steps
+    new.count(0, 1)
+    new.apply(0, 0, lambda parameters, _: None)
+    assert new.target.all()
+
+
+def test_a_moment_later_than_32_bits_has_a_key_of_its_own():
+    moments = (5, 2**32, 2**32 + 5, 2**33 + 5, 10**15)
+    keys = {tuple(jax.random.key_data(session._at(jax.random.key(0), steps)).tolist()) for steps in moments}
+    assert len(keys) == len(moments)
+
+
+def test_steps_that_cannot_be_counted_in_updates_are_refused(ended):
+    trainer = build(*ended.config()).trainer
+    state = trainer.init(0)
+    params, rest = trainer.snapshot(state)
+    with pytest.raises(InputError, match="num_envs \\* num_steps = "):
+        trainer.restore(state, params, rest | {"env_steps": np.int64(4 * 10**9)})
+
+
+def test_the_supervisor_forgets_flags_however_they_are_written():
+    words = ["train", "a2c", "ENV", "--run_dir", "a", "--initial_params=b", "--supervise", "--seed", "3"]
+    kept = supervisor._without(words, "--supervise", "--run-dir", "--initial-params")
+    assert kept == ["train", "a2c", "ENV", "--seed", "3"]
+
+
+@pytest.mark.parametrize(("tells", "lives"), [(True, 1), (False, 2)])
+def test_an_old_summary_is_no_reason_of_a_new_death(tells, lives, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "summary.json").write_text("{}")
+    codes = [1, 0]
+
+    def run(command):
+        if tells:
+            (tmp_path / "summary.json").unlink()
+            (tmp_path / "summary.json").write_text(json.dumps({"status": "failed"}))
+        return codes.pop(0), False
+
+    monkeypatch.setattr(supervisor, "_run", run)
+    assert supervisor.supervise(["train", "--resume", "x"], tmp_path, resume=True) == (1 if tells else 0)
+    assert len(codes) == 2 - lives
