@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog="jax-a3c",
             description="A3C, A2C and the value-based methods of the same paper, in JAX.",
             args=arguments,
-            registry=_integers(),
+            registry=_types(),
         )
         if isinstance(command, Train) and command.supervise and not command.dry_run:
             from jax_a3c.training.supervisor import supervise
@@ -128,11 +128,11 @@ def _value_of(flag: str, words: list[str]) -> str | None:
     return value
 
 
-def _integers() -> tyro.constructors.ConstructorRegistry:
-    """Let integers be written as `1e6` too."""
+def _types() -> tyro.constructors.ConstructorRegistry:
+    """How words are read: integers may be written as `1e6`, no path is empty, as an unset variable is."""
     registry = tyro.constructors.ConstructorRegistry()
 
-    def parse(words: list[str]) -> int:
+    def integer(words: list[str]) -> int:
         with contextlib.suppress(ValueError):
             return int(words[0])
         with contextlib.suppress(ValueError, OverflowError):
@@ -140,15 +140,21 @@ def _integers() -> tyro.constructors.ConstructorRegistry:
                 return int(float(words[0]))
         raise ValueError(f"{words[0]} is not an integer")
 
+    def path(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError("a path is empty")
+        return Path(words[0])
+
     @registry.primitive_rule
     def rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-        if info.type is not int:
+        kind: Any = info.type
+        if kind not in (int, Path):
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
-            metavar="INT",
-            instance_from_str=parse,
-            is_instance=lambda value: isinstance(value, int),
+            metavar={int: "INT", Path: "PATH"}[kind],
+            instance_from_str={int: integer, Path: path}[kind],
+            is_instance=lambda value: isinstance(value, kind),
             str_from_instance=lambda value: [str(value)],
         )
 

@@ -447,13 +447,12 @@ def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, capsys):
 
 
 def test_outputs_that_cannot_be_written_are_refused(run, tmp_path, capsys):
-    for words in (
-        ["export", "--output", ""],
-        ["export", "--output", str(tmp_path)],
-        ["plot", "--output", "x.pdf"],
-    ):
+    for words in (["export", "--output", str(tmp_path)], ["plot", "--output", "x.pdf"]):
         assert cli.main([words[0], str(run.path), *words[1:]]) == 2
         assert "output" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["export", str(run.path), "--output", ""])
+    assert "a path is empty" in capsys.readouterr().err
     assert cli.main(["export", str(run.path), "--output", str(tmp_path / "new" / "params.safetensors")]) == 0
 
 
