@@ -69,6 +69,11 @@ class Recorder:
         if progress.env_steps - self._last.env_steps >= self._interval:
             self.write()
 
+    def skip_to(self, env_steps: int, updates: int) -> None:
+        """Go on from these counts. What was summed since the last report is unknown, and in no line."""
+        self.write()
+        self.progress = self._last = self.progress._replace(env_steps=env_steps, updates=updates)
+
     @property
     def failed(self) -> bool:
         """So many updates in a row had no finite gradient that there is no sense in going on."""

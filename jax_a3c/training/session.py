@@ -209,8 +209,7 @@ class Session:
         if not isinstance(trainer, Asynchronous):
             state = trainer.latest
         if state is not None:
-            env_steps, updates = trainer.counts(state)  # the last report may be older
-            self._recorder.progress = self._recorder.progress._replace(env_steps=env_steps, updates=updates)
+            self._recorder.skip_to(*trainer.counts(state))  # the last report may be older
             try:
                 self._save(state)
             except FloatingPointError as error:

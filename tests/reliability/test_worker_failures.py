@@ -54,6 +54,10 @@ def test_exceptions_in_workers(count, figure, tmp_path, monkeypatch):
         assert f"raised in worker {worker} of {num_workers}" in error.__notes__[0]
         assert not set(threading.enumerate()) - before
         assert saved_updates(run) == runs.state.shared.updates_per_worker and runs.state.shared.updates
+        assert run.summary()["updates"] == runs.state.shared.updates
+        # Most fail before the first report: what has not been summed is in no line.
+        rows = run.metrics() if (run.path / "metrics.jsonl").exists() else []
+        assert all(row["interval_updates"] and "episodes" in row for row in rows)
     figure(
         f"{total} of {total} exceptions in a random update of one of {num_workers} workers were raised in "
         f"the main thread, the slowest after {max(seconds):.3f} s; what was learned till then was saved, and "
