@@ -226,6 +226,8 @@ class RunDirectory:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             why = "is it the directory of a run?" if self.path.is_dir() else "there is no such folder"
+            if (self.path / "config.json").exists():
+                why = "the run did not come so far"
             raise InputError(f"{str(self.path)!r} holds no {name}: {why}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read: {error}") from error

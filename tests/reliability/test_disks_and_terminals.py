@@ -23,8 +23,6 @@ SMALL = ("--hidden", "8", "--num-envs", "1", "--eval-episodes", "1", "--checkpoi
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_a_slow_disk(method, count, figure, tmp_path, monkeypatch):
     """Each `fsync`, of which a checkpoint makes two, takes 0.3 seconds."""
-    if method == "a2c" and count(True, False):
-        pytest.skip("with --full")
     flush, takes, flushes, counts = os.fsync, count(0.05, 0.3), [], []
 
     def slow(descriptor):
@@ -100,10 +98,8 @@ def test_a_run_whose_messages_nobody_takes_completes(count, figure, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux' /proc")
-def test_no_file_takes_the_place_of_a_closed_stream(count, tmp_path):
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
     """Native code writes its messages to descriptor 2, whatever that is."""
-    if count(True, False):
-        pytest.skip("with --full")
     words = ["train", "a3c", "gymnax:CartPole-v1", "--total-timesteps", "1e9", *SMALL]
     process = start(*words, "--run-dir", tmp_path / "run", first="os.closerange(0, 3)")
     await_checkpoint(process, tmp_path / "run")

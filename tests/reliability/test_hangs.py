@@ -100,8 +100,6 @@ def blocking_agent(wait, **settings):
 @pytest.mark.parametrize("lock", [False, True])
 def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monkeypatch):
     """With the lock all other workers wait for the one that hangs within an update."""
-    if not lock and count(True, False):
-        pytest.skip("with --full")
     stderr, release, blocked_at = (tmp_path / "stderr").open("w"), threading.Event(), []
     monkeypatch.setattr(sys, "__stderr__", stderr)
     calls, seconds = itertools.count(), []
@@ -167,9 +165,7 @@ sys.exit(main())
     ],
     ids=["timed", "untimed", "processes", "blocked"],
 )
-def test_a_process_with_a_worker_that_hangs_ends(env_id, options, message, count, tmp_path):
-    if "processes=true" not in options and count(True, False):
-        pytest.skip("with --full")
+def test_a_process_with_a_worker_that_hangs_ends(env_id, options, message, tmp_path):
     words = [
         "train",
         "a3c",
