@@ -1,6 +1,5 @@
 """The asynchronous runner: threads that update one shared parameter vector without a lock."""
 
-import numbers
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from jax.flatten_util import ravel_pytree
 
 from jax_a3c.checks import (
     MAX_STEPS,
+    MAX_TIMEOUT,
     InputError,
     check_boolean,
+    check_callable,
     check_integer,
     check_kind,
     check_number,
@@ -25,7 +26,7 @@ from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import close_all, init_host_actors, lasting, resumed
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts
-from jax_a3c.rollouts import RunnerConfig, init_actor
+from jax_a3c.rollouts import RunnerConfig, as_key, init_actor
 from jax_a3c.segments import Segments
 from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
 from jax_a3c.workers import Workers
@@ -65,7 +66,7 @@ class AsynchronousConfig(RunnerConfig):
         check_boolean("stop_at_episode_end", self.stop_at_episode_end)
         check_boolean("lock", self.lock)
         if self.worker_timeout is not None:
-            check_number("worker_timeout", self.worker_timeout, above=0.0)
+            check_number("worker_timeout", self.worker_timeout, above=0.0, high=MAX_TIMEOUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +197,7 @@ class Asynchronous:
         """
         num_workers = self.config.num_workers
         with jax.default_device(self._device):
-            if isinstance(key, numbers.Integral):
-                key = jax.random.key(int(key))
-            params_key, actors_key = jax.random.split(jax.device_put(key, self._device))
+            params_key, actors_key = jax.random.split(jax.device_put(as_key(key), self._device))
             flat = self._init_flat(params_key)
             actors = self._init_actors(actors_key)
             opt_states = [self._init_statistics(flat) for _ in range(num_workers)]
@@ -301,9 +300,12 @@ class Asynchronous:
             workers have ended when it is raised, as they have after Ctrl-C.
           WorkerHangError: if a worker ended no segment within `worker_timeout`.
         """
-        check_number("interval", interval, above=0.0)
+        check_number("interval", interval, above=0.0, high=MAX_TIMEOUT)
+        if callback is not None:
+            check_callable("callback", callback)
         if state is None:
             state = self.init(key)
+        check_kind("state", state, A3CState)
         if len(state.actors) != self.config.num_workers:
             raise InputError(
                 f"num_workers is {self.config.num_workers}, but state is that of {len(state.actors)} workers"

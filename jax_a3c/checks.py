@@ -27,6 +27,8 @@ MAX_EPISODES = 10**6
 """Of an evaluation: on the device all are played at once."""
 LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38
 """Magnitudes between which float32 holds a number; XLA takes smaller ones for 0."""
+MAX_TIMEOUT = 1e6
+"""The largest number of seconds to wait for something; a thread's clock ends after some centuries."""
 SHOWN = 100
 """Characters of a value that a message has room for."""
 
@@ -51,7 +53,7 @@ def check_number(
     """
     if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):  # without importing JAX
         return
-    number, why = _plain(value), ""
+    number, why = plain(value), ""
     if isinstance(number, int | float) and not isinstance(number, bool):
         if isinstance(number, int) and abs(number) > MAX_INTEGER:
             why = ", an integer of more than 32 bits; write it as a float if it is in range"
@@ -136,6 +138,20 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}{hint}")
 
 
+def check_callable(name: str, value: Any) -> None:
+    """Refuse what cannot be called.
+
+    Args:
+      name: of the argument.
+      value: what the user gave.
+
+    Raises:
+      InputError: if it is no function.
+    """
+    if not callable(value):
+        raise InputError(f"{name} must be a function, got {shown(value)}")
+
+
 def check_string(name: str, value: Any) -> None:
     """Refuse what is no string.
 
@@ -167,14 +183,15 @@ def check_tuple(name: str, value: Any, of: str) -> None:
 
 def shown(value: Any) -> str:
     """`repr(value)` on one line, cut where it is long; the name of the type where there is none."""
+    value = type(value)(map(plain, value)) if type(value) in (tuple, list) else plain(value)
     try:
-        text = " ".join(repr(_plain(value)).split("\n"))
+        text = " ".join(repr(value).split("\n"))
     except Exception:  # of an integer of 5,000 digits, or of a broken class
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Python's number for a scalar of NumPy or JAX; everything else as it is."""
     return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
 

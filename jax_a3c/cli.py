@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import os
 import signal
@@ -15,7 +16,7 @@ import tyro
 from jax_a3c.checks import HostEnvironmentError, InputError, WorkerHangError
 from jax_a3c.commands import Envs, Eval, Export, Given, GivenOptions, Info, Plot, Presets, Record, Train
 from jax_a3c.training.settings import resolve
-from jax_a3c.training.signals import SIGNALS, ExitCode, tell
+from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end, tell
 
 
 def run() -> int:
@@ -26,10 +27,18 @@ def run() -> int:
     """
     if sys.argv[1:2] == ["train"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    code = main()
-    if code == ExitCode.INTERRUPTED:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no plus-minus sign
+    code: int = ExitCode.FAILED
+    try:
+        code = main()
+        if code == ExitCode.INTERRUPTED:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+    finally:
+        with contextlib.suppress(OSError):
+            flush_output()
+        report_end(code)
     return code
 
 
@@ -66,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.check()
             run_dir = command.resume or command.new_run_dir()
             return supervise(arguments, run_dir, resume=command.resume is not None)
-        return command()
+        code = command()
+        flush_output()
+        return code
     except InputError as error:
         tell(f"jax-a3c: error: {error}")
         return ExitCode.REFUSED
@@ -74,7 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"jax-a3c: error: {error}")
         return ExitCode.FAILED
     except BrokenPipeError:  # the reader of our output has had enough, `jax-a3c envs | head` say
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's own flush at exit
         return ExitCode.DONE
     except OSError as error:  # a full disk, say, at the end of a run
         tell(f"jax-a3c: error: {error}")
@@ -103,6 +113,8 @@ def _train_defaults(arguments: list[str]) -> Train:
     if (run_dir := _value_of("--resume", words)) is not None:
         from jax_a3c.training.run_directory import RunDirectory
 
+        if not run_dir or run_dir.startswith("--"):
+            raise InputError("resume needs the folder of a run: jax-a3c train --resume RUN_DIR")
         run = RunDirectory(Path(run_dir))
         *stored, settings = run.config()
         options = GivenOptions(**dataclasses.asdict(run.options()))
@@ -118,9 +130,9 @@ def _train_defaults(arguments: list[str]) -> Train:
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:
-    """What follows a flag on the command line, the last time; None if it is not there."""
+    """What follows a flag on the command line, the last time; None if it is not there, "" if nothing does."""
     value = None
-    for word, following in itertools.zip_longest(words, words[1:]):
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         if word == flag:
             value = following
         elif word.startswith(f"{flag}="):

@@ -3,10 +3,11 @@
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
+import datetime
 import json
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ import tyro
 from jax_a3c.checks import InputError
 from jax_a3c.presets import PRESETS
 from jax_a3c.training.settings import RunOptions, Settings
-from jax_a3c.training.signals import ExitCode
+from jax_a3c.training.signals import ExitCode, flush_output
 
 Which = Literal["last", "best"]
 
@@ -82,7 +83,11 @@ class Train:
 
             params = self.initial_params
             summary = train(self.method, self.env, settings, run_dir, options=options, initial_params=params)
-        _print_table([_summary_row(run_dir, summary)])
+        with contextlib.suppress(OSError):  # nobody reads it any more: the run is what it is
+            try:
+                _print_table([_summary_row(run_dir, summary)])
+            finally:
+                flush_output()
         return ExitCode.DONE if summary["status"] == "completed" else ExitCode.INTERRUPTED
 
     def check(self) -> None:
@@ -130,7 +135,8 @@ class Train:
 
     def new_run_dir(self) -> Path:
         """Where a new run goes."""
-        name = f"{self.method}-{self.env.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")  # runs may start in the same second
+        name = f"{self.method}-{self.env.replace(':', '-')}-{now}"
         return self.run_dir or Path("runs", name)
 
 

@@ -1,5 +1,6 @@
 """Unrolling a policy: `num_steps` steps of `N` environments, with the resets between episodes."""
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_a3c.checks import check_choice, check_integer, check_number
+from jax_a3c.checks import InputError, check_choice, check_integer, check_number, shown
 from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.types import ActorState, Array, Carry, Rollout, Transition
 
@@ -17,6 +18,28 @@ NONE_CHOSEN = -1
 Act = Callable[[Array, Carry, Array, Array], tuple]
 """`(key, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`, and a third if the loss wants
 to know what the network's layers gave: `layers [N, ...]`."""
+
+
+def as_key(key: Array | int) -> Array:
+    """A random key, from one or from a seed.
+
+    Args:
+      key: a key, typed or of the old kind, or an integer of 64 bits.
+
+    Returns:
+      The key.
+
+    Raises:
+      InputError: if it is something else, such as a batch of keys.
+    """
+    if isinstance(key, numbers.Integral):
+        check_integer("key", key, -(2**63), 2**63 - 1)
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array):
+        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if (key.ndim == 0 and typed) or (key.ndim == 1 and key.dtype == jnp.uint32):
+            return key
+    raise InputError(f"key must be a random key or a seed, got {shown(key)}; a batch of keys needs jax.vmap")
 
 
 class EpisodeSums(NamedTuple):

@@ -13,7 +13,7 @@ from jax_a3c.checks import check_kind
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.host_rollouts import Unroll, alternate, as_rollout, close_all, host_unroll, init_host_actors
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts, gradient
-from jax_a3c.rollouts import EpisodeSums, RunnerConfig, init_actor, unroll
+from jax_a3c.rollouts import EpisodeSums, RunnerConfig, as_key, init_actor, unroll
 from jax_a3c.types import ActorState, Array, Metrics, Params, Rollout
 
 
@@ -227,7 +227,7 @@ def _on_device(
     config: SynchronousConfig,
 ) -> A2C:
     def init(key: Array) -> A2CState:
-        params_key, actor_key = jax.random.split(key)
+        params_key, actor_key = jax.random.split(as_key(key))
         carry = network.initial_carry((config.num_envs,))
         actor = init_actor(env, carry, actor_key, config.num_envs, **objective.actor_needs)
         return learner.init(params_key, actor.observation)._replace(actor=actor)
@@ -259,7 +259,7 @@ def _on_host(
     act = jax.jit(lambda params, key, t, *args: objective.act(params, jax.random.fold_in(key, t), *args))
 
     def init(key: Array) -> A2CState:
-        params_key, actors_key = jax.random.split(key)
+        params_key, actors_key = jax.random.split(as_key(key))
         actors = init_host_actors(env, network, actors_key, sizes, **objective.actor_needs)
         observation = np.concatenate([actor.observation for actor in actors])
         return init_learner(params_key, observation)._replace(actor=actors)

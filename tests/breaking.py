@@ -1,5 +1,6 @@
 """Environments that a user may have written, for Gymnasium's registry."""
 
+import sys
 import threading
 import time
 
@@ -25,6 +26,15 @@ class Breaking(gymnasium.Env):
         if self._steps == 150:
             raise ValueError("the wheel came off")
         return np.zeros(2, np.float32), 1.0, self._steps % 10 == 0, False, {}
+
+
+class Leaving(Breaking):
+    """Ends the program, as it thinks, in its 150th step."""
+
+    def step(self, action):
+        if self._steps == 149:
+            sys.exit(0)
+        return super().step(action)
 
 
 class NotANumber(Breaking):
@@ -60,5 +70,6 @@ class Hanging(Breaking):
 hung_at = []
 released = threading.Event()
 gymnasium.register("Breaking-v0", entry_point=Breaking)
+gymnasium.register("Leaving-v0", entry_point=Leaving)
 gymnasium.register("NotANumber-v0", entry_point=NotANumber)
 gymnasium.register("Hanging-v0", entry_point=Hanging)

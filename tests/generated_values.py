@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jax_a3c.checks import plain
+
 Rng = np.random.Generator
 
 
@@ -148,8 +150,7 @@ def text_of(value: Any) -> str | None:
     """How a message begins to show a value; None for what cannot be shown."""
     if isinstance(value, tuple) and len(value) == 1:
         value = value[0]
-    if hasattr(value, "dtype") and value.ndim == 0:
-        value = value.item()
+    value = tuple(map(plain, value)) if isinstance(value, tuple) else plain(value)
     try:
         return repr(value).split("\n")[0][:40]
     except Exception:

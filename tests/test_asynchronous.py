@@ -21,6 +21,7 @@ from probes import EitherEnd, EndlessReward, MatchingAction, Recall, TerminalRew
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
+from jax_a3c.checks import InputError
 from jax_a3c.objectives import (
     ActionValueConfig,
     actor_critic,
@@ -315,6 +316,22 @@ def test_a_state_of_other_workers_is_refused():
     state = make_agent(num_workers=3).init(0)
     with pytest.raises(ValueError, match="num_workers is 2, but state is that of 3 workers"):
         make_agent(num_workers=2).run(state=state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"key": "abc"}, "key must be a random key or a seed, got 'abc'"),
+        ({"key": 2**70}, "key must be an integer between"),
+        ({"key": jax.random.split(jax.random.key(0))}, "a batch of keys needs jax.vmap"),
+        ({"state": 5}, r"state must be A3CState\(...\), got 5"),
+        ({"callback": 5}, "callback must be a function, got 5"),
+        ({"interval": 1e30}, "interval must be a number above 0"),
+    ],
+)
+def test_wrong_arguments_of_a_run_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        make_agent(num_workers=1).run(**arguments)
 
 
 def test_a_run_can_go_on():

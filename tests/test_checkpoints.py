@@ -1,6 +1,7 @@
 """Checkpoints: what is stored comes back, what is damaged is refused, and a resumed run is the same run."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -74,13 +75,38 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys):
     newer.write_bytes(newer.read_bytes()[:-1])
     assert Checkpoints(tmp_path).newest().facts == {"steps": 1}
     assert str(newer) in capsys.readouterr().err
-    Checkpoints(tmp_path).newest(set_aside=True)
+    Checkpoints(tmp_path).set_aside(tmp_path / "000000000000001.safetensors")
     assert not newer.exists() and newer.with_name(newer.name + ".damaged").exists()
     (tmp_path / "000000000000001.safetensors").write_bytes(b"")
     with pytest.raises(DamagedError, match=r"no checkpoint in .* is whole: .*is damaged"):
         Checkpoints(tmp_path).newest()
     with pytest.raises(InputError, match="has no checkpoint"):
         Checkpoints(tmp_path / "nowhere").load("last")
+
+
+def test_a_copy_of_a_checkpoint_is_none(tmp_path):
+    folder = Checkpoints(tmp_path)
+    path = stored(tmp_path, 1)
+    copy = tmp_path / f"{path.stem}_backup.safetensors"
+    copy.write_bytes(path.read_bytes())
+    assert folder.paths() == [path]
+    for steps in range(2, 6):
+        stored(tmp_path, steps)
+    assert copy.exists() and len(folder.paths()) == 3
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    stored(tmp_path, 1)
+    newest, opened = stored(tmp_path, 2), Path.open
+
+    def denied(path, *args, **kwargs):
+        if path == newest:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(InputError, match=r"cannot be read: .*Permission denied"):
+        Checkpoints(tmp_path).newest()
 
 
 def test_another_format_is_refused(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """Runs that go on after something went wrong, or under other settings: what is kept, and what is refused."""
 
 import contextlib
-import json
+import os
+import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +77,70 @@ def test_a_refused_resume_leaves_the_run_as_it_was(words, message, ended, capsys
     assert contents(ended.path) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("metrics.jsonl", ["{", '{"env_steps": 80}'], "metrics.jsonl is damaged in line 1"),
+        ("metrics.jsonl", ['{"a": 1}'], "metrics.jsonl must be an integer of at least 0, got None"),
+        (
+            "metrics.jsonl",
+            ['{"env_steps": "80"}'],
+            "must be an integer of at least 0, got '80'",
+        ),
+        ("evaluations.jsonl", ['{"env_steps": 80, "best": true}'], "must be a number, got None"),
+        ("evaluations.jsonl", ['{"env_steps": 80, "eval_return_mean": "9"}'], "must be a number, got '9'"),
+    ],
+)
+def test_a_run_with_foreign_lines_is_refused_and_left_as_it_was(name, rows, message, tmp_path, capsys):
+    run = trained(tmp_path / "run")
+    (run.path / name).write_text("\n".join(rows) + "\n")
+    run.checkpoints.paths()[0].write_bytes(b"")  # which is not set aside either
+    before = contents(run.path)
+    assert cli.main(["train", "--resume", str(run.path), "--force", "--learning-rate", "0.5", "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+    assert contents(run.path) == before
+
+
+def test_checkpoints_of_another_run_are_not_joined(ended, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for path in ended.checkpoints.paths():
+        (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match="holds a run already"):
+        trained(tmp_path)
+
+
+def test_a_run_makes_the_folder_of_its_checkpoints_again(ended, tmp_path):
+    shutil.copytree(ended.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert resume(tmp_path / "run", options=QUIET)["status"] == "completed"
+    assert RunDirectory(tmp_path / "run").checkpoints.paths()
+
+
+def test_settings_of_other_types_are_stored_as_those_of_python(tmp_path):
+    numbers = {"seed": np.int64(3), "learning_rate": jnp.float32(1e-3), "hidden": [np.int32(8)]}
+    run = trained(tmp_path / "run", **numbers, options=RunOptions(quiet=True, keep_checkpoints=np.int64(2)))
+    stored = run.checkpoints.load("last").facts["settings"]
+    assert stored["seed"] == 3 and stored["learning_rate"] == float(np.float32(1e-3))
+    again = resolve("a2c", CARTPOLE, **(SMALL | numbers))
+    assert resume(run.path, settings=again)["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"settings": {"seed": 0}}, "settings must be Settings"),
+        ({"options": {"quiet": True}}, "options must be RunOptions"),
+        ({"options": {}}, "options must be RunOptions"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, ended):
+    before = contents(ended.path)
+    with pytest.raises(InputError, match=message):
+        resume(ended.path, **arguments)
+    assert contents(ended.path) == before
+
+
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
     run = trained(tmp_path / "run")
     for path in run.checkpoints.paths():
@@ -129,6 +195,22 @@ def test_a_run_may_begin_with_the_parameters_of_a_checkpoint(ended, tmp_path, ca
     assert cli.main([*words, str(ended.path)]) == 2
     assert "is a folder, not a file as `jax-a3c export` writes it" in capsys.readouterr().err
     assert cli.main([*words, str(tmp_path / "nothing"), "--dry-run"]) == 2
+
+
+def test_initial_parameters_of_no_use_are_refused_before_the_run_begins(ended, tmp_path):
+    params = ended.load_params(build(*ended.config()).parameters_like())
+    params["params"]["value"]["bias"] = np.full(1, np.nan, np.float32)
+    checkpoints.export_params(params, tmp_path / "nan")
+    os.mkfifo(tmp_path / "pipe")
+    settings = resolve("a2c", CARTPOLE, **SMALL)
+    for name, message in {
+        tmp_path / "nan": "params/value/bias is not finite",
+        str(tmp_path / "pipe"): "is no regular file",
+        7: "initial_params must be the path of a file, got 7",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            train("a2c", CARTPOLE, settings, tmp_path / "run", options=QUIET, initial_params=name)
+    assert not (tmp_path / "run").exists()
 
 
 def test_options_go_on_with_the_run(tmp_path, monkeypatch):
@@ -217,18 +299,27 @@ def test_the_supervisor_forgets_flags_however_they_are_written():
     assert kept == ["train", "a2c", "ENV", "--seed", "3"]
 
 
-@pytest.mark.parametrize(("tells", "lives"), [(True, 1), (False, 2)])
-def test_an_old_summary_is_no_reason_of_a_new_death(tells, lives, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("from jax_a3c import cli; sys.argv = ['', 'eval', 'nowhere']; sys.exit(cli.run())", [2]),
+        ("from jax_a3c import cli; cli.main = lambda: 1 / 0; cli.run()", [1]),
+        ("from jax_a3c import cli; cli.main = lambda: 0; cli.run(); os.abort()", [0]),
+        ("os._exit(1)", [None, None, None]),  # as the watch over a call that holds the interpreter does
+        ("os.abort()", [None, None, None]),
+    ],
+    ids=["refused", "raises", "dies after its end", "watch", "dies"],
+)
+def test_only_a_process_that_says_nothing_is_started_anew(program, told, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "summary.json").write_text("{}")
-    codes = [1, 0]
+    run, ends = supervisor._run, []
 
-    def run(command):
-        if tells:
-            (tmp_path / "summary.json").unlink()
-            (tmp_path / "summary.json").write_text(json.dumps({"status": "failed"}))
-        return codes.pop(0), False
+    def ended(_):
+        ends.append(run([sys.executable, "-c", f"import os, sys; {program}"]))
+        return ends[-1]
 
-    monkeypatch.setattr(supervisor, "_run", run)
-    assert supervisor.supervise(["train", "--resume", "x"], tmp_path, resume=True) == (1 if tells else 0)
-    assert len(codes) == 2 - lives
+    monkeypatch.setattr(supervisor, "_run", ended)
+    code = supervisor.supervise(["train", "--resume", "x"], tmp_path, resume=True)
+    assert [end[1] for end in ends] == told
+    assert code == (1 if told[-1] is None else told[-1])

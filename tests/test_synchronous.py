@@ -192,6 +192,20 @@ def test_host_loop_counts_and_stops():
     assert 7 <= stopped.progress.updates < 51
 
 
+def test_wrong_arguments_of_a_run_are_refused():
+    _, agent = make_agent(ConstantReward(), num_envs=4)
+    trainer = Synchronous(agent, A2CConfig(num_envs=4), 2000)
+    for arguments, message in (
+        ({"key": 1.5}, "key must be a random key or a seed, got 1.5"),
+        ({"state": 5}, r"state must be A2CState\(...\), got 5"),
+        ({"callback": 5}, "callback must be a function, got 5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            trainer.run(**arguments)
+    with pytest.raises(InputError, match="key must be a random key or a seed, got None"):
+        agent.init(None)
+
+
 def test_host_loop_compiles_once_and_can_go_on():
     _, agent = make_agent(ConstantReward(), num_envs=4)
     traces = []

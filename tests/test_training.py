@@ -400,6 +400,8 @@ def test_commands_that_only_look_things_up(command, capsys):
         ),
         (["a2c", CARTPOLE, "--num-envs", "1e9", "--num-steps", "1e9"], "num_envs times num_steps must be"),
         (["a3c", CARTPOLE, "--num-workers", "1e5"], "num_workers must be an integer between 1 and 1024, got"),
+        (["a3c", CARTPOLE, "--worker-timeout", "1e10"], "worker_timeout must be a number"),
+        (["--resume"], "resume needs the folder of a run"),
         (["a3c", CARTPOLE, "--seed", "1e20"], "seed must be an integer between 0 and"),
         (["a3c", CARTPOLE, "--hidden", "0"], "hidden must be an integer of at least 1, got 0"),
     ],
@@ -430,6 +432,7 @@ def test_bad_input_is_refused_before_anything_is_written(
         ),
         (("a2c", None, Settings(), "run"), "env must be a string, got None"),
         (("a2c", CARTPOLE, Settings(), None), "run_dir must be the path of a folder, got None"),
+        (("a2c", CARTPOLE, Settings(), ""), "run_dir is empty"),
     ],
 )
 def test_bad_arguments_are_refused_in_python_too(arguments, message, tmp_path, monkeypatch):

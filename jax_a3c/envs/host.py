@@ -12,11 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_integer, check_number
+from jax_a3c.checks import MAX_TIMEOUT, InputError, check_integer, check_number
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, HostEnvironmentError
-
-MAX_TIMEOUT = 1e6
-"""The longest time in seconds that a call may take; None is no limit."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ class BoundedCalls:
         except queue.Empty:
             self._lost = f"{self._env_id!r} hangs: no answer within {self._timeout:g} seconds of {doing}"
             raise HostEnvironmentError(self._lost) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._lost = f"{self._env_id!r} raised {type(error).__name__} in {doing}: {error}"
             raise HostEnvironmentError(self._lost) from error
         except BaseException:  # Ctrl-C: nobody waits for the answer, so that nothing more can be asked

@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jax_a3c.checks import InputError
+from jax_a3c.checks import InputError, check_choice, shown
 from jax_a3c.hogwild import COUNTERS
 from jax_a3c.training.files import PARTIAL, write_whole
 from jax_a3c.training.signals import tell
@@ -83,7 +83,8 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The files by number of steps, the newest first."""
-        return sorted(self.folder.glob(f"[0-9]*{SUFFIX}"), reverse=True)
+        paths = self.folder.glob(f"[0-9]*{SUFFIX}")
+        return sorted((path for path in paths if path.stem.isdecimal()), reverse=True)
 
     def save(self, env_steps: int, arrays: Mapping[str, Any], facts: Mapping[str, Any], *, keep: int) -> Path:
         """Write a checkpoint, and remove what it makes superfluous only when it is on the disk.
@@ -101,6 +102,7 @@ class Checkpoints:
           OSError: if it cannot be written; the others are as before.
         """
         path = self.folder / f"{env_steps:015d}{SUFFIX}"
+        self.folder.mkdir(exist_ok=True)  # somebody may have tidied up
         write(path, arrays, facts)
         for stale in [*self.paths()[keep:], *self.folder.glob(f"*{PARTIAL}")]:
             stale.unlink(missing_ok=True)
@@ -117,17 +119,14 @@ class Checkpoints:
         else:
             partial.replace(self.folder / BEST)
 
-    def newest(self, *, set_aside: bool = False) -> Checkpoint | None:
+    def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; each that is not is named on stderr.
-
-        Args:
-          set_aside: rename those that are not, so that nobody meets them again.
 
         Returns:
           The checkpoint, None if none was written.
 
         Raises:
-          InputError: if there are checkpoints, and none is whole.
+          InputError: if there are checkpoints, and none is whole, or one cannot be opened.
         """
         damaged: dict[Path, DamagedError] = {}
         for path in self.paths():
@@ -136,18 +135,23 @@ class Checkpoints:
             except DamagedError as error:
                 damaged[path] = error
                 continue
-            for other, why in damaged.items():
+            for why in damaged.values():
                 tell(f"{why}; passed over")
-                if set_aside:
-                    other.rename(other.with_name(other.name + DAMAGED))
             return newest
         if damaged:
             errors = "; ".join(map(str, damaged.values()))
             raise DamagedError(f"no checkpoint in {str(self.folder)!r} is whole: {errors}")
         return None
 
+    def set_aside(self, newest: Path) -> None:
+        """Rename the checkpoints after the newest whole one, so that nobody meets them again."""
+        for path in self.paths():
+            if path > newest:
+                path.rename(path.with_name(path.name + DAMAGED))
+
     def load(self, which: str) -> Checkpoint:
         """The `"last"` checkpoint that is whole, or the `"best"` one; InputError if there is none."""
+        check_choice("checkpoint", which, ("last", "best"))
         if which == "best":
             if not (self.folder / BEST).exists():
                 raise InputError(
@@ -157,7 +161,7 @@ class Checkpoints:
         newest = self.newest()
         if newest is None:
             raise InputError(
-                f"{str(self.folder)!r} has no checkpoint: is its training over, or at its start?"
+                f"{str(self.folder)!r} has no checkpoint: training is at its start, or they were removed"
             )
         return newest
 
@@ -220,8 +224,16 @@ def import_params(path: Path, like: Params) -> Params:
     Raises:
       InputError: if the file is missing, damaged or of another network.
     """
+    try:
+        path = Path(path)
+    except TypeError:
+        raise InputError(f"initial_params must be the path of a file, got {shown(path)}") from None
     arrays, header = _load(path)
-    return read(path).params(like) if "jax_a3c" in header else unflatten(like, arrays, "", path)
+    params = read(path).params(like) if "jax_a3c" in header else unflatten(like, arrays, "", path)
+    for name, leaf in named_leaves(params).items():
+        if not np.isfinite(leaf).all():
+            raise InputError(f"{path} is of no use: {name} is not finite; give other parameters")
+    return params
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -328,14 +340,19 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a safetensors file."""
     try:
-        path.open("rb").close()  # its errors say more
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            return arrays, file.metadata() or {}
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DamagedError(f"{path} is no regular file")  # a pipe, whose reader would wait
+        path.open("rb").close()
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
     except IsADirectoryError:
         raise DamagedError(f"{path} is a folder, not a file as `jax-a3c export` writes it") from None
+    except (OSError, ValueError) as error:  # whether it is whole, nobody knows
+        raise InputError(f"{path} cannot be read: {error}") from error
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return arrays, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedError(f"{path} is damaged or no safetensors file: {error}") from error
 

@@ -65,9 +65,13 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to a run; the lock ends with this process, however it ends.
 
     Raises:
-      InputError: if another process has the lock.
+      InputError: if another process has the lock, or the folder cannot be written.
     """
-    with (folder / ".lock").open("w") as file:
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"run_dir {str(folder)!r} cannot be written: {error}") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,6 +1,5 @@
 """The host loop around the synchronous runner: many updates between two reports."""
 
-import numbers
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.checks import InputError
+from jax_a3c.checks import InputError, check_callable, check_kind
 from jax_a3c.host_rollouts import close_all, lasting, resumed
+from jax_a3c.rollouts import as_key
 from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
 
@@ -40,9 +40,7 @@ class Synchronous:
 
     def init(self, key: Array | int) -> A2CState:
         """Start a run: fresh parameters and environments from a random key or a seed."""
-        if isinstance(key, numbers.Integral):
-            key = jax.random.key(int(key))
-        return self._init(key)
+        return self._init(as_key(key))
 
     def close(self, state: A2CState) -> None:
         """Close the environments of a run on the host; the others hold nothing."""
@@ -118,10 +116,14 @@ class Synchronous:
         Returns:
           Parameters, state and counts.
         """
+        if callback is not None:
+            check_callable("callback", callback)
         if state is None:
             state = self.init(key)
-        elif self.agent.traceable:  # a copy, since the program takes the buffers of what it is given
-            state = jax.tree.map(lambda x: x.copy(), state)
+        else:
+            check_kind("state", state, A2CState)
+            if self.agent.traceable:  # a copy, since the program takes the buffers of what it is given
+                state = jax.tree.map(lambda x: x.copy(), state)
         compiling = time.perf_counter()
         program = self._compile(state)
         start, first = time.perf_counter(), int(state.updates)

@@ -10,11 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from jax_a3c import scores
-from jax_a3c.checks import MAX_EPISODES, InputError, check_integer
+from jax_a3c.checks import MAX_EPISODES, InputError, check_integer, check_kind
 from jax_a3c.training.evaluation import Evaluation, evaluator
 from jax_a3c.training.experiment import Experiment, build, evaluation_env
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.settings import POLICIES, Settings, kind_of
+from jax_a3c.training.signals import Terminal
 
 AGGREGATES = {
     "mean": scores.mean,
@@ -66,7 +67,8 @@ def evaluate(
     results: dict[str, Evaluation] = {}
     env = evaluation_env(experiment, settings)
     count, policies = settings.eval_episodes, POLICIES[kind_of(method)]
-    with tqdm(total=count * len(policies), unit=" episodes", delay=5.0, disable=quiet) as bar:
+    total = count * len(policies)
+    with tqdm(total=total, unit=" episodes", delay=5.0, disable=quiet, file=Terminal()) as bar:
 
         def progress(ended: int) -> None:
             bar.update(ended)
@@ -113,6 +115,7 @@ def evaluate_run(
     Raises:
       InputError: if the folder holds no run that ended, or `num_episodes` is out of range.
     """
+    check_kind("run", run, RunDirectory)
     check_integer("episodes", num_episodes, 1, MAX_EPISODES)
     check_integer("seed", seed, 0)
     experiment, method, settings, params = load(run, which)

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax
 from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, shown
 from jax_a3c.envs.base import available_cores
 from jax_a3c.training.checkpoints import Checkpoint, Checkpoints, export_params, import_params
-from jax_a3c.training.files import append_line, write_whole
+from jax_a3c.training.files import append_line, locked, write_whole
 from jax_a3c.training.settings import RunOptions, Settings, from_json, resolve
 from jax_a3c.training.signals import tell
 from jax_a3c.types import Params
@@ -68,16 +69,19 @@ class RunDirectory:
         run = cls(path)
         path = run.path
         try:
-            occupied = (path / "config.json").exists()
-            if not occupied:
-                (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
+            with locked(path):
+                if (path / "config.json").exists() or any(run.checkpoints.folder.iterdir()):
+                    raise InputError(
+                        f"run_dir {str(path)!r} holds a run already; choose another folder or remove it"
+                    )
                 if initial_params is not None:
                     export_params(initial_params, path / INITIAL)
                 run.write_config(method, env_id, settings, options or RunOptions())
+        except InputError:
+            raise
         except (OSError, ValueError) as error:  # a path may also be none
             raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
-        if occupied:
-            raise InputError(f"run_dir {str(path)!r} holds a run already; choose another folder or remove it")
         run._write("env.json", environment())
         return run
 
@@ -110,8 +114,12 @@ class RunDirectory:
           InputError: if the folder holds no run, or one that this version cannot read.
         """
         try:
-            return RunOptions(**self._read("config.json").get("options", {}))
-        except TypeError as error:
+            stored = self._read("config.json").get("options", {})
+        except InputError:
+            raise
+        try:
+            return RunOptions(**stored)
+        except (InputError, TypeError) as error:
             raise InputError(
                 f"{self.path / 'config.json'} is damaged or of another version of jax_a3c: {error}"
             ) from error
@@ -126,12 +134,16 @@ class RunDirectory:
         append_line(self.path / "metrics.jsonl", json.dumps(_finite(row)))
 
     def forget_after(self, env_steps: int) -> None:
-        """Take back what a run wrote after a checkpoint: later lines of metrics, a torn one, the summary."""
+        """Take back what a run wrote after a checkpoint: later lines of metrics, a torn one, the summary.
+
+        Raises:
+          InputError: if a file is damaged; all are as they were then.
+        """
+        names = [name for name in ("metrics.jsonl", "evaluations.jsonl") if (self.path / name).exists()]
+        kept = {name: [row for row in self._rows(name) if row["env_steps"] <= env_steps] for name in names}
+        for name, rows in kept.items():
+            write_whole(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
         (self.path / "summary.json").unlink(missing_ok=True)
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
-            if (self.path / name).exists():
-                rows = [row for row in self._rows(name) if row["env_steps"] <= env_steps]
-                write_whole(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def append_evaluation(self, row: dict[str, Any]) -> None:
         """Add one line to `evaluations.jsonl`: the steps of a checkpoint, and what it achieved."""
@@ -206,10 +218,16 @@ class RunDirectory:
         lines = self._bytes(name).splitlines()
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(_object(line))
+                row = _object(line)
             except ValueError as error:
-                if number < len(lines):
-                    raise InputError(f"{path} is damaged in line {number}: {error}") from error
+                if number == len(lines):
+                    break
+                raise InputError(f"{path} is damaged in line {number}: {error}") from error
+            where = f"in line {number} of {path}"
+            check_integer(f"env_steps {where}", row.get("env_steps"), 0, MAX_STEPS)
+            if row.get("eval_return_mean") is not None or row.get("best"):
+                check_recorded(f"eval_return_mean {where}", row.get("eval_return_mean"))
+            rows.append(row)
         return rows
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -228,6 +246,8 @@ class RunDirectory:
             why = "is it the directory of a run?" if self.path.is_dir() else "there is no such folder"
             if (self.path / "config.json").exists():
                 why = "the run did not come so far"
+            elif self.path.is_file():
+                why = "it is a file, not the directory of a run"
             raise InputError(f"{str(self.path)!r} holds no {name}: {why}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read: {error}") from error
@@ -289,6 +309,8 @@ def check_recorded(name: str, value: Any) -> None:
 def _folder(path: Any) -> Path:
     """The path of a run; InputError for what is none."""
     try:
+        if not os.fspath(path):
+            raise InputError("run_dir is empty: it must be the path of a folder")
         return Path(path)
     except TypeError:
         raise InputError(f"run_dir must be the path of a folder, got {shown(path)}") from None

@@ -158,8 +158,10 @@ class Session:
                     )
             elif (params := self._run.initial_params(trainer.params(state))) is not None:
                 state = trainer.start_from(state, params)
+            self._run.forget_after(env_steps if checkpoint is not None else -1)  # may refuse
             self._run.write_config(self._method, self._experiment.env.spec.id, self._settings, self._options)
-            self._run.forget_after(env_steps if checkpoint is not None else -1)
+            if checkpoint is not None:
+                self._run.checkpoints.set_aside(checkpoint.path)
         except BaseException:
             trainer.close(state)
             raise
@@ -247,7 +249,7 @@ class Session:
             "updates": progress.updates,
             "seconds": progress.seconds,
             "compile_seconds": self._facts["compile_seconds"],
-            "env_steps_per_second": progress.env_steps / max(progress.seconds, 1e-9),
+            "env_steps_per_second": progress.env_steps / progress.seconds if progress.seconds else None,
             "updates_per_worker": progress.updates_per_worker,
             "mean_staleness": progress.mean_staleness,
             "max_staleness": progress.max_staleness,

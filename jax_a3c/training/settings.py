@@ -14,6 +14,7 @@ from jax_a3c.checks import (
     check_number,
     check_string,
     check_tuple,
+    plain,
     shown,
 )
 from jax_a3c.methods import METHODS
@@ -124,6 +125,7 @@ class Settings:
         """Refuse what no run can use: wrong types, and ranges; the parts check those that are theirs."""
         for name, hint in _HINTS.items():
             _check_type(name, hint, getattr(self, name))
+        _make_plain(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,7 @@ class RunOptions:
         check_integer("keep_checkpoints", self.keep_checkpoints, 1, MAX_EPISODES)
         if self.eval_interval is not None:
             check_integer("eval_interval", self.eval_interval, 1, MAX_STEPS)
+        _make_plain(self)
 
 
 def from_json(values: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +173,14 @@ def differences(before: Settings, after: Settings) -> dict[str, str]:
     return {
         name: f"{name} was {old!r} and is now {new!r}" for name, (old, new) in pairs.items() if old != new
     }
+
+
+def _make_plain(settings: Settings | RunOptions) -> None:
+    """Numbers of Python for those of NumPy and JAX, tuples for lists: what is stored compares equal."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        value = tuple(map(plain, value)) if isinstance(value, tuple | list) else plain(value)
+        object.__setattr__(settings, field.name, value)
 
 
 _HINTS = get_type_hints(Settings)

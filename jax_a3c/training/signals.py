@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SUPERVISED = "JAX_A3C_SUPERVISED"
+"""Variable of the environment: the descriptor to which a process that is watched writes its exit code."""
 SAME_SIGNAL = 1.0
 """Seconds after the first in which all that come are the same one."""
 
@@ -111,4 +113,26 @@ class Terminal:
 
 def tell(message: str) -> None:
     """A line for whoever watches."""
-    print(message, file=Terminal(), flush=True)
+    print(" ".join(message.splitlines()), file=Terminal(), flush=True)
+
+
+def report_end(code: int) -> None:
+    """Tell the supervisor, if there is one, that this process ends by itself and not in native code."""
+    if descriptor := os.environ.get(SUPERVISED):
+        with contextlib.suppress(OSError, ValueError):
+            os.write(int(descriptor), bytes([code]))
+
+
+def flush_output() -> None:
+    """Write what the streams still hold; OSError if nobody takes what is on standard output.
+
+    Where nobody does the interpreter would try again at its end, and replace our exit code by one of its own.
+    """
+    for name in ("stderr", "stdout"):
+        try:
+            if (stream := getattr(sys, name)) is not None:
+                stream.flush()
+        except OSError:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+            if name == "stdout":
+                raise

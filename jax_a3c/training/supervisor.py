@@ -1,13 +1,14 @@
 """A process that watches another one train: what native code kills is started anew, and goes on."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from jax_a3c.training.checkpoints import Checkpoints
-from jax_a3c.training.signals import ExitCode, handling, tell
+from jax_a3c.training.signals import SUPERVISED, ExitCode, handling, tell
 
 MAX_FUTILE = 3
 """Deaths in a row without a newer checkpoint between them, after which the run is given up."""
@@ -16,9 +17,9 @@ MAX_FUTILE = 3
 def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
     """Train in a process of its own, and start it anew when it dies without a word.
 
-    A process that is killed by a signal, a segmentation fault in an environment say, or that ends itself
-    because a call holds the interpreter's lock, writes no summary. One that failed for a reason that it could
-    tell, or that somebody interrupted, is not started anew.
+    A process that is killed by a signal, a segmentation fault in an environment say, or that is ended because
+    a call holds the interpreter's lock, says nothing. One that failed for a reason that it could tell, or
+    that somebody interrupted, is not started anew.
 
     Args:
       words: of the command line, `["train", ...]`.
@@ -32,11 +33,11 @@ def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
     first = [*flags, "--run-dir", str(run_dir)]  # refuses a folder that holds a run
     going_on = [*_without(flags, "--initial-params"), "--resume", str(run_dir)]
     command, newest, futile = going_on if resume else first, _newest(run_dir), 0
-    told = _written(run_dir / "summary.json")
     while True:
-        code, stopped = _run([sys.executable, "-m", "jax_a3c.cli", *command])
-        silent = code < 0 or (code == ExitCode.FAILED and _written(run_dir / "summary.json") in (None, told))
-        if stopped or not silent or not (run_dir / "config.json").exists():
+        code, told, stopped = _run([sys.executable, "-m", "jax_a3c.cli", *command])
+        if told is not None:
+            return told
+        if stopped or not (run_dir / "config.json").exists():
             return code if code >= 0 else 128 - code
         before, newest = newest, _newest(run_dir)
         futile = futile + 1 if newest == before else 1
@@ -48,31 +49,37 @@ def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
         command = going_on
 
 
-def _run(command: list[str]) -> tuple[int, bool]:
-    """Exit code of a process, negative if a signal killed it, and whether somebody asked for its end."""
-    process, passed_on = subprocess.Popen(command), []
+def _run(command: list[str]) -> tuple[int, int | None, bool]:
+    """How a process ended.
+
+    Returns:
+      Its exit code, negative if a signal killed it; the code that it told, None if it died before; whether
+      somebody asked for its end.
+    """
+    listening, telling = os.pipe()
+    env = {**os.environ, SUPERVISED: str(telling)}
+    try:
+        process = subprocess.Popen(command, pass_fds=[telling], env=env)
+    finally:
+        os.close(telling)
+    passed_on = []
 
     def pass_on(number: int, frame: object) -> None:
         passed_on.append(number)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
 
-    with handling(pass_on):
-        return process.wait(), bool(passed_on)
+    with handling(pass_on), os.fdopen(listening, "rb") as words:
+        code = process.wait()
+        os.set_blocking(listening, False)  # a process of the environment's may outlive it
+        told = words.read(1)
+    return code, told[0] if told else None, bool(passed_on)
 
 
 def _newest(run_dir: Path) -> str | None:
     """Name of the newest checkpoint."""
     paths = Checkpoints(run_dir / "checkpoints").paths()
     return paths[0].name if paths else None
-
-
-def _written(path: Path) -> int | None:
-    """When a file was written, None if there is none."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return None
 
 
 def _without(words: list[str], *flags: str) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_a3c.asynchronous import use_worker_threads
-from jax_a3c.checks import InputError
+from jax_a3c.checks import InputError, check_kind
 from jax_a3c.methods import METHODS
 from jax_a3c.training.checkpoints import DoesNotFitError, import_params
 from jax_a3c.training.experiment import Experiment, build
@@ -50,7 +50,7 @@ def train(
       OSError: if the last checkpoint or the summary cannot be written.
     """
     check_method(method, settings)
-    options = options or RunOptions()
+    options = RunOptions() if options is None else options
     experiment = _prepare(method, env_id, settings, options)
     if METHODS[method].value_based and settings.epsilon_anneal_steps > settings.total_timesteps:
         end = settings.total_timesteps / settings.epsilon_anneal_steps
@@ -94,11 +94,14 @@ def resume(
       Exception: as `train`.
     """
     run = RunDirectory(run_dir)
+    if settings is not None:
+        check_kind("settings", settings, Settings)
     method, env_id, stored = stored_run(run, settings, force=force)
-    settings, options = settings or stored, options or run.options()
+    settings = stored if settings is None else settings
+    options = run.options() if options is None else options
     experiment = _prepare(method, env_id, settings, options)
     with locked(run.path), stop_on_signal() as stopped:
-        checkpoint = run.checkpoints.newest(set_aside=True)
+        checkpoint = run.checkpoints.newest()
         run.tell_loss(checkpoint)
         if checkpoint is None and (run.path / "metrics.jsonl").exists():
             raise InputError(
@@ -107,6 +110,8 @@ def resume(
         # Not those of `config.json`: a run may have died between it and its first checkpoint.
         saved = stored if checkpoint is None else Settings(**from_json(checkpoint.facts["settings"]))
         changes = differences(saved, settings)
+        if changes:
+            tell(f"the run goes on with other settings than those saved: {'; '.join(changes.values())}")
         try:
             if checkpoint is not None:
                 checkpoint.params(experiment.parameters_like())  # before anything compiles
@@ -134,6 +139,7 @@ def stored_run(
 
 def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:
     """The parts of a run, after all checks that need nothing of it."""
+    check_kind("options", options, RunOptions)
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
     if options.tensorboard:

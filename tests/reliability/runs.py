@@ -29,6 +29,7 @@ def start(*words, script=None, first=None, **more):
     program = ["-m", "jax_a3c.cli"] if script is None else [str(script)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, **more.pop("env", {})}
+    env.pop("PYTHONUNBUFFERED", None)  # what is still to be printed at the end is a case of its own
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": env, **more}
     command = [sys.executable, *program, *map(str, words)]
     if first is not None:  # by a program of its own: JAX' threads do not go with a fork

@@ -4,6 +4,7 @@ import fcntl
 import os
 import signal
 import struct
+import subprocess
 import termios
 import time
 
@@ -75,6 +76,7 @@ STREAMS = {
     "a closed pipe": lambda: {"stderr": closed_pipe()},
     "a full device": lambda: {"stderr": os.open("/dev/full", os.O_WRONLY)},
     "closed pipes": lambda: {"stdout": closed_pipe(), "stderr": closed_pipe()},
+    "full devices": lambda: dict.fromkeys(("stdout", "stderr"), os.open("/dev/full", os.O_WRONLY)),
     "no descriptor": lambda: {"first": "os.close(2)"},
     "no descriptors": lambda: {"first": "os.closerange(0, 3)"},
 }
@@ -95,6 +97,15 @@ def test_a_run_whose_messages_nobody_takes_completes(count, figure, tmp_path):
         runs=len(names),
         streams=names,
     )
+
+
+def test_results_that_nobody_takes_end_a_command_with_its_code():
+    """A reader that has had enough, of `jax-a3c presets | head`, is no fault; a full disk is one."""
+    assert finish(start("presets", stdout=closed_pipe()))[0] == 0
+    assert finish(start("--help", stdout=closed_pipe()))[0] == 0
+    with open("/dev/full", "w") as full:
+        process = start("presets", stdout=full, stderr=subprocess.PIPE)
+        assert process.wait() == 1 and "error: [Errno 28]" in process.stderr.read()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux' /proc")
@@ -133,7 +144,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(count, figure,
         assert b"steps" in shown, "the progress bar"
         os.close(terminal)
         began = time.monotonic()
-        process.wait(timeout=300)
+        assert process.wait(timeout=300) == 130
         slowest = max(slowest, time.monotonic() - began)
         summary = run.summary()
         assert summary["status"] == "interrupted"
