@@ -183,8 +183,8 @@ def check_tuple(name: str, value: Any, of: str) -> None:
 
 def shown(value: Any) -> str:
     """`repr(value)` on one line, cut where it is long; the name of the type where there is none."""
-    value = type(value)(map(plain, value)) if type(value) in (tuple, list) else plain(value)
     try:
+        value = type(value)(map(plain, value)) if type(value) in (tuple, list) else plain(value)
         text = " ".join(repr(value).split("\n"))
     except Exception:  # of an integer of 5,000 digits, or of a broken class
         return f"a value of type {type(value).__name__}"

@@ -84,9 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FloatingPointError, HostEnvironmentError, WorkerHangError) as error:
         tell(f"jax-a3c: error: {error}")
         return ExitCode.FAILED
-    except BrokenPipeError:  # the reader of our output has had enough, `jax-a3c envs | head` say
-        return ExitCode.DONE
     except OSError as error:  # a full disk, say, at the end of a run
+        prints = arguments[:1] != ["train"] or "--dry-run" in arguments
+        if isinstance(error, BrokenPipeError) and prints:
+            return ExitCode.DONE  # the reader of our output has had enough, `jax-a3c envs | head` say
         tell(f"jax-a3c: error: {error}")
         return ExitCode.FAILED
     except KeyboardInterrupt:

@@ -113,10 +113,7 @@ class RunDirectory:
         Raises:
           InputError: if the folder holds no run, or one that this version cannot read.
         """
-        try:
-            stored = self._read("config.json").get("options", {})
-        except InputError:
-            raise
+        stored = self._read("config.json").get("options", {})
         try:
             return RunOptions(**stored)
         except (InputError, TypeError) as error:
