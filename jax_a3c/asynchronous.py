@@ -20,7 +20,7 @@ from jax_a3c.checks import (
     check_integer,
     check_kind,
     check_number,
-    shown,
+    check_timeout,
 )
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
@@ -65,8 +65,7 @@ class AsynchronousConfig(RunnerConfig):
         check_integer("total_timesteps", self.total_timesteps, 1, MAX_STEPS)
         check_boolean("stop_at_episode_end", self.stop_at_episode_end)
         check_boolean("lock", self.lock)
-        if self.worker_timeout is not None:
-            check_number("worker_timeout", self.worker_timeout, above=0.0, high=MAX_TIMEOUT)
+        check_timeout("worker_timeout", self.worker_timeout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +124,7 @@ def a3c(
     """
     config = A3CConfig() if config is None else config
     check_kind("config", config, A3CConfig)
-    if not callable(make_env):
-        raise InputError(f"make_env must be a function, such as lambda: env, got {shown(make_env)}")
+    check_callable("make_env", make_env, example="lambda: env")
     return Asynchronous(make_env(), network, optimizer, actor_critic(network, config), config)
 
 

@@ -138,18 +138,34 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}{hint}")
 
 
-def check_callable(name: str, value: Any) -> None:
+def check_timeout(name: str, value: Any) -> None:
+    """Refuse what is neither None, which waits for ever, nor a number of seconds above 0.
+
+    Args:
+      name: of the setting, as the user wrote it.
+      value: what the user gave.
+
+    Raises:
+      InputError: if it is something else, or above `MAX_TIMEOUT`.
+    """
+    if value is not None:
+        check_number(name, value, above=0.0, high=MAX_TIMEOUT)
+
+
+def check_callable(name: str, value: Any, *, example: str | None = None) -> None:
     """Refuse what cannot be called.
 
     Args:
       name: of the argument.
       value: what the user gave.
+      example: of what it may be.
 
     Raises:
       InputError: if it is no function.
     """
     if not callable(value):
-        raise InputError(f"{name} must be a function, got {shown(value)}")
+        such_as = f", such as {example}" if example else ""
+        raise InputError(f"{name} must be a function{such_as}, got {shown(value)}")
 
 
 def check_string(name: str, value: Any) -> None:

@@ -82,11 +82,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(words, message, ended, capsys
     [
         ("metrics.jsonl", ["{", '{"env_steps": 80}'], "metrics.jsonl is damaged in line 1"),
         ("metrics.jsonl", ['{"a": 1}'], "metrics.jsonl must be an integer of at least 0, got None"),
-        (
-            "metrics.jsonl",
-            ['{"env_steps": "80"}'],
-            "must be an integer of at least 0, got '80'",
-        ),
+        ("metrics.jsonl", ['{"env_steps": "80"}'], "must be an integer of at least 0, got '80'"),
         ("evaluations.jsonl", ['{"env_steps": 80, "best": true}'], "must be a number, got None"),
         ("evaluations.jsonl", ['{"env_steps": 80, "eval_return_mean": "9"}'], "must be a number, got '9'"),
     ],

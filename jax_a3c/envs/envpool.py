@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
+from jax_a3c.checks import InputError, check_boolean, check_integer, check_number, check_timeout
 from jax_a3c.envs.base import Discrete, EnvSpec, HostStep, UnknownEnvironmentError, available_cores
 from jax_a3c.envs.host import (
     BoundedCalls,
     Layout,
     action_space,
     check_names,
-    check_timeout,
     checked_action,
     checked_seeds,
     observation_layout,
@@ -337,7 +336,7 @@ def make(name: str, /, *, timeout: float | None = 60.0, **options: Any) -> Envpo
             f"'envpool:{name}' exists in envpool, but its rewards and ends were not tested here; "
             f"tested are {', '.join(family.removeprefix('envpool.') for family in FAMILIES)}"
         )
-    check_timeout(timeout)
+    check_timeout("timeout", timeout)
     return EnvpoolFactory(name, module, options, timeout=timeout)
 
 

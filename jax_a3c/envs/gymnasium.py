@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_boolean, check_integer, shown
+from jax_a3c.checks import InputError, check_boolean, check_integer, check_timeout, shown
 from jax_a3c.envs.base import Discrete, EnvSpec, HostEnvironmentError, HostStep, UnknownEnvironmentError
 from jax_a3c.envs.host import (
     BoundedCalls,
     Layout,
     action_space,
     check_names,
-    check_timeout,
     checked_action,
     checked_seeds,
     observation_layout,
@@ -257,7 +256,7 @@ def make(
                 f"{registered_name!r}"
             )
         raise UnknownEnvironmentError(name)
-    check_timeout(timeout)
+    check_timeout("timeout", timeout)
     if options.get("max_episode_steps", -1) != -1:  # Gymnasium's word for no limit
         check_integer(f"max_episode_steps of 'gymnasium:{name}'", options["max_episode_steps"], 1)
     _check_options(f"gymnasium:{name}", registered, options)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import MAX_TIMEOUT, InputError, check_integer, check_number
+from jax_a3c.checks import InputError, check_integer, check_timeout
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, HostEnvironmentError
 
 
@@ -155,12 +155,6 @@ def check_names(env_id: str, options: Mapping[str, Any], known: Sequence[str]) -
             raise InputError(f"{env_id!r} has no setting {option!r}; {hint}")
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Refuse what is neither None nor a number of seconds above 0."""
-    if timeout is not None:
-        check_number("timeout", timeout, above=0, high=MAX_TIMEOUT)
-
-
 class BoundedCalls:
     """Calls that are made on a thread of their own and given up after a time.
 
@@ -170,7 +164,7 @@ class BoundedCalls:
 
     def __init__(self, env_id: str, timeout: float | None):
         """Args: the environment, for messages, and seconds per call, None to call directly."""
-        check_timeout(timeout)
+        check_timeout("timeout", timeout)
         self._env_id = env_id
         self._timeout = timeout
         self._lost = ""

@@ -341,7 +341,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a safetensors file."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise DamagedError(f"{path} is no regular file")  # a pipe, whose reader would wait
+            raise OSError("it is no regular file")  # a pipe, whose reader would wait
         path.open("rb").close()
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None

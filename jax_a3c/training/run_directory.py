@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 
-from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, shown
+from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, plain, shown
 from jax_a3c.envs.base import available_cores
 from jax_a3c.training.checkpoints import Checkpoint, Checkpoints, export_params, import_params
 from jax_a3c.training.files import append_line, locked, write_whole
-from jax_a3c.training.settings import RunOptions, Settings, from_json, resolve
+from jax_a3c.training.settings import RunOptions, Settings, resolve
 from jax_a3c.training.signals import tell
 from jax_a3c.types import Params
 
@@ -100,8 +100,8 @@ class RunDirectory:
         """
         config, path = self._read("config.json"), self.path / "config.json"
         try:
-            settings = from_json(config["settings"])
-            return config["method"], config["env"], resolve(config["method"], config["env"], **settings)
+            method, env_id = config["method"], config["env"]
+            return method, env_id, resolve(method, env_id, **config["settings"])
         except InputError as error:
             raise InputError(f"{path} is damaged or of another version of jax_a3c: {error}") from error
         except (AttributeError, KeyError, TypeError) as error:
@@ -240,11 +240,14 @@ class RunDirectory:
         try:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            why = "is it the directory of a run?" if self.path.is_dir() else "there is no such folder"
             if (self.path / "config.json").exists():
                 why = "the run did not come so far"
+            elif self.path.is_dir():
+                why = "is it the directory of a run?"
             elif self.path.is_file():
                 why = "it is a file, not the directory of a run"
+            else:
+                why = "there is no such folder"
             raise InputError(f"{str(self.path)!r} holds no {name}: {why}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read: {error}") from error
@@ -326,8 +329,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN, and no numbers of NumPy: what is not finite becomes null."""
-    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
-        value = value.item()
+    value = plain(value)
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -159,11 +159,6 @@ class RunOptions:
         _make_plain(self)
 
 
-def from_json(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they were before JSON made lists of their tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
 def differences(before: Settings, after: Settings) -> dict[str, str]:
     """The names of the settings that differ, each with what it was and is."""
     pairs = {
@@ -176,7 +171,7 @@ def differences(before: Settings, after: Settings) -> dict[str, str]:
 
 
 def _make_plain(settings: Settings | RunOptions) -> None:
-    """Numbers of Python for those of NumPy and JAX, tuples for lists: what is stored compares equal."""
+    """Numbers of Python for those of NumPy and JAX, tuples for lists: JSON may store them."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         value = tuple(map(plain, value)) if isinstance(value, tuple | list) else plain(value)

@@ -12,7 +12,7 @@ from jax_a3c.training.files import locked
 from jax_a3c.training.recorder import tensorboard_parts
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.session import Session
-from jax_a3c.training.settings import RunOptions, Settings, check_method, differences, from_json
+from jax_a3c.training.settings import RunOptions, Settings, check_method, differences
 from jax_a3c.training.signals import stop_on_signal, tell
 
 
@@ -94,8 +94,6 @@ def resume(
       Exception: as `train`.
     """
     run = RunDirectory(run_dir)
-    if settings is not None:
-        check_kind("settings", settings, Settings)
     method, env_id, stored = stored_run(run, settings, force=force)
     settings = stored if settings is None else settings
     options = run.options() if options is None else options
@@ -108,7 +106,7 @@ def resume(
                 f"{str(run.path)!r} has learned something, but has no checkpoint any more: begin another run"
             )
         # Not those of `config.json`: a run may have died between it and its first checkpoint.
-        saved = stored if checkpoint is None else Settings(**from_json(checkpoint.facts["settings"]))
+        saved = stored if checkpoint is None else Settings(**checkpoint.facts["settings"])
         changes = differences(saved, settings)
         if changes:
             tell(f"the run goes on with other settings than those saved: {'; '.join(changes.values())}")
@@ -128,6 +126,8 @@ def stored_run(
 ) -> tuple[str, str, Settings]:
     """Method, environment and settings of a run that goes on; InputError if others are given unforced."""
     method, env_id, stored = run.config()
+    if settings is not None:
+        check_method(method, settings)
     changes = {} if force or settings is None else differences(stored, settings)
     if changes:
         raise InputError(
