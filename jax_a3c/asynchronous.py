@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 from jax_a3c.checks import (
     MAX_STEPS,
@@ -25,9 +24,9 @@ from jax_a3c.checks import (
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import close_all, init_host_actors, lasting, resumed
-from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts
+from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts, check_rows
 from jax_a3c.rollouts import RunnerConfig, as_key, init_actor
-from jax_a3c.segments import Segments
+from jax_a3c.segments import Segments, ravel, unraveller
 from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
 from jax_a3c.workers import Workers
 
@@ -75,6 +74,7 @@ class A3CConfig(AsynchronousConfig, ActorCriticConfig):
     def __post_init__(self) -> None:
         AsynchronousConfig.__post_init__(self)
         ActorCriticConfig.__post_init__(self)
+        check_rows(self, self.num_envs, self.num_steps)
 
 
 class A3CState(NamedTuple):
@@ -124,7 +124,7 @@ def a3c(
     """
     config = A3CConfig() if config is None else config
     check_kind("config", config, A3CConfig)
-    check_callable("make_env", make_env, example="lambda: env")
+    check_callable("make_env", make_env, example="lambda: envs.make('gymnax:CartPole-v1')")
     return Asynchronous(make_env(), network, optimizer, actor_critic(network, config), config)
 
 
@@ -171,8 +171,7 @@ class Asynchronous:
         # Lock-free updates of one buffer are an affair of threads and host memory: always the CPU.
         self._device = jax.local_devices(backend="cpu")[0]
         with jax.default_device(self._device):
-            shapes = jax.eval_shape(self._init_params, jax.random.key(0))
-            _, self._unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+            self._unravel = unraveller(jax.eval_shape(self._init_params, jax.random.key(0)))
         self._segments = Segments(
             env,
             objective,
@@ -182,7 +181,7 @@ class Asynchronous:
             device=self._device,
         )
         self._compiled = False
-        self._init_flat = jax.jit(lambda key: ravel_pytree(self._init_params(key))[0])
+        self._init_flat = jax.jit(lambda key: ravel(self._init_params(key)))
 
     def init(self, key: Array | int) -> A3CState:
         """Start a run: fresh parameters, and an acting state with random numbers of its own per worker.
@@ -270,7 +269,7 @@ class Asynchronous:
 
     def _flat(self, params: Params) -> np.ndarray:
         with jax.default_device(self._device):
-            return np.asarray(ravel_pytree(params)[0])
+            return np.asarray(ravel(params))
 
     def run(
         self,
@@ -383,9 +382,11 @@ class Asynchronous:
         theta, target = state.shared.parameters, state.shared.target
         self._segment = self._segments.compile(theta, state.actors[0], target)
         if not self._in_place:
-
+            # Optax sees trees: many transformations ask for names, ranks or layers.
             def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
-                return self._optimizer.update(grad, opt_state, flat, env_steps=env_steps)
+                grads, params = self._unravel(grad), self._unravel(flat)
+                updates, opt_state = self._optimizer.update(grads, opt_state, params, env_steps=env_steps)
+                return ravel(updates), opt_state
 
             arguments = (theta, state.opt_states[0], theta, np.float32(0))
             self._update = self._segments.on_one_core(update, *arguments)
@@ -407,7 +408,7 @@ class Asynchronous:
     def _init_statistics(self, flat: Array) -> Any:
         """What the optimizer keeps for one worker: of its own, or None where all share the buffer."""
         if self._in_place is None:
-            return self._optimizer.init(flat)
+            return self._optimizer.init(self._unravel(flat))
         return None if self._shares_statistics else np.zeros(flat.size, np.float32)
 
     def _init_params(self, key: Array) -> Params:

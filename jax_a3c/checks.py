@@ -21,7 +21,7 @@ class WorkerHangError(RuntimeError):
 
 MAX_INTEGER = 2**31 - 1
 """The largest integer where a setting has no bound of its own: integers on the device have 32 bits."""
-MAX_STEPS = 10**15
+MAX_STEPS = 10**18
 """The largest number of environment steps, which are counted on the host."""
 MAX_EPISODES = 10**6
 """Of an evaluation: on the device all are played at once."""

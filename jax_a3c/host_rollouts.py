@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_a3c import rollouts, types
-from jax_a3c.envs.base import Box, EnvSpec, HostEnvironment, HostFactory, HostStep
+from jax_a3c.checks import InputError
+from jax_a3c.envs.base import Box, EnvSpec, HostEnvironment, HostFactory, HostStep, to_bounds
 from jax_a3c.objectives import Network
 from jax_a3c.rollouts import NONE_CHOSEN
 from jax_a3c.types import Array, Carry, Rollout
@@ -27,6 +28,12 @@ HostAct = Callable[[Array, np.int32, Carry, Any, np.ndarray], tuple]
 Transition: Any = types.Transition
 ActorState: Any = types.ActorState
 EpisodeSums: Any = rollouts.EpisodeSums
+
+
+NOT_TRACEABLE = (
+    "a host environment steps outside of JAX, so that jit, vmap and scan cannot run it; call init and step "
+    "in a Python loop: for _ in range(n): state, metrics = agent.step(state)"
+)
 
 
 class HostRollout(NamedTuple):
@@ -121,6 +128,7 @@ def init_host_actor(
     Returns:
       The acting state before the first step; all but carry, key and exploration is NumPy's.
     """
+    _refuse_tracing(type(group))
     explore_key, key = jax.random.split(key)
     num_envs = group.num_envs
     return ActorState(
@@ -135,6 +143,25 @@ def init_host_actor(
         next_action=np.full(num_envs, NONE_CHOSEN, np.int32) if looks_ahead else None,
         discounted_return=np.zeros(num_envs, np.float32) if sums_discounted else None,
     )
+
+
+def _refuse_tracing(kind: type) -> None:
+    """Let `jit`, `vmap`, `scan` and `tree.map` refuse a state that holds such a group, in one sentence.
+
+    JAX takes states apart before it calls anything of ours; only a node of its trees is asked.
+    """
+
+    def refuse(*_: Any) -> Any:
+        raise InputError(NOT_TRACEABLE)
+
+    with contextlib.suppress(ValueError):  # it is registered
+        jax.tree_util.register_pytree_node(kind, refuse, refuse)
+
+
+def refuse_tracers(*values: Any) -> None:
+    """Refuse what JAX traces: host environments cannot step inside a compiled program."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+        raise InputError(NOT_TRACEABLE)
 
 
 def lasting(actor: ActorState) -> tuple[Array, Any]:
@@ -159,6 +186,8 @@ def host_unroll(
 ) -> Unroll:
     """Act for `num_steps` steps; a generator that yields actions and is sent what they led to.
 
+    It yields the environments' actions, within their bounds; the rollout keeps those of the policy.
+
     Args:
       act: the policy.
       actor: where to go on.
@@ -174,6 +203,7 @@ def host_unroll(
     """
     state: Any = actor  # of NumPy arrays
     observation, reset, carry = jax.device_put(state.observation, device), state.reset, state.carry
+    space = state.env_state.spec.action_space
     looks_ahead, next_action = state.next_action is not None, state.next_action
     episode_return, episode_length = state.episode_return, state.episode_length
     discounted = state.discounted_return
@@ -186,7 +216,7 @@ def host_unroll(
         if next_action is not None:
             action = np.where(next_action == NONE_CHOSEN, action, next_action)
             next_action = None
-        step = yield action
+        step = yield to_bounds(space, action)
         taken, ended = ~step.ignored, step.terminated | step.truncated
         if discounted is not None:
             # A reset row forgets: what ended is then behind, and its own reward is 0.
@@ -240,8 +270,8 @@ def host_unroll(
     return Finished(last, rollout, EpisodeSums(*episodes.astype(np.float32)))
 
 
-def rollout_like(actor: ActorState, spec: EnvSpec, num_steps: int) -> HostRollout:
-    """A rollout of the right shapes and dtypes, all zeros, to compile for."""
+def rollout_like(actor: ActorState, spec: EnvSpec, num_steps: int, layers: Sequence[Any] = ()) -> HostRollout:
+    """A rollout of the right shapes and dtypes to compile for, all zeros; `layers` are those of one step."""
     num_envs = len(actor.reset)
     space, batch = spec.action_space, (num_steps, num_envs)
     action = np.zeros(batch, np.int32)
@@ -261,7 +291,8 @@ def rollout_like(actor: ActorState, spec: EnvSpec, num_steps: int) -> HostRollou
         next_action=None if actor.next_action is None else action,
         discounted_return=None if actor.discounted_return is None else reals,
     )
-    return HostRollout(actor.carry, actor.carry, (actor.observation,) * (num_steps + 1), steps)
+    observations = (actor.observation,) * (num_steps + 1)
+    return HostRollout(actor.carry, actor.carry, observations, steps, tuple(layers) * num_steps)
 
 
 def finish(unroll: Unroll, group: HostEnvironment) -> Finished:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_a3c.checks import InputError, check_choice, check_integer, check_number, shown
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.envs.base import JaxEnvironment, to_bounds
 from jax_a3c.types import ActorState, Array, Carry, Rollout, Transition
 
 AutoReset = Literal["pooled", "exact"]
@@ -172,7 +172,10 @@ def unroll(
         carry, action, *layers = act(action_key, actor.carry, actor.observation, actor.reset)
         if actor.next_action is not None:
             action = jnp.where(actor.next_action == NONE_CHOSEN, action, actor.next_action)
-        env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_envs), actor.env_state, action)
+        env_keys = jax.random.split(env_key, num_envs)
+        taken = to_bounds(env.spec.action_space, action)
+        env_state, timestep = jax.vmap(env.step)(env_keys, actor.env_state, taken)
+        timestep = timestep._replace(reward=timestep.reward.astype(jnp.float32))
         ended = timestep.terminated | timestep.truncated
         fresh = start(jax.random.split(reset_key, num_envs)) if pool is None else pool
         next_state, observation = _where(ended, fresh, (env_state, timestep.observation))

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
 from jax_a3c.host_rollouts import HostRollout, as_rollout, finish, host_unroll, rollout_like
 from jax_a3c.objectives import Objective, gradient
+from jax_a3c.programs import compile_program
 from jax_a3c.rollouts import EpisodeSums, RunnerConfig, unroll
 from jax_a3c.types import ActorState, Array, Params, Rollout
 
@@ -79,8 +80,7 @@ class Segments:
         By default XLA runs independent operations of one program side by side on a pool. One worker then
         takes 1.4 cores, and two workers make 1.4 times its steps instead of 1.8 times.
         """
-        with jax.default_device(self._device):
-            return jax.jit(function).lower(*args).compile(compiler_options=ONE_CORE)
+        return compile_program(function, *args, device=self._device, options=ONE_CORE)
 
     def _in_one_program(
         self, flat: Array, actor: ActorState, target: Array | None, env_steps: Array
@@ -114,8 +114,8 @@ class Segments:
         arguments = (split(theta), actor.key, np.int32(0), *observed, env_steps)
         act = self.on_one_core(act_at, *arguments)
         _, _, *layers = jax.eval_shape(act_at, *arguments)
-        rollout, zero = rollout_like(actor, self._env.spec, num_steps), jnp.zeros((), jnp.float32)
-        rollout = rollout._replace(layers=tuple(layers) * num_steps)
+        rollout = rollout_like(actor, self._env.spec, num_steps, layers)
+        zero = jnp.zeros((), jnp.float32)
         learn = self.on_one_core(gradient_of, theta, target, rollout, EpisodeSums(zero, zero, zero))
 
         def segment(
@@ -145,4 +145,22 @@ class Segments:
         statistics = self._objective.statistics
         changes = () if statistics is None else statistics.change(params, rollout)
         parts = (grads, jnp.stack(list(metrics.values())), changes)
-        return jnp.concatenate([ravel_pytree(part)[0] for part in parts])
+        return jnp.concatenate([ravel(part) for part in parts])
+
+
+def ravel(tree: Any) -> Array:
+    """Return the leaves of a tree as one vector `[P]` float32, the form in which threads share them."""
+    return ravel_pytree(tree)[0].astype(jnp.float32)
+
+
+def unraveller(like: Any) -> Callable[[Array], Any]:
+    """Return the inverse of `ravel`; each leaf gets back the dtype that it has in `like`.
+
+    Args:
+      like: a tree of arrays or of shapes.
+
+    Returns:
+      `[P]` float32 -> a tree with the structure, shapes and dtypes of `like`.
+    """
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
+    return lambda vector: unravel(jnp.asarray(vector).astype(flat.dtype))

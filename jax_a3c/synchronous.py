@@ -10,9 +10,29 @@ import numpy as np
 import optax
 
 from jax_a3c.checks import check_kind
+from jax_a3c.counters import Counter
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
-from jax_a3c.host_rollouts import Unroll, alternate, as_rollout, close_all, host_unroll, init_host_actors
-from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts, gradient
+from jax_a3c.host_rollouts import (
+    HostRollout,
+    Unroll,
+    alternate,
+    as_rollout,
+    close_all,
+    host_unroll,
+    init_host_actors,
+    refuse_tracers,
+    rollout_like,
+)
+from jax_a3c.objectives import (
+    ActorCriticConfig,
+    Network,
+    Objective,
+    actor_critic,
+    check_parts,
+    check_rows,
+    gradient,
+)
+from jax_a3c.programs import compile_program
 from jax_a3c.rollouts import EpisodeSums, RunnerConfig, as_key, init_actor, unroll
 from jax_a3c.types import ActorState, Array, Metrics, Params, Rollout
 
@@ -43,6 +63,7 @@ class A2CConfig(SynchronousConfig, ActorCriticConfig):
     def __post_init__(self) -> None:
         SynchronousConfig.__post_init__(self)
         ActorCriticConfig.__post_init__(self)
+        check_rows(self, self.num_envs, self.num_steps)
 
 
 class Target(NamedTuple):
@@ -51,7 +72,7 @@ class Target(NamedTuple):
     Attributes:
       params: variables of the network, as they were when the step count last crossed a multiple of the
         interval.
-      env_steps: `[]` int32. Environment steps since that multiple.
+      env_steps: `[]` uint32. Environment steps since that multiple.
     """
 
     params: Params
@@ -65,17 +86,16 @@ class A2CState(NamedTuple):
       params: variables of the network.
       opt_state: state of the optimizer.
       actor: the environments and what acting needs; with host environments a list, one for each group.
-      updates: `[]` int32. Updates so far, of `num_envs * num_steps` rows each.
-      resets: `[]` int32. Rows so far that were no environment steps, but reset a host environment; 0 with
-        others. After a resume with another number of rows the difference that keeps T exact.
+      updates: updates so far, of `num_envs * num_steps` rows each; `int(state.updates)` reads it.
+      env_steps: T, environment steps so far. Rows that only reset a host environment are none.
       target: the target network; None if the objective has none.
     """
 
     params: Params
     opt_state: Any
     actor: Any
-    updates: Array
-    resets: Array
+    updates: Counter
+    env_steps: Counter
     target: Target | None = None
 
 
@@ -90,12 +110,18 @@ class A2C(NamedTuple):
       step: `state -> (state, metrics)`, one rollout and one update. The metrics are scalars: the
         objective's, `grad_norm`, `nonfinite_gradients`, and the sums `episodes, episode_return,
         episode_length` over the episodes that ended in the rollout.
-      traceable: the two are pure functions; False with host environments.
+      compile_for: with host environments, `state -> None`: compile the programs of `step`, which otherwise
+        its first call does. None where the two are pure functions.
     """
 
     init: Callable[[Array], A2CState]
     step: Callable[[A2CState], tuple[A2CState, Metrics]]
-    traceable: bool = True
+    compile_for: Callable[[A2CState], None] | None = None
+
+    @property
+    def traceable(self) -> bool:
+        """Whether the two are pure functions; False with host environments."""
+        return self.compile_for is None
 
 
 def a2c(
@@ -176,12 +202,10 @@ class _Learner(NamedTuple):
 
     Attributes:
       init: `(key, observation [N, ...]) -> state`, without an actor.
-      env_steps: `state -> []` float32. Environment steps so far.
       learn: `(state, rollout) -> (state, metrics)`.
     """
 
     init: Callable[[Array, Array], A2CState]
-    env_steps: Callable[[A2CState], Array]
     learn: Callable[[A2CState, Rollout], tuple[A2CState, Metrics]]
 
 
@@ -191,32 +215,33 @@ def _learner(
     objective: Objective,
     config: SynchronousConfig,
 ) -> _Learner:
-    steps_per_update, interval = config.num_envs * config.num_steps, objective.target_update_interval
+    interval = objective.target_update_interval
 
     def init(key: Array, observation: Array) -> A2CState:
-        carry, reset = network.initial_carry((config.num_envs,)), jnp.ones((1, config.num_envs), bool)
-        params, zero = network.init(key, carry, observation[None], reset), jnp.zeros((), jnp.int32)
-        target = None if interval is None else Target(jax.tree.map(jnp.copy, params), zero)
-        return A2CState(params, optimizer.init(params), None, zero, zero, target)
-
-    def env_steps(state: A2CState) -> Array:
-        return state.updates.astype(jnp.float32) * steps_per_update - state.resets
+        carry = network.initial_carry((config.num_envs,))
+        reset = jnp.ones((1, config.num_envs), bool)
+        params = network.init(key, carry, observation[None], reset)
+        target = None if interval is None else Target(params, jnp.zeros((), jnp.uint32))
+        return A2CState(params, optimizer.init(params), None, Counter.of(0), Counter.of(0), target)
 
     def learn(state: A2CState, rollout: Rollout) -> tuple[A2CState, Metrics]:
         params, target = state.params, state.target
-        taken = rollout.steps.mask.sum()
-        state = state._replace(updates=state.updates + 1, resets=state.resets + steps_per_update - taken)
+        taken = rollout.steps.mask.sum(dtype=jnp.uint32)
+        env_steps = state.env_steps.add(taken)
+
         target_params = None if target is None else target.params
         grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
-        changes, opt_state = optimizer.update(grads, state.opt_state, params, env_steps=env_steps(state))
+        updates, opt_state = optimizer.update(grads, state.opt_state, params, env_steps=env_steps.as_float())
         if objective.statistics is not None:
-            changes = {**changes, **objective.statistics.change(params, rollout)}
-        params = optax.apply_updates(params, changes)
+            updates = {**updates, **objective.statistics.change(params, rollout)}
+        params = optax.apply_updates(params, updates)
+
         if target is not None and interval is not None:
             target = _follow(target, params, taken, interval)
-        return state._replace(params=params, opt_state=opt_state, target=target), metrics
+        counts = {"updates": state.updates.add(1), "env_steps": env_steps}
+        return state._replace(params=params, opt_state=opt_state, target=target, **counts), metrics
 
-    return _Learner(init, env_steps, learn)
+    return _Learner(init, learn)
 
 
 def _on_device(
@@ -230,10 +255,10 @@ def _on_device(
         params_key, actor_key = jax.random.split(as_key(key))
         carry = network.initial_carry((config.num_envs,))
         actor = init_actor(env, carry, actor_key, config.num_envs, **objective.actor_needs)
-        return learner.init(params_key, actor.observation)._replace(actor=actor)
+        return _with_own_buffers(learner.init(params_key, actor.observation)._replace(actor=actor))
 
     def step(state: A2CState) -> tuple[A2CState, Metrics]:
-        env_steps = learner.env_steps(state)
+        env_steps = state.env_steps.as_float()
         actor, rollout, episodes = unroll(
             env,
             lambda *args: objective.act(state.params, *args, state.actor.exploration, env_steps),
@@ -254,23 +279,42 @@ def _on_host(
     """Two groups of environments take turns: while the policy acts for one, the other steps."""
     half = config.num_envs // 2
     sizes = [config.num_envs - half] + [half] * (half > 0)
-    init_learner, env_steps_of = jax.jit(learner.init), jax.jit(learner.env_steps)
-    learn = jax.jit(lambda state, rollouts: learner.learn(state, as_rollout(rollouts)))
-    act = jax.jit(lambda params, key, t, *args: objective.act(params, jax.random.fold_in(key, t), *args))
+    init_learner = jax.jit(learner.init)
+    programs: dict[str, Callable] = {}
+
+    def act(params: Params, key: Array, t: Array, *args: Any) -> tuple:
+        return objective.act(params, jax.random.fold_in(key, t), *args)
+
+    def learn(state: A2CState, rollouts: list[HostRollout]) -> tuple[A2CState, Metrics]:
+        return learner.learn(state, as_rollout(rollouts))
+
+    def compile_for(state: A2CState) -> None:
+        rollouts = []
+        for actor in state.actor:
+            observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
+            arguments = (state.params, actor.key, np.int32(0), *observed, np.float32(0))
+            programs[f"act {len(actor.reset)}"] = compile_program(act, *arguments)
+            _, _, *layers = jax.eval_shape(act, *arguments)
+            rollouts.append(rollout_like(actor, env.spec, config.num_steps, layers))
+        programs["learn"] = compile_program(learn, state._replace(actor=None), rollouts)
 
     def init(key: Array) -> A2CState:
+        refuse_tracers(key)
         params_key, actors_key = jax.random.split(as_key(key))
         actors = init_host_actors(env, network, actors_key, sizes, **objective.actor_needs)
         observation = np.concatenate([actor.observation for actor in actors])
         return init_learner(params_key, observation)._replace(actor=actors)
 
     def step(state: A2CState) -> tuple[A2CState, Metrics]:
+        if not programs:
+            compile_for(state)
         on_device = state._replace(actor=None)
-        env_steps = env_steps_of(on_device)
+        env_steps = np.float32(int(state.env_steps))
 
         def play(actor: ActorState) -> Unroll:
+            act_in_group = programs[f"act {len(actor.reset)}"]
             return host_unroll(
-                lambda *args: act(state.params, *args, actor.exploration, env_steps),
+                lambda *args: act_in_group(state.params, *args, actor.exploration, env_steps),
                 actor,
                 config.num_steps,
                 discount=objective.discount,
@@ -283,11 +327,11 @@ def _on_host(
             close_all(groups)
             raise
         actors, rollouts, episodes = map(list, zip(*ends, strict=True))
-        learned, metrics = learn(on_device, rollouts)
+        learned, metrics = programs["learn"](on_device, rollouts)
         totals = EpisodeSums(*np.sum(episodes, axis=0))
         return learned._replace(actor=actors), {**metrics, **totals._asdict()}
 
-    return A2C(init, step, traceable=False)
+    return A2C(init, step, compile_for)
 
 
 def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> Target:
@@ -295,3 +339,8 @@ def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> 
     since = target.env_steps + env_steps
     copied = jax.tree.map(lambda old, new: jnp.where(since >= interval, new, old), target.params, params)
     return Target(copied, since % interval)
+
+
+def _with_own_buffers(state: A2CState) -> A2CState:
+    """Give each leaf a buffer of its own, so that the state may be donated to a compiled program."""
+    return jax.tree.map(jnp.copy, state)

@@ -46,6 +46,58 @@ class Box:
 
 ActionSpace = Discrete | Box
 
+UNBOUNDED = 1e30
+"""Magnitude from which a bound counts as infinite: libraries write the largest float32 for it."""
+
+
+def to_bounds(space: ActionSpace, action: Any) -> Any:
+    r"""Map an action of a policy to the action that the environment takes.
+
+    A policy acts in units of its own. For each entry of a `Box` with two finite bounds they are [-1, 1]:
+
+        environment's = (low + high) / 2 + (high - low) / 2 * clip(policy's, -1, 1)
+
+    An entry with an infinite bound is only clipped. Discrete actions stay as they are. Losses see the action
+    of the policy, environments the result of this function.
+
+    Args:
+      space: of the actions.
+      action: `[*B]` integers for `Discrete`, `[*B, A]` reals for `Box`; an array of NumPy or JAX.
+
+    Returns:
+      The action in the units of the environment, of the same kind, shape and dtype.
+
+    References:
+      Tianshou (Weng et al., 2022), `map_action` with `action_scaling`.
+
+    Example:
+      >>> to_bounds(Box(low=(0.0, 100.0), high=(1.0, 200.0)), np.array([[0.0, -5.0]], np.float32)).tolist()
+      [[0.5, 100.0]]
+    """
+    if isinstance(space, Discrete):
+        return action
+
+    low = np.where(np.abs(space.low) < UNBOUNDED, space.low, -np.inf)
+    high = np.where(np.abs(space.high) < UNBOUNDED, space.high, np.inf)
+    bounded = is_bounded(space)
+    with np.errstate(invalid="ignore"):  # what infinite bounds give is not used
+        centre = np.where(bounded, (low + high) / 2, 0.0)
+        half_width = np.where(bounded, (high - low) / 2, 1.0)
+
+    def like_action(bound: np.ndarray) -> np.ndarray:
+        return bound.astype(action.dtype).reshape((1,) * (action.ndim - 1) + (-1,))
+
+    clipped = action.clip(
+        like_action(np.where(bounded, -1.0, low)), like_action(np.where(bounded, 1.0, high))
+    )
+    scaled = like_action(centre) + like_action(half_width) * clipped
+    return scaled.clip(like_action(low), like_action(high))  # rounding may have left the bounds
+
+
+def is_bounded(space: Box) -> np.ndarray:
+    """Tell which entries of an action have two finite bounds, `[A]` bool."""
+    return (np.abs(space.low) < UNBOUNDED) & (np.abs(space.high) < UNBOUNDED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSpec:
@@ -82,7 +134,10 @@ class EnvSpec:
 
 @runtime_checkable
 class JaxEnvironment(Protocol):
-    """One environment as pure functions. The rollouts `vmap` it and reset it; it never resets itself."""
+    """One environment as pure functions. The rollouts `vmap` it and reset it; it never resets itself.
+
+    Real actions arrive within the bounds of `spec.action_space`; see `to_bounds`.
+    """
 
     spec: EnvSpec
 

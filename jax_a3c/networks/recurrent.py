@@ -68,7 +68,7 @@ class LSTM(nn.Module):
         if self.initialization != "orthogonal":
             return bias_init
         offset = jnp.array([0.0, self.forget_bias, 0.0, 0.0]).repeat(self.units)  # gates i, f, g, o
-        return lambda key, shape, dtype=jnp.float32: bias_init(key, shape, dtype) + offset
+        return lambda key, shape, dtype=jnp.float32: bias_init(key, shape, dtype) + offset.astype(dtype)
 
 
 def _cell(carry: LSTMCarry, gates: Array, reset: Array, recurrent: Array) -> tuple[LSTMCarry, Array]:

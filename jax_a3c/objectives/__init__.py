@@ -9,16 +9,16 @@ from jax_a3c.objectives.action_values import (
     one_step_q,
     one_step_sarsa,
 )
-from jax_a3c.objectives.actor_critic import ActorCriticConfig, actor_critic
+from jax_a3c.objectives.actor_critic import ActorCriticConfig, actor_critic, check_rows
 from jax_a3c.objectives.base import (
     Network,
     Objective,
     ObjectiveConfig,
     Statistics,
-    check_parts,
     gradient,
     next_values,
 )
+from jax_a3c.objectives.parts import check_parts
 
 __all__ = [
     "ActionValueConfig",
@@ -29,6 +29,7 @@ __all__ = [
     "Statistics",
     "actor_critic",
     "check_parts",
+    "check_rows",
     "gradient",
     "n_step_q",
     "next_values",

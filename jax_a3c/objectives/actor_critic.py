@@ -27,8 +27,8 @@ class ActorCriticConfig(ObjectiveConfig):
       gae_lambda: lambda of the advantages, in [0, 1]; 1 gives the paper's n-step returns.
       ent_coef: weight of the policy's entropy, beta, at least 0. Paper: 0.01 for discrete actions, 1e-4
         for continuous ones.
-      normalize_advantages: shift and scale the advantages of a rollout to mean 0 and deviation 1. Not in
-        the paper.
+      normalize_advantages: shift and scale the advantages of a rollout to mean 0 and deviation 1. A rollout
+        of a single step keeps its advantage. Not in the paper.
     """
 
     gae_lambda: float = 1.0
@@ -115,8 +115,26 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
     return Objective(act, loss)
 
 
+def check_rows(config: ActorCriticConfig, num_envs: int, num_steps: int) -> None:
+    """Refuse to normalise advantages where a rollout only ever has one: it would always be 0.
+
+    Args:
+      config: of the objective.
+      num_envs: environments of a rollout.
+      num_steps: its steps.
+
+    Raises:
+      InputError: if there is nothing to normalise by.
+    """
+    if config.normalize_advantages and num_envs * num_steps == 1:
+        raise InputError(
+            "normalize_advantages must be False with num_envs=1 and num_steps=1: the only advantage of a "
+            "rollout would become 0; use more environments or steps"
+        )
+
+
 def _normalize(advantages: Array, mask: Array) -> Array:
-    """Mean 0 and deviation 1 over the recorded steps of a rollout."""
+    """Shift and scale to mean 0 and deviation 1 over the recorded steps; a single one stays as it is."""
     centred = advantages - masked_mean(advantages, mask)
     deviation = jnp.sqrt(masked_mean(jnp.square(centred), mask))
-    return centred / (deviation + 1e-8)
+    return jnp.where(mask.sum() > 1, centred / (deviation + 1e-8), advantages)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_a3c.checks import InputError, check_choice, check_number, shown
+from jax_a3c.checks import check_choice, check_number
 from jax_a3c.rollouts import row_after_each_step
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout, Transition
 
@@ -33,40 +33,6 @@ class Network(Protocol):
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         """Recurrent state at the start of an episode, `[*batch_shape, ...]`."""
-
-
-def check_parts(env: Any, network: Any, optimizer: Any, objective: Any) -> None:
-    """Refuse what is no part of a runner, and a network for the actions of another environment.
-
-    Args:
-      env: with a `spec`, as `envs.make` gives it.
-      network: as `Network`.
-      optimizer: an Optax transformation.
-      objective: an `Objective`.
-
-    Raises:
-      InputError: if one of them is something else.
-    """
-    parts = (
-        ("env", env, ("spec",), "an environment, as envs.make gives it"),
-        (
-            "network",
-            network,
-            ("init", "apply", "initial_carry"),
-            "a network, such as networks.actor_critic(env)",
-        ),
-        ("optimizer", optimizer, ("init", "update"), "an optimizer, such as optimizers.shared_rmsprop(7e-4)"),
-        ("objective", objective, ("act", "loss"), "an objective, such as objectives.n_step_q(network)"),
-    )
-    for name, part, has, what in parts:
-        if not all(hasattr(part, attribute) for attribute in has):
-            raise InputError(f"{name} must be {what}, got {shown(part)}")
-    size = lambda space: getattr(space, "num_actions", None) or (space.size,)  # noqa: E731
-    space, wanted = getattr(network, "action_space", None), env.spec.action_space
-    if space is not None and size(space) != size(wanted):
-        raise InputError(
-            f"network has the actions {space}, those of {env.spec.id} are {wanted}; build it for env"
-        )
 
 
 class Statistics(NamedTuple):
@@ -315,7 +281,7 @@ def gradient(
     # The square of an error may be too large for float32, and its gradient, a mean over steps, not.
     finite = jnp.stack([jnp.isfinite(x).all() for x in metrics.values()]).all()
     scale = jnp.ones(()) if max_grad_norm is None else jnp.minimum(1.0, max_grad_norm / (norm + 1e-12))
-    grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), grads)
+    grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0).astype(g.dtype), grads)
     # Metrics are summed over many updates: one NaN would take them all.
     metrics = {name: jnp.where(finite, x, 0.0) for name, x in metrics.items()}
     return grads, {**metrics, "nonfinite_gradients": 1.0 - finite}

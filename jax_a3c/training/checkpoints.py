@@ -84,7 +84,7 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """The files by number of steps, the newest first."""
         paths = self.folder.glob(f"[0-9]*{SUFFIX}")
-        return sorted((path for path in paths if path.stem.isdecimal()), reverse=True)
+        return sorted((path for path in paths if path.stem.isdecimal()), key=_steps_of, reverse=True)
 
     def save(self, env_steps: int, arrays: Mapping[str, Any], facts: Mapping[str, Any], *, keep: int) -> Path:
         """Write a checkpoint, and remove what it makes superfluous only when it is on the disk.
@@ -146,7 +146,7 @@ class Checkpoints:
     def set_aside(self, newest: Path) -> None:
         """Rename the checkpoints after the newest whole one, so that nobody meets them again."""
         for path in self.paths():
-            if path > newest:
+            if _steps_of(path) > _steps_of(newest):
                 path.rename(path.with_name(path.name + DAMAGED))
 
     def load(self, which: str) -> Checkpoint:
@@ -271,6 +271,8 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
             leaves.append(jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf)))
             continue
         wanted = (np.shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf))))
+        if wanted[0] == array.shape == () and wanted[1].kind in "iu" and array.dtype.kind in "iu":
+            array = array.astype(wanted[1])  # version 0.1 counted in fewer bits
         if (array.shape, array.dtype) != wanted:
             raise DoesNotFitError(
                 f"{path} is of another network or run: {name} should be {wanted[1]} {wanted[0]}, "
@@ -316,6 +318,11 @@ def refit(
             fitted[name], counts = np.zeros_like(fresh[name]), fitted[name]
             fitted[name][0] = together(counts)
     return fitted
+
+
+def _steps_of(path: Path) -> int:
+    """The environment steps that name a checkpoint."""
+    return int(path.stem)
 
 
 def _parts(pattern: re.Pattern, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

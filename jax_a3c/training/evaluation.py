@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_a3c.checks import check_choice
-from jax_a3c.envs.base import HostFactory, JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment, to_bounds
 from jax_a3c.exploration import epsilon_greedy
 from jax_a3c.objectives import Network
 from jax_a3c.types import Array, Carry, Params
@@ -139,7 +139,7 @@ def _on_host(
         carry = network.initial_carry((num_envs,))
         while open_games.any():
             key, carry, action = act(params, key, carry, observation, reset)
-            step = env.step(np.asarray(action))
+            step = env.step(to_bounds(env.spec.action_space, np.asarray(action)))
             observation, reset = step.observation, step.ignored
             plays = (open_games > 0) & ~cut
             score += np.where(plays, step.score, 0.0)
@@ -178,7 +178,8 @@ def _on_device(
         )
         action = ACTIONS[policy](action_key, distribution, values)
         env_keys = jax.random.split(env_key, num_episodes)
-        env_state, timestep = jax.vmap(env.step)(env_keys, loop.env_state, action[0])
+        taken = to_bounds(env.spec.action_space, action[0])
+        env_state, timestep = jax.vmap(env.step)(env_keys, loop.env_state, taken)
         return _Loop(
             key,
             env_state,

@@ -60,6 +60,8 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     objective_config = _pick(
         objectives.ActionValueConfig if value_based else objectives.ActorCriticConfig, settings
     )
+    if isinstance(objective_config, objectives.ActorCriticConfig):
+        objectives.check_rows(objective_config, settings.num_envs, settings.num_steps)
     optimizer = _optimizer(settings)
     env = envs.make(env_id, **_env_options(settings.env_options))
     if not isinstance(env, JaxEnvironment) and settings.auto_reset != Settings.auto_reset:

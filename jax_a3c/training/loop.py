@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.checks import InputError, check_callable, check_kind
+from jax_a3c.checks import check_callable, check_kind
+from jax_a3c.counters import Counter
 from jax_a3c.host_rollouts import close_all, lasting, resumed
+from jax_a3c.programs import compile_program
 from jax_a3c.rollouts import as_key
 from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
@@ -53,7 +55,7 @@ class Synchronous:
 
     def counts(self, state: A2CState) -> tuple[int, int]:
         """Environment steps and updates so far."""
-        return self._env_steps(state, int(state.updates)), int(state.updates)
+        return int(state.env_steps), int(state.updates)
 
     def snapshot(self, state: A2CState) -> tuple[Params, Any]:
         """The network's variables, and what else a run needs to go on, as a tree of arrays.
@@ -65,28 +67,23 @@ class Synchronous:
             "opt_state": state.opt_state,
             "actor": actor,
             "target": state.target,
-            "updates": state.updates,
+            "updates": np.int64(int(state.updates)),
+            "env_steps": np.int64(int(state.env_steps)),
         }
-        return state.params, rest | {"env_steps": np.int64(self.counts(state)[0])}
+        return state.params, rest
 
     def restore(self, state: A2CState, params: Params, rest: Any) -> A2CState:
-        """The state of a run that was saved, from a fresh one and the parts that `snapshot` gave.
-
-        InputError if its steps cannot be counted in the rows that an update has now.
-        """
+        """The state of a run that was saved, from a fresh one and the parts that `snapshot` gave."""
         actor = rest["actor"]
         if not self.agent.traceable:
             actor = [resumed(*both) for both in zip(state.actor, actor, strict=True)]
-        resets = int(rest["updates"]) * self._steps_per_update - int(rest["env_steps"])
-        if not -(2**31) <= resets < 2**31:
-            raise InputError(
-                f"{rest['env_steps']:,} steps in {rest['updates']:,} updates cannot be counted on in updates "
-                f"of num_envs * num_steps = {self._steps_per_update:,} rows; begin a new run from these "
-                "parameters"
-            )
         return A2CState(
-            *(params, rest["opt_state"], actor, rest["updates"]),
-            *(jnp.asarray(np.int32(resets)), rest["target"]),
+            params=params,
+            opt_state=rest["opt_state"],
+            actor=actor,
+            updates=Counter.of(rest["updates"]),
+            env_steps=Counter.of(rest["env_steps"]),
+            target=rest["target"],
         )
 
     def start_from(self, state: A2CState, params: Params) -> A2CState:
@@ -129,7 +126,7 @@ class Synchronous:
         start, first = time.perf_counter(), int(state.updates)
         done, chunk, most = first, 1, self._total_timesteps // self._steps_per_update // REPORTS
         sums: dict[str, float] = {}
-        first_step = self._env_steps(state, done)
+        first_step = int(state.env_steps)
         progress = Progress(first_step, done, 0.0, sums, [done])
         while progress.env_steps < self._total_timesteps:
             called = time.perf_counter()
@@ -140,7 +137,7 @@ class Synchronous:
             done += count
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in metrics.items()}
             seconds = time.perf_counter() - start
-            progress = Progress(self._env_steps(state, done), done, seconds, sums, [done])
+            progress = Progress(int(state.env_steps), done, seconds, sums, [done])
             if callback is not None and callback(progress):
                 break
             affordable = count * interval / max(time.perf_counter() - called, 1e-9)
@@ -155,7 +152,8 @@ class Synchronous:
 
         With environments of the host it is a loop of Python's.
         """
-        if self._program is None and not self.agent.traceable:
+        if self._program is None and self.agent.compile_for is not None:
+            self.agent.compile_for(state)
             self._program = self._host_updates
         if self._program is None:
             shapes = jax.eval_shape(self.agent.step, state)[1]
@@ -169,7 +167,7 @@ class Synchronous:
                 zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
                 return jax.lax.fori_loop(0, count, body, (state, zeros))
 
-            self._program = jax.jit(updates, donate_argnums=0).lower(state, np.int32(0)).compile()
+            self._program = compile_program(updates, state, np.int32(0), donate_argnums=(0,))
         return self._program
 
     def _host_updates(self, state: A2CState, count: Array) -> tuple[A2CState, Metrics]:
@@ -181,6 +179,3 @@ class Synchronous:
         self.latest = state
         fetched = jax.device_get(rows)
         return state, {name: np.sum([row[name] for row in fetched]) for name in fetched[0]}
-
-    def _env_steps(self, state: A2CState, updates: int) -> int:
-        return updates * self._steps_per_update - int(state.resets)

@@ -17,6 +17,7 @@ from jax_a3c.envs.base import (
     HostStep,
     JaxEnvironment,
     RenderedEnvironment,
+    to_bounds,
 )
 from jax_a3c.objectives import Network
 from jax_a3c.training.evaluation import Act, acting
@@ -228,7 +229,7 @@ def played(
     yield Frame(_checked(stage), score, length, False)
     while episodes and steps < max_steps:
         key, carry, action = act(params, key, carry, observation, reset)
-        step = stage.step(np.asarray(action))
+        step = stage.step(to_bounds(stage.spec.action_space, np.asarray(action)))
         observation, reset = step.observation, step.ignored
         taken = int(not step.ignored[0])
         score, length, steps = score + float(step.score[0]), length + taken, steps + taken
