@@ -56,7 +56,7 @@ class Categorical(NamedTuple):
         total = jnp.max(reachable, axis=-1, keepdims=True)
         u = total * jax.random.uniform(key, total.shape, total.dtype)
         last = self.logits.shape[-1] - 1
-        indices = jnp.arange(last + 1, dtype=jnp.int32)
+        indices = jax.lax.broadcasted_iota(jnp.int32, self.logits.shape, self.logits.ndim - 1)
         return jnp.min(jnp.where(reachable > u, indices, last), axis=-1)  # the first entry above u
 
     def log_prob(self, action: Array) -> Array:

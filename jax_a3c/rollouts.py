@@ -270,7 +270,7 @@ def row_after_each_step(
     def replace(loop: tuple) -> tuple:
         i, cut, result = loop
         first = jnp.argmax(cut, axis=0)  # of each environment, 0 where none is left
-        chosen = cut & (times == first)
+        chosen = cut & (times == first[None])
         row = jax.tree.map(lambda x: jnp.take_along_axis(x, _spread(first[None], x), axis=0)[0], steps)
         return i + 1, cut & ~chosen, _where(chosen, own(row, i)[None], result)
 

@@ -51,7 +51,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         outputs = convolve(images.astype(self.dtype), kernel.astype(self.dtype), self.strides)
-        return outputs + bias.astype(self.dtype)
+        return outputs + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

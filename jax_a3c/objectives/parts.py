@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jax_a3c.checks import InputError, shown
 from jax_a3c.envs.base import (
@@ -335,9 +336,8 @@ def _check_optimizer(optimizer: Any, params: Params) -> None:
     """Refuse a transformation whose update asks for more than a runner gives."""
 
     def update(params: Params) -> Any:
-        state = optimizer.init(params)
-        more = {} if not hasattr(optimizer, "in_place") else {"env_steps": jnp.float32(0)}
-        return optimizer.update(params, state, params, **more)
+        rule = optax.with_extra_args_support(optimizer)
+        return rule.update(params, rule.init(params), params, env_steps=jnp.float32(0))
 
     try:
         jax.eval_shape(update, params)
