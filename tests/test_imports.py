@@ -15,7 +15,7 @@ PACKAGE = "jax_a3c"
 
 # The layers, from the bottom up. A row may import what it names; a folder's name stands for all its files.
 BOTTOM = {"types", "checks"}
-MATHS = {"returns", "losses", "distributions", "exploration", "hogwild", "workers"}
+MATHS = {"returns", "losses", "distributions", "exploration", "hogwild", "workers", "counters", "programs"}
 LEARNING = {"objectives", "rollouts", "host_rollouts", "normalization", "segments"}
 RUNNERS = {"synchronous", "asynchronous"}
 BELOW = BOTTOM | MATHS | LEARNING | RUNNERS | {"envs", "networks", "optimizers", "scores"}

@@ -224,7 +224,7 @@ def _check_observation(spec: EnvSpec, function: str, observation: Any) -> None:
             f"{type(observation).__name__}; concatenate its parts"
         )
     declared = np.dtype(spec.observation_dtype)
-    if observation.shape != spec.observation_shape or observation.dtype.kind != declared.kind:
+    if observation.shape != spec.observation_shape or _kind(observation.dtype) != _kind(declared):
         raise InputError(
             f"observation of {spec.id!r} from {function} is {_described(observation)}; its spec says "
             f"{declared} of shape {spec.observation_shape}"
@@ -232,7 +232,7 @@ def _check_observation(spec: EnvSpec, function: str, observation: Any) -> None:
 
 
 def _check_scalar(spec: EnvSpec, name: str, value: Any, kinds: str, wanted: str) -> None:
-    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != () or value.dtype.kind not in kinds:
+    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != () or _kind(value.dtype) not in kinds:
         raise InputError(
             f"{name} of {spec.id!r} must be {wanted} of shape (), got {_described(value)}; step is for one "
             "environment, a runner vectorises it"
@@ -314,8 +314,8 @@ def _action_like(space: ActionSpace, batch: tuple[int, ...] = ()) -> jax.ShapeDt
 
 def _check_action(what: str, spec: EnvSpec, action: Any, batch: tuple[int, ...] = (1, 1)) -> None:
     wanted = _action_like(spec.action_space, batch)
-    kinds = "iu" if isinstance(spec.action_space, Discrete) else "fV"  # bfloat16 is of kind V
-    if action.shape != wanted.shape or action.dtype.kind not in kinds:
+    kinds = "iu" if isinstance(spec.action_space, Discrete) else "f"
+    if action.shape != wanted.shape or _kind(action.dtype) not in kinds:
         raise InputError(
             f"{what} is {_described(action)}, and the actions of {spec.id!r} are {spec.action_space}: "
             f"expected {_described(wanted)} for observations {list(batch)}"
@@ -359,6 +359,11 @@ def _check_act(objective: Objective, network: Any, params: Params, spec: EnvSpec
     observation = jax.ShapeDtypeStruct((1, *spec.observation_shape), spec.observation_dtype)
     action = jax.eval_shape(act, params, jax.random.key(0), observation)
     _check_action("the action of the objective", spec, action, (1,))
+
+
+def _kind(dtype: Any) -> str:
+    """NumPy's letter for a kind of numbers; it has none for bfloat16."""
+    return "f" if jnp.issubdtype(dtype, jnp.floating) else np.dtype(dtype).kind
 
 
 def _described(value: Any) -> str:
