@@ -119,15 +119,17 @@ def in_place_updates(optimizer, statistics):
     return update
 
 
-def optax_updates(optimizer, size):
-    """Plain Optax."""
-    state = optimizer.init(jnp.zeros(size))
-    change = jax.jit(lambda grad, state, theta: optimizer.update(grad, state, theta))
+def optax_updates(optimizer, params):
+    """Plain Optax on the tree of the parameters."""
+    _, unravel = ravel_pytree(params)
+    state = optimizer.init(params)
+    change = jax.jit(optimizer.update)
 
     def update(theta, grad, env_steps):
         nonlocal state
-        changes, state = change(grad, state, theta)
-        return np.asarray(optax.apply_updates(theta, changes))
+        before = unravel(theta)
+        updates, state = change(unravel(grad), state, before)
+        return np.asarray(ravel_pytree(optax.apply_updates(before, updates))[0])
 
     return update
 
@@ -199,12 +201,73 @@ def test_one_worker_equals_plain_optax_over_1000_updates(optimizer, plain):
     config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=2500)
     agent = Asynchronous(env, network, optimizer, objective, config)
     result = agent.run(jax.random.key(7))
-    initial, final = agent.init(jax.random.key(7)).shared.parameters, result.state.shared.parameters
-    updates, update = result.progress.updates, optax_updates(plain, final.size)
+    start = agent.init(jax.random.key(7))
+    initial, final = start.shared.parameters, result.state.shared.parameters
+    updates, update = result.progress.updates, optax_updates(plain, agent.params(start))
     assert updates >= 1000
     theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
     assert np.abs(theta - initial).max() > 0.1
     np.testing.assert_allclose(final, theta, rtol=1e-5, atol=1e-5)
+
+
+def in_torso(params):
+    """Which leaves belong to the torso, as the masks of Optax ask for it."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "torso" in jax.tree_util.keystr(path), params)
+
+
+def labels(params):
+    return jax.tree.map(lambda torso: "frozen" if torso else "trained", in_torso(params))
+
+
+def is_matrix(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+TREE_TRANSFORMATIONS = {
+    "multi_transform": optax.multi_transform(
+        {"frozen": optax.set_to_zero(), "trained": optax.adam(1e-3)}, labels
+    ),
+    "masked": optax.chain(optax.masked(optax.set_to_zero(), in_torso), optax.sgd(1e-2)),
+    "adamw with a mask": optax.adamw(1e-3, weight_decay=0.1, mask=is_matrix),
+    "lamb": optax.lamb(1e-3, weight_decay=0.1, mask=is_matrix),
+    "lars": optax.lars(1e-2, weight_decay=0.1),
+    "adafactor": optax.adafactor(1e-2, min_dim_size_to_factor=2),
+}
+
+
+@pytest.mark.parametrize("name", TREE_TRANSFORMATIONS)
+def test_transformations_that_look_at_names_ranks_or_layers_do_on_threads_what_they_do_in_optax(name):
+    env, transformation = EitherEnd(), TREE_TRANSFORMATIONS[name]
+    network = networks.q_network(env, hidden=(8,))
+    settings = ActionValueConfig(
+        gamma=0.5, target_update_interval=50, final_epsilons=(1.0,), final_epsilon_probabilities=(1.0,)
+    )
+    objective = one_step_q(network, settings)
+    config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=200)
+    runner = Asynchronous(env, network, transformation, objective, config)
+    result = runner.run(jax.random.key(7))
+    start = runner.params(runner.init(jax.random.key(7)))
+
+    update = optax_updates(transformation, start)
+    updates = result.progress.updates
+    theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
+    assert updates > 80 and np.abs(theta - ravel_pytree(start)[0]).max() > 0.01
+    np.testing.assert_allclose(result.state.shared.parameters, theta, rtol=1e-4, atol=1e-5)
+
+    if name in ("multi_transform", "masked"):
+        pairs = zip(*map(jax.tree.leaves, (in_torso(start), start, result.params)), strict=True)
+        moved = {torso: np.array_equal(before, after) for torso, before, after in pairs}
+        assert moved == {True: True, False: False}, "the frozen torso stays as it was, bit for bit"
+
+
+def test_a_run_with_masked_moments_is_saved_and_restored():
+    runner = make_agent(optimizer=TREE_TRANSFORMATIONS["multi_transform"], num_workers=1)
+    result = runner.run(0)
+    params, saved = runner.snapshot(result.state)
+    restored = runner.restore(runner.init(1), params, saved)
+    np.testing.assert_array_equal(restored.shared.parameters, result.state.shared.parameters)
+    for ours, theirs in zip(*map(jax.tree.leaves, (restored.opt_states, saved["opt_states"])), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

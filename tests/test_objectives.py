@@ -7,7 +7,8 @@ import optax
 import pytest
 from probes import EitherEnd, EndlessReward
 
-from jax_a3c import envs, networks
+from jax_a3c import A2CConfig, A3CConfig, envs, networks
+from jax_a3c.checks import InputError
 from jax_a3c.objectives import ActorCriticConfig, Objective, actor_critic, gradient, next_values
 from jax_a3c.rollouts import init_actor, unroll
 
@@ -221,3 +222,23 @@ def test_a_loss_that_is_not_finite_is_refused_even_if_its_gradient_is():
 def test_bad_settings_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         ActorCriticConfig(**settings)
+
+
+def test_a_single_advantage_is_not_normalised_away():
+    """One row by itself, and one recorded row among masked ones; two rows become -1 and 1."""
+    from jax_a3c.objectives.actor_critic import _normalize
+
+    advantages = jnp.array([[3.0, 5.0]])
+    one, both = jnp.array([[True, False]]), jnp.array([[True, True]])
+    assert float(_normalize(advantages[:, :1], one[:, :1])[0, 0]) == 3.0
+    assert float(_normalize(advantages, one)[0, 0]) == 3.0
+    np.testing.assert_allclose(_normalize(advantages, both), [[-1.0, 1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", [A2CConfig, A3CConfig])
+def test_normalised_advantages_need_more_than_one_row(config):
+    with pytest.raises(
+        InputError, match="normalize_advantages must be False with num_envs=1 and num_steps=1"
+    ):
+        config(num_envs=1, num_steps=1, normalize_advantages=True)
+    config(num_envs=2, num_steps=1, normalize_advantages=True)
