@@ -27,10 +27,10 @@ from jax_a3c.objectives import Network, Objective, Statistics
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
 FADING_COUNT = 1e2
-"""Steps after which the variance counts double: the first rollouts are short and their steps resemble each other.
+"""Steps for which the variance is doubled, and after which that fades.
 
-The variance of c steps is taken for 1 + FADING_COUNT / c times what it is. That is a floor in units of the data,
-which fades: 2.25 after 80 steps, 1.001 after 100,000.
+The first rollouts are short and their steps resemble each other. The variance of c steps is therefore taken
+to be 1 + FADING_COUNT / c times what it is: 2.25 times after 80 steps, 1.001 times after 100,000.
 """
 
 MAX_COUNT = 1e7
@@ -178,8 +178,9 @@ def normalized_objective(
 
         r' = clip(r / deviation of R, -10, 10),    R_t = gamma R_{t-1} + r_t
 
-    The deviation is that of `normalized_network`, for the moments of R. R starts at 0 in each episode.
-    Rewards are not centred: that would change which behaviour is best. The objective's own `reward_scale` and `reward_clip` come after it.
+    The deviation has the equation of `normalized_network`, with the moments of R. R starts at 0 in each
+    episode. Rewards are not centred: that would change which behaviour is best. The objective's own
+    `reward_scale` and `reward_clip` come after it.
 
     Args:
       objective: made for this `network`.
@@ -220,10 +221,10 @@ def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Par
         w = n / (c + K n),    d_mean = w (m - mean),    d_variance = w (v - variance + (1 - K w) (m - mean)^2)
 
     for a rollout of n recorded steps with mean m and variance v, statistics of c steps, and K workers. For
-    one worker these are the moments of all c + n steps: the first change, at c = 0, replaces what stood there.
-    K workers that read the same statistics, and then all add, come to the mean of all c + K n steps; their
-    weights sum to at most 1: no variance falls below 0. Workers that take turns instead, each with fresh
-    statistics, come to moments in which the start, with variance 0, has the weight of (K - 1) n steps.
+    one worker these are the moments of all c + n steps: the first change, at c = 0, replaces what was there.
+    K workers that read the same statistics, and then all add, come to the mean of all c + K n steps. Their
+    weights sum to at most 1, so that no variance falls below 0. If the workers take turns, each with fresh
+    statistics, the start (the first observation, with variance 0) keeps the weight of (K - 1) n steps.
 
     Args:
       variables: of a `NormalizedNetwork`.
