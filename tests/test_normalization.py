@@ -458,13 +458,13 @@ def test_a_small_deviation_from_a_large_offset_is_learned():
         objectives.actor_critic(network, objectives.ActorCriticConfig()), network
     )
     config = SynchronousConfig(num_envs=16)
-    agent = synchronous(env, network, optimizers.shared_rmsprop(3e-3), objective, config)
+    agent = synchronous(env, network, optax.adam(1e-2), objective, config)
 
     def watch(progress):
         sums = progress.metric_sums
         rewards.append((sums["episode_return"], sums["episode_length"]))
 
-    Synchronous(agent, config, 30_000).run(0, callback=watch)
+    Synchronous(agent, config, 16_000).run(0, callback=watch)
     (early, before), (late, after) = rewards[len(rewards) // 2], rewards[-1]
     assert (late - early) / (after - before) > 0.95
 
