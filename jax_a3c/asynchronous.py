@@ -171,7 +171,10 @@ class Asynchronous:
         # Lock-free updates of one buffer are an affair of threads and host memory: always the CPU.
         self._device = jax.local_devices(backend="cpu")[0]
         with jax.default_device(self._device):
-            self._unravel = unraveller(jax.eval_shape(self._init_params, jax.random.key(0)))
+            shape = (config.num_envs, *env.spec.observation_shape)
+            observation = jax.ShapeDtypeStruct(shape, env.spec.observation_dtype)
+            shapes = jax.eval_shape(self._init_params, jax.random.key(0), observation)
+            self._unravel = unraveller(shapes)
         self._segments = Segments(
             env,
             objective,
@@ -181,7 +184,7 @@ class Asynchronous:
             device=self._device,
         )
         self._compiled = False
-        self._init_flat = jax.jit(lambda key: ravel(self._init_params(key)))
+        self._init_flat = jax.jit(lambda *args: ravel(self._init_params(*args)))
 
     def init(self, key: Array | int) -> A3CState:
         """Start a run: fresh parameters, and an acting state with random numbers of its own per worker.
@@ -195,8 +198,9 @@ class Asynchronous:
         num_workers = self.config.num_workers
         with jax.default_device(self._device):
             params_key, actors_key = jax.random.split(jax.device_put(as_key(key), self._device))
-            flat = self._init_flat(params_key)
             actors = self._init_actors(actors_key)
+            # Running statistics start at the first observation.
+            flat = self._init_flat(params_key, actors[0].observation)
             opt_states = [self._init_statistics(flat) for _ in range(num_workers)]
         shared = SharedParameters(
             np.asarray(flat),
@@ -411,11 +415,10 @@ class Asynchronous:
             return self._optimizer.init(self._unravel(flat))
         return None if self._shares_statistics else np.zeros(flat.size, np.float32)
 
-    def _init_params(self, key: Array) -> Params:
-        spec, num_envs = self._env.spec, self.config.num_envs
-        observation = jnp.zeros((1, num_envs, *spec.observation_shape), spec.observation_dtype)
+    def _init_params(self, key: Array, observation: Array) -> Params:
+        num_envs = self.config.num_envs
         carry = self._network.initial_carry((num_envs,))
-        return self._network.init(key, carry, observation, jnp.ones((1, num_envs), bool))
+        return self._network.init(key, carry, observation[None], jnp.ones((1, num_envs), bool))
 
     def _progress(self, state: A3CState, sums: np.ndarray, start: float) -> Progress:
         shared = state.shared

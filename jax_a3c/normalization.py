@@ -5,10 +5,14 @@ are shared, copied into the target network and saved as the parameters are. They
 gradient, which is therefore exactly 0 for them. What moves them is a change that is added, as a gradient step
 is, and may so be added by several threads without a lock.
 
-Two things keep them sound there. Changes that several workers computed from the same statistics must not
-sum to more than one change by all their steps together: `num_workers` of `observe` sees to that. And the
-statistics begin with the weight of `PRIOR_COUNT` steps instead of next to none, so that no single rollout,
-and no thread that comes later than expected, throws them far off.
+Two things keep them sound there.
+
+- Several workers may read the same statistics and then all add. Together they must not add more than one
+  change by all their steps: `num_workers` of `observe` sees to that.
+- The statistics start at the first observation, which `init` receives, with the weight of 0 steps. Every
+  change is then of the size of the data's own deviation, also where the data are 100,000 +- 10. From a mean
+  of 0, one worker of eight that adds alone would move the mean by an eighth of the offset, and one whose
+  addition comes late would move it too far by as much.
 """
 
 import math
@@ -22,12 +26,11 @@ from jax_a3c.checks import InputError, check_integer, check_number
 from jax_a3c.objectives import Network, Objective, Statistics
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
-PRIOR_COUNT = 1e2
-"""Steps that the prior, mean 0 and variance 1, is worth. Usual for one thread: 1e-4.
+FADING_COUNT = 1e2
+"""Steps for which the variance is doubled, and after which that fades.
 
-The first rollout is short and its steps resemble each other: with next to no prior, their deviation would be
-the unit for what follows. What the prior costs: after c steps it still adds about 100 / c to each variance,
-so that after 1e6 steps the unit of a feature of deviation 0.01 is 1.41 times that, and of a smaller one more.
+The first rollouts are short and their steps resemble each other. The variance of c steps is therefore taken
+to be 1 + FADING_COUNT / c times what it is: 2.25 times after 80 steps, 1.001 times after 100,000.
 """
 
 MAX_COUNT = 1e7
@@ -36,8 +39,11 @@ MAX_COUNT = 1e7
 From there on a step keeps the weight 1 / MAX_COUNT: the statistics are moving averages over 1e7 steps.
 """
 
-EPSILON = 1e-8
-"""What is added to a variance before the root."""
+RESOLUTION = 1e-6
+"""Deviation, relative to the mean, below which differences are rounding; float32 has a spacing of 1.2e-7."""
+
+EPSILON = 1e-16
+"""What is added to a variance before the root. A deviation well below its root, 1e-8, is taken for 0."""
 
 BOUND = 10.0
 """The largest magnitude of what was normalised, in deviations."""
@@ -65,18 +71,22 @@ class NormalizedNetwork:
         Args:
           key: random key.
           carry: `[*B, ...]`.
-          obs: `[T, *B, *observation_shape]`.
+          obs: `[T, *B, *observation_shape]`, the first of the environments. The mean of the observations
+            starts at the first of them. Zeros do as well for one worker, whose first change replaces them.
+            Several workers need real observations; see the module.
           reset: `[T, *B]` bool.
 
         Returns:
-          `{"params": the variables of the network within, "statistics": {...}}`; the statistics hold
-          `observations` and `returns`, as far as they are kept, each with `count`, `mean` and `variance`.
+          `{"params": the variables of the network within, "statistics": {...}}`. The statistics hold
+          `observations` and `returns`, if they are kept, each with `count`, `mean` and `variance`.
         """
         statistics = {}
         if self.observations:
-            statistics["observations"] = _prior(self.observation_shape)
+            first = obs.reshape(-1, *self.observation_shape)[0].astype(jnp.float32)
+            statistics["observations"] = _start(first)
         if self.rewards:
-            statistics["returns"] = _prior(())
+            statistics["returns"] = _start(jnp.zeros((), jnp.float32))
+
         obs = self._normalized(statistics, obs)
         return {"params": self.network.init(key, carry, obs, reset), "statistics": statistics}
 
@@ -103,6 +113,8 @@ class NormalizedNetwork:
         if not self.observations:
             return obs
         moments = jax.lax.stop_gradient(statistics["observations"])
+        batch_axes = tuple(range(obs.ndim - len(self.observation_shape)))
+        moments = {**moments, **_expanded(moments, batch_axes)}
         return _in_deviations(obs.astype(jnp.float32) - moments["mean"], moments)
 
 
@@ -111,7 +123,12 @@ def normalized_network(
 ) -> NormalizedNetwork:
     r"""Put a network behind running statistics.
 
-        x' = clip((x - mean) / sqrt(variance + 1e-8), -10, 10)
+        x' = clip((x - mean) / deviation, -10, 10)
+        deviation^2 = (1 + 100 / count) variance + (1e-6 mean)^2 + 1e-16
+
+    The first term is the variance of the `count` steps observed so far, widened while they are few. The
+    second is the rounding of float32, so that a constant is 0 and not noise. Before the first step the
+    deviation is 1.
 
     Args:
       network: any network, with or without recurrent state.
@@ -121,8 +138,8 @@ def normalized_network(
 
     Returns:
       The network. Its variables are `{"params": ..., "statistics": ...}` with float32 statistics, which
-      start at mean 0 and variance 1 and are constants for the gradient. In the flat vector of the variables
-      they are the last `num_statistics` entries.
+      start at the first observation with a count of 0 and are constants for the gradient. In the flat vector
+      of the variables they are the last `num_statistics` entries.
 
     Raises:
       InputError: if observations that are not real numbers are to be normalised.
@@ -159,10 +176,11 @@ def normalized_objective(
 ) -> Objective:
     r"""Let an objective move the statistics of its network, and learn from normalised rewards.
 
-        r' = clip(r / sqrt(variance of R + 1e-8), -10, 10),    R_t = gamma R_{t-1} + r_t
+        r' = clip(r / deviation of R, -10, 10),    R_t = gamma R_{t-1} + r_t
 
-    R starts at 0 in each episode. Rewards are not centred: that would change which behaviour is best. The
-    objective's own `reward_scale` and `reward_clip` come after it.
+    The deviation has the equation of `normalized_network`, with the moments of R. R starts at 0 in each
+    episode. Rewards are not centred: that would change which behaviour is best. The objective's own
+    `reward_scale` and `reward_clip` come after it.
 
     Args:
       objective: made for this `network`.
@@ -203,8 +221,10 @@ def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Par
         w = n / (c + K n),    d_mean = w (m - mean),    d_variance = w (v - variance + (1 - K w) (m - mean)^2)
 
     for a rollout of n recorded steps with mean m and variance v, statistics of c steps, and K workers. For
-    one worker these are the moments of all c + n steps. K workers that read the same statistics, and then all
-    add, come to the mean of all c + K n steps; their weights sum to less than 1: no variance falls below 0.
+    one worker these are the moments of all c + n steps: the first change, at c = 0, replaces what was there.
+    K workers that read the same statistics, and then all add, come to the mean of all c + K n steps. Their
+    weights sum to at most 1, so that no variance falls below 0. If the workers take turns, each with fresh
+    statistics, the start (the first observation, with variance 0) keeps the weight of (K - 1) n steps.
 
     Args:
       variables: of a `NormalizedNetwork`.
@@ -250,32 +270,52 @@ def num_statistics(variables: Params) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(variables["statistics"]))
 
 
-def _prior(shape: tuple[int, ...]) -> dict[str, Array]:
+def _start(mean: Array) -> dict[str, Array]:
+    """Return the statistics of no steps, around a first value."""
+    usable = jnp.isfinite(jnp.square(mean))
     return {
-        "count": jnp.full((), PRIOR_COUNT, jnp.float32),
-        "mean": jnp.zeros(shape, jnp.float32),
-        "variance": jnp.ones(shape, jnp.float32),
+        "count": jnp.zeros((), jnp.float32),
+        "mean": jnp.where(usable, mean, 0.0),
+        "variance": jnp.zeros(mean.shape, jnp.float32),
     }
 
 
+def _expanded(moments: dict[str, Array], axes: tuple[int, ...]) -> dict[str, Array]:
+    """Return mean and variance with axes of size 1 for those of a batch."""
+    return {name: jnp.expand_dims(moments[name], axes) for name in ("mean", "variance")}
+
+
 def _in_deviations(x: Array, moments: dict[str, Array]) -> Array:
-    """In units of the deviation, bounded."""
+    """Return x in units of the deviation, bounded; the equation of `normalized_network`."""
+    count = moments["count"]
+    widening = 1.0 + FADING_COUNT / jnp.maximum(count, 1.0)
     # Threads that are late by more than `num_workers` updates could push a variance below 0.
-    deviation = jnp.sqrt(jnp.maximum(moments["variance"], 0.0) + EPSILON)
+    variance = widening * jnp.maximum(moments["variance"], 0.0)
+    rounding = jnp.square(RESOLUTION * moments["mean"])
+
+    deviation = jnp.sqrt(variance + rounding + EPSILON)
+    deviation = jnp.where(count > 0.0, deviation, 1.0)
     return jnp.clip(x / deviation, -BOUND, BOUND)
 
 
 def _change(moments: dict[str, Array], x: Array, mask: Array, num_workers: int) -> dict[str, Array]:
-    """The formulas of `observe` for one quantity, `[T, *B, ...]`."""
+    """Return the change of `observe` for one quantity, `[T, *B, ...]`."""
+    axes = tuple(range(mask.ndim))
     count, mean, variance = moments["count"], moments["mean"], moments["variance"]
-    mask, axes = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), tuple(range(mask.ndim))
+    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
     n = mask.sum(dtype=jnp.float32)
     rows = jnp.maximum(n, 1.0)  # a rollout without any has the weight 0
+
     # Around the running mean, where float32 has most digits; unrecorded rows may hold anything.
-    x = jnp.where(mask, x.astype(jnp.float32) - mean, 0.0)
-    delta = x.sum(axes) / rows
-    own_variance = jnp.where(mask, jnp.square(x - delta), 0.0).sum(axes) / rows
-    weight = n / (count + num_workers * n)
+    x = jnp.where(mask, x.astype(jnp.float32) - jnp.expand_dims(mean, axes), 0.0)
+    # The sum of large numbers is rounded: what is left is averaged once more.
+    rough = x.sum(axes, keepdims=True) / rows
+    x = jnp.where(mask, x - rough, 0.0)
+    rest = x.sum(axes, keepdims=True) / rows
+    own_variance = jnp.where(mask, jnp.square(x - rest), 0.0).sum(axes) / rows
+    delta = (rough + rest).reshape(mean.shape)
+
+    weight = n / jnp.maximum(count + num_workers * n, 1.0)
     mean_change = weight * delta
     variance_change = weight * (own_variance - variance + (1.0 - num_workers * weight) * jnp.square(delta))
     finite = jnp.isfinite(mean_change) & jnp.isfinite(variance_change)

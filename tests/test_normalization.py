@@ -1,5 +1,7 @@
 """Running statistics against sums in float64, and what neither gradients nor threads may do to them."""
 
+import dataclasses
+import itertools
 from functools import partial
 
 import jax
@@ -8,19 +10,21 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from probes import EitherEnd
+from probes import EitherEnd, Probe, State
 
 from jax_a3c import networks, objectives, optimizers
+from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
 from jax_a3c.envs.base import Box, Discrete, EnvSpec
 from jax_a3c.normalization import (
     MAX_COUNT,
-    PRIOR_COUNT,
     normalized_network,
     normalized_objective,
     num_statistics,
     observe,
 )
 from jax_a3c.rollouts import init_actor, unroll
+from jax_a3c.synchronous import SynchronousConfig, synchronous
+from jax_a3c.training.loop import Synchronous
 from jax_a3c.types import Rollout, Transition
 
 pytestmark = pytest.mark.unoptimized
@@ -45,7 +49,7 @@ def make_variables(network, key=KEY, shape=(3,)):
 
 
 def make_rollout(rng, *, num_steps=5, num_envs=4, masked=True, shape=(3,)):
-    """Observations and returns far from the prior; the rows that were not recorded hold nonsense."""
+    """Observations and returns far from 0 +- 1; the rows that were not recorded hold nonsense."""
     rows = (num_steps, num_envs)
     mask = rng.random(rows) < 0.7 if masked else np.ones(rows, bool)
     observation = rng.normal(LOCATION[: shape[-1]], SCALE[: shape[-1]], (*rows, *shape))
@@ -73,12 +77,12 @@ def add(variables, *changes):
 
 
 def reference(rollouts, field, shape):
-    """Moments of all recorded steps and of the prior's 1000, from plain sums in float64."""
-    count, total, squares = PRIOR_COUNT, np.zeros(shape), np.full(shape, PRIOR_COUNT)
-    for rollout in rollouts:
-        x = np.asarray(getattr(rollout.steps, field), np.float64)[np.asarray(rollout.steps.mask)]
-        count, total, squares = count + len(x), total + x.sum(0), squares + (x**2).sum(0)
-    return {"count": count, "mean": total / count, "variance": squares / count - (total / count) ** 2}
+    """Moments of all recorded steps in float64."""
+    fields = [np.asarray(getattr(rollout.steps, field), np.float64) for rollout in rollouts]
+    masks = [np.asarray(rollout.steps.mask) for rollout in rollouts]
+    x = np.concatenate([values[mask] for values, mask in zip(fields, masks, strict=True)])
+    assert x.shape[1:] == shape
+    return {"count": len(x), "mean": x.mean(0), "variance": x.var(0)}
 
 
 def assert_close(moments, expected, rtol):
@@ -87,10 +91,12 @@ def assert_close(moments, expected, rtol):
 
 
 def with_a_history(network, key=KEY, shape=(3,)):
-    """Variables whose statistics have moved away from the prior, with no entry at 0."""
+    """Variables whose statistics have moved away from their start, with no entry at 0."""
     rng = np.random.default_rng(0)
     variables = make_variables(network, key, shape)
-    return add(variables, *(observe(variables, make_rollout(rng, shape=shape)) for _ in range(3)))
+    for _ in range(3):
+        variables = add(variables, observe(variables, make_rollout(rng, shape=shape)))
+    return variables
 
 
 def play(env, network, variables, *, num_envs=4, num_steps=6):
@@ -106,7 +112,7 @@ def play(env, network, variables, *, num_envs=4, num_steps=6):
 # The statistics.
 
 
-def test_moments_are_those_of_all_recorded_steps_and_the_prior():
+def test_moments_are_those_of_all_recorded_steps():
     rng = np.random.default_rng(1)
     rollouts = [make_rollout(rng, num_steps=1 + i % 7) for i in range(300)]
     variables, update = make_variables(make_network()), jax.jit(lambda v, r: add(v, observe(v, r)))
@@ -122,7 +128,7 @@ def test_a_large_offset_costs_no_digits_of_the_variance():
     variables, update = make_variables(make_network()), jax.jit(lambda v, r: add(v, observe(v, r)))
     for _ in range(300):
         rollout = make_rollout(rng, num_steps=50)
-        steps = rollout.steps._replace(discounted_return=1000.0 + rollout.steps.discounted_return / 7.0)
+        steps = rollout.steps._replace(discounted_return=1e5 + rollout.steps.discounted_return / 7.0)
         rollouts.append(rollout._replace(steps=steps))
         variables = update(variables, rollouts[-1])
     assert_close(variables["statistics"]["returns"], reference(rollouts, "discounted_return", ()), 1e-4)
@@ -145,7 +151,7 @@ def test_two_workers_that_take_turns_with_old_statistics_agree_with_one():
 
 @pytest.mark.parametrize("num_workers", [1, 4, 64])
 def test_workers_that_start_together_come_to_the_moments_of_all_their_steps(num_workers):
-    """Even if they gathered many times the prior's count, where plain sums would overshoot."""
+    """All read a count of 0, and all add."""
     rng = np.random.default_rng(4)
     rollouts = [make_rollout(rng, num_steps=250, masked=False) for _ in range(num_workers)]
     variables, change = make_variables(make_network()), jax.jit(partial(observe, num_workers=num_workers))
@@ -166,7 +172,7 @@ def test_the_count_saturates_and_the_moments_go_on_moving():
         full = update(full, make_rollout(rng, num_steps=50, masked=False))
     for moments in full["statistics"].values():
         assert moments["count"] == MAX_COUNT
-    expected = LOCATION * 20 * 200 / MAX_COUNT
+    expected = LOCATION * 20 * 200 / MAX_COUNT  # from a start at 0
     np.testing.assert_allclose(full["statistics"]["observations"]["mean"], expected, rtol=0.2)
 
 
@@ -203,6 +209,356 @@ def test_statistics_are_the_tail_of_the_flat_vector():
     assert num_statistics(make_variables(make_network(observations=False, rewards=False))) == 0
 
 
+# Their start, and units of any size.
+
+FEATURES = np.array([(101_325, 100), (-1e5, 10), (1e5, 1), (0, 1e-3), (1, 1e-3), (0, 1e4)])
+"""Offset and deviation of each feature."""
+OFFSETS, DEVIATIONS = FEATURES.T
+SCALES = np.array([1e-5, 1e-2, 1.0, 1e4, 1e5])
+"""Of rewards."""
+FEATURES_SPEC = dataclasses.replace(SPEC, observation_shape=(len(FEATURES),))
+NUM_STEPS = 80_000
+
+
+class Echo:
+    """A network whose policy is the observation that it got."""
+
+    def init(self, key, carry, obs, reset):
+        return {"weight": jnp.zeros(())}
+
+    def apply(self, params, carry, obs, reset):
+        return carry, obs, jnp.zeros(reset.shape)
+
+    def initial_carry(self, batch_shape):
+        return ()
+
+
+def seen_observations(spec, variables, obs):
+    """What the network within sees, `[N, *observation_shape]` from as many observations."""
+    network = normalized_network(Echo(), spec, observations=True, rewards=False)
+    obs = jnp.asarray(obs, jnp.float32)[None]
+    return np.asarray(network.apply(variables, (), obs, jnp.zeros(obs.shape[:2], bool))[1][0])
+
+
+def seen_rewards(variables, rewards):
+    """What the learner sees, `[N]` from as many rewards."""
+    seen, network = [], normalized_network(Echo(), SPEC, observations=False, rewards=True)
+    plain = objectives.Objective(act=lambda: None, loss=lambda p, r, t: seen.append(r) or (0.0, {}))
+    rewards = jnp.asarray(rewards, jnp.float32)
+    rollout = make_rollout(np.random.default_rng(0), num_steps=len(rewards), num_envs=1, masked=False)
+    rollout = rollout._replace(steps=rollout.steps._replace(reward=rewards[:, None]))
+    normalized_objective(plain, network).loss(variables, rollout, None)
+    return np.asarray(seen[0].steps.reward[:, 0])
+
+
+def rollout_of(observation, discounted_return):
+    """A rollout of one environment that recorded these, `[T, ...]` and `[T]`."""
+    rollout = make_rollout(np.random.default_rng(0), num_steps=len(observation), num_envs=1, masked=False)
+    steps = rollout.steps._replace(
+        observation=jnp.asarray(observation, jnp.float32)[:, None],
+        discounted_return=jnp.asarray(discounted_return, jnp.float32)[:, None],
+    )
+    return rollout._replace(steps=steps)
+
+
+class Waves:
+    """Sine waves of 400 steps, whose first rollouts resemble each other, of these offsets and deviations."""
+
+    def __init__(self, rng, offsets, deviations):
+        self._time, self._phases = 0, rng.uniform(0.0, 2.0 * np.pi, len(offsets))
+        self._offsets, self._deviations = offsets, deviations
+
+    def __call__(self, num_steps):
+        times = np.arange(self._time, self._time + num_steps)[:, None] / 400 * 2 * np.pi
+        self._time += num_steps
+        return self._offsets + np.sqrt(2.0) * self._deviations * np.sin(times + self._phases)
+
+
+class Sums:
+    """Discounted sums of rewards that are paid in each step, half of them always: they rise from 0 to 50."""
+
+    def __init__(self, rng, scales):
+        self._rewards, self._last = Waves(rng, 0.5 * scales, 0.25 * scales), 0.0 * scales
+        self.all = []
+
+    def __call__(self, num_steps):
+        sums = []
+        for reward in self._rewards(num_steps):
+            self._last = 0.99 * self._last + reward
+            sums.append(self._last)
+        self.all += sums
+        return np.array(sums)
+
+
+def in_turn(num_workers):
+    """Each worker reads what the last one added."""
+    return itertools.repeat([0])
+
+
+def together(num_workers):
+    """All read, then all add."""
+    return itertools.repeat(range(num_workers))
+
+
+def at_random(num_workers):
+    """Whoever is drawn adds what it computed when it was drawn last."""
+    rng = np.random.default_rng(0)
+    return ([rng.integers(num_workers)] for _ in itertools.count())
+
+
+def late(num_workers):
+    """One worker adds alone 100 times; only then come the first changes of the others, from a count of 0."""
+    return itertools.chain(itertools.repeat([0], 100), ([i % num_workers] for i in itertools.count()))
+
+
+def in_bursts(num_workers):
+    """Each adds 20 times while the others wait with what they computed before."""
+    return ([i // 20 % num_workers] for i in itertools.count())
+
+
+def simulate(schedule, num_workers, *, length=40, lossy=False):
+    """Statistics of `FEATURES` and of returns of each of `SCALES`, after `NUM_STEPS` steps of all workers.
+
+    The second result is the deviation of those returns. Where it is lossy, one number in twenty of each
+    change is lost, as where two threads add at once.
+    """
+    rng = np.random.default_rng(0)
+    features = [Waves(rng, OFFSETS, DEVIATIONS) for _ in range(num_workers)]
+    returns = [Sums(rng, SCALES) for _ in range(num_workers)]
+
+    network = make_network(FEATURES_SPEC)
+    observation = jnp.asarray(features[0](1), jnp.float32)
+    start = network.init(KEY, (), observation[None], jnp.ones((1, 1), bool))
+    first = start["statistics"]
+    scales = jax.tree.map(lambda x: jnp.zeros(len(SCALES)), first["returns"])
+    variables = {**start, "statistics": {"observations": first["observations"], "returns": scales}}
+    axes = {"observations": None, "returns": 0}
+
+    def change(variables, observation, discounted_return):
+        def of_one(statistics, sums):
+            return observe({"statistics": statistics}, rollout_of(observation, sums), num_workers=num_workers)
+
+        return jax.vmap(of_one, (axes, 1), axes)(variables["statistics"], discounted_return)
+
+    change, plus = jax.jit(change), jax.jit(add)
+    gather = lambda k: change(variables, features[k](length), returns[k](length))  # noqa: E731
+    pending = [gather(k) for k in range(num_workers)]
+    done = 0
+    for those in schedule(num_workers):
+        for k in those:
+            changes = pending[k]
+            if lossy:
+                changes = jax.tree.map(lambda x: x * (rng.random(x.shape) > 0.05), changes)
+            variables = plus(variables, changes)
+            done += length
+        for k in those:
+            pending[k] = gather(k)
+        if done >= NUM_STEPS:
+            return variables, np.concatenate([one.all for one in returns]).std(0)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_workers", "lossy"),
+    [
+        (in_turn, 1, False),
+        (in_turn, 8, False),
+        (together, 8, False),
+        (at_random, 8, True),
+        (late, 8, False),
+        (in_bursts, 8, True),
+    ],
+)
+def test_the_network_and_the_learner_see_units_whatever_the_data_are(schedule, num_workers, lossy):
+    variables, of_returns = simulate(schedule, num_workers, lossy=lossy)
+    samples = Waves(np.random.default_rng(1), OFFSETS, DEVIATIONS)(400)
+    seen = seen_observations(FEATURES_SPEC, variables, samples)
+    np.testing.assert_allclose(seen.std(0), 1.0, rtol=0.2)
+    np.testing.assert_allclose(seen.mean(0), 0.0, atol=0.4)
+    for i, scale in enumerate(SCALES):
+        moments = jax.tree.map(lambda x, i=i: x[i], variables["statistics"]["returns"])
+        rewards = seen_rewards({**variables, "statistics": {"returns": moments}}, [scale, -2.0 * scale])
+        np.testing.assert_allclose(rewards, np.array([1.0, -2.0]) * scale / of_returns[i], rtol=0.3)
+
+
+class Gauges(Probe):
+    """Observes `FEATURES` as sine waves of 40 steps, from a random phase, and pays up to `scale`."""
+
+    length = 100
+
+    def __init__(self, scale):
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, observation_shape=(len(FEATURES),))
+        self._scale = scale
+
+    def reset(self, key):
+        state = State(jnp.zeros((), jnp.int32), jax.random.uniform(key, maxval=2.0 * np.pi))
+        return state, self.observe(state)
+
+    def observe(self, state):
+        wave = jnp.sin(state.cue + state.time / 40.0 * 2.0 * np.pi + jnp.arange(len(FEATURES)))
+        return jnp.asarray(OFFSETS + np.sqrt(2.0) * DEVIATIONS * wave, jnp.float32)
+
+    def reward(self, state, action):
+        return self._scale * (0.5 + 0.5 * jnp.sin(state.cue + state.time / 40.0 * 2.0 * np.pi))
+
+    def deviation_of_returns(self):
+        """Over many episodes, in float64."""
+        phases, sums, every = np.linspace(0.0, 2.0 * np.pi, 100), np.zeros(100), []
+        for time in range(self.length):
+            sums = 0.99 * sums + self._scale * (0.5 + 0.5 * np.sin(phases + time / 40.0 * 2.0 * np.pi))
+            every.append(sums)
+        return np.std(every)
+
+
+@pytest.mark.parametrize(("num_workers", "scale"), [(None, 1e4), (1, 1e-5), (8, 1e-5)])
+def test_both_runners_reach_units_whatever_the_data_are(num_workers, scale):
+    env = Gauges(scale)
+    network = normalized_network(
+        networks.actor_critic(env, hidden=(8,)), env, observations=True, rewards=True
+    )
+    plain = objectives.actor_critic(network, objectives.ActorCriticConfig())
+    objective = normalized_objective(plain, network, num_workers=num_workers or 1)
+    parts = env, network, optimizers.shared_rmsprop(1e-3), objective
+    if num_workers is None:
+        config = SynchronousConfig(num_envs=16)
+        trainer = Synchronous(synchronous(*parts, config), config, NUM_STEPS)
+    else:
+        config = AsynchronousConfig(
+            num_workers=num_workers, num_envs=4, num_steps=5, total_timesteps=NUM_STEPS
+        )
+        trainer = Asynchronous(*parts, config)
+    params = trainer.run(0).params
+    phases = np.linspace(0.0, 2.0 * np.pi, 400)
+    samples = jax.vmap(lambda phase: env.observe(State(0, phase)))(phases)
+    seen = seen_observations(env.spec, params, samples)
+    np.testing.assert_allclose(seen.std(0), 1.0, rtol=0.2)
+    np.testing.assert_allclose(seen.mean(0), 0.0, atol=0.4)
+    deviation = env.deviation_of_returns()
+    assert 0.5 < seen_rewards(params, [scale])[0] * deviation / scale < 2.0
+
+
+class Barometer(Probe):
+    """Reward 1 for the action that the pressure shows: above or below 101,325."""
+
+    def observe(self, state):
+        return jnp.array([101_325.0 + 100.0 * state.cue, 3.0])
+
+    def reward(self, state, action):
+        return (action == 1) == (state.cue > 0)
+
+
+@pytest.mark.optimized
+def test_a_small_deviation_from_a_large_offset_is_learned():
+    env, rewards = Barometer(), []
+    network = normalized_network(
+        networks.actor_critic(env, hidden=(16,)), env, observations=True, rewards=False
+    )
+    objective = normalized_objective(
+        objectives.actor_critic(network, objectives.ActorCriticConfig()), network
+    )
+    config = SynchronousConfig(num_envs=16)
+    agent = synchronous(env, network, optax.adam(1e-2), objective, config)
+
+    def watch(progress):
+        sums = progress.metric_sums
+        rewards.append((sums["episode_return"], sums["episode_length"]))
+
+    Synchronous(agent, config, 16_000).run(0, callback=watch)
+    (early, before), (late, after) = rewards[len(rewards) // 2], rewards[-1]
+    assert (late - early) / (after - before) > 0.95
+
+
+def test_statistics_start_at_the_first_observation():
+    obs = jnp.array([[[101_325.0, 2.0, jnp.nan], [3.0, 4.0, 5.0]]])
+    network = make_network()
+    statistics = network.init(KEY, (), obs, jnp.ones((1, 2), bool))["statistics"]
+    np.testing.assert_array_equal(statistics["observations"]["mean"], [101_325.0, 2.0, 0.0])
+    assert statistics["returns"]["mean"] == 0.0
+    for moments in statistics.values():
+        np.testing.assert_array_equal(moments["count"], 0.0)
+        np.testing.assert_array_equal(moments["variance"], 0.0)
+
+
+def test_before_the_first_step_what_is_seen_is_bounded():
+    variables = make_variables(make_network())
+    seen = seen_observations(SPEC, variables, [[0.5, -3.0, 1e5]])
+    np.testing.assert_array_equal(seen, [[0.5, -3.0, 10.0]])
+    np.testing.assert_array_equal(seen_rewards(variables, [0.0, 2.0, -1e6]), [0.0, 2.0, -10.0])
+
+
+def test_the_first_rollouts_do_not_set_the_unit():
+    """Their steps differ by a tenth of what comes later; the floor is twice their deviation and more."""
+    first = np.array([[9.9, 0.0, 1.0], [10.0, 0.0, 1.0], [10.1, 0.0, 1.0]])
+    variables = make_variables(make_network())
+    variables = add(variables, observe(variables, rollout_of(first, np.zeros(3))))
+    np.testing.assert_allclose(variables["statistics"]["observations"]["variance"][0], 0.02 / 3, rtol=1e-3)
+    deviation = np.sqrt((1.0 + 100.0 / 3.0) * 0.02 / 3.0)
+    np.testing.assert_allclose(
+        seen_observations(SPEC, variables, [[11.0, 0.0, 1.0]])[0, 0], 1.0 / deviation, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("num_workers", [1, 3, 8])
+@pytest.mark.parametrize("from_zeros", [True, False])
+def test_a_constant_stays_near_zero(num_workers, from_zeros):
+    """Also one that float32 rounds, and one that is noise of its last bit."""
+    constants, rng = np.array([101_325.3, 0.1, 101_325.0]), np.random.default_rng(0)
+    network, change, plus = make_network(), jax.jit(partial(observe, num_workers=num_workers)), jax.jit(add)
+    start = jnp.asarray(constants * (not from_zeros), jnp.float32)
+    variables = network.init(KEY, (), start[None, None], jnp.ones((1, 1), bool))
+    for _ in range(100):
+        x = np.tile(constants, (20, 1))
+        x[:, 2] += rng.integers(-1, 2, 20) / 128.0
+        changes = [change(variables, rollout_of(x, np.ones(20)))] * num_workers
+        variables = plus(variables, *changes)
+    assert np.abs(seen_observations(SPEC, variables, x)).max() < 0.2
+
+
+def test_rewards_of_zero_and_rare_rewards_are_bounded():
+    """One step in a thousand pays 1."""
+    variables, update = make_variables(make_network()), jax.jit(lambda v, r: add(v, observe(v, r)))
+    nothing = rollout_of(np.zeros((50, 3)), np.zeros(50))
+    paid = rollout_of(np.zeros((50, 3)), 0.99 ** np.arange(50))
+    for _ in range(20):
+        variables = update(variables, nothing)
+    np.testing.assert_array_equal(seen_rewards(variables, [0.0, 1.0]), [0.0, 10.0])
+
+    for i in range(600):
+        variables = update(variables, nothing if i % 20 else paid)
+    deviation = np.std([*(0.99 ** np.arange(50)), *np.zeros(950)])
+    np.testing.assert_allclose(seen_rewards(variables, [1.0, 0.0]), [1.0 / deviation, 0.0], rtol=0.05)
+
+
+def test_statistics_of_older_versions_go_on():
+    """Those began with 100 steps of 0 +- 1."""
+    rng, variables = np.random.default_rng(14), make_variables(make_network())
+    old = variables["statistics"]["observations"]
+    old |= {"count": jnp.float32(100.0), "variance": jnp.ones(3)}
+    rollouts, update = [make_rollout(rng) for _ in range(50)], jax.jit(lambda v, r: add(v, observe(v, r)))
+    for rollout in rollouts:
+        variables = update(variables, rollout)
+    new = reference(rollouts, "observation", (3,))
+    count, mean = 100 + new["count"], new["count"] * new["mean"] / (100 + new["count"])
+    squares = 100 + new["count"] * (new["variance"] + new["mean"] ** 2)
+    expected = {"count": count, "mean": mean, "variance": squares / count - mean**2}
+    assert_close(variables["statistics"]["observations"], expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "mode", [partial(jax.enable_x64, True), partial(jax.numpy_rank_promotion, "raise")], ids=["x64", "ranks"]
+)
+def test_statistics_are_float32_and_nothing_is_broadcast_by_rank(mode):
+    with mode():
+        network = make_network()
+        variables = make_variables(network)
+        variables = add(variables, observe(variables, make_rollout(np.random.default_rng(15))))
+        seen = seen_observations(SPEC, variables, np.ones((4, 3)))
+        rewards = seen_rewards(variables, [1.0])
+    assert {x.dtype for x in jax.tree.leaves(variables["statistics"])} == {jnp.dtype(jnp.float32)}
+    assert seen.dtype == rewards.dtype == np.float32
+
+
 # The network.
 
 
@@ -212,7 +568,9 @@ def test_the_network_sees_bounded_deviations():
     moments = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["statistics"]["observations"])
     obs = np.random.default_rng(8).normal(0.0, 50.0, (5, 2, 3)).astype(np.float32)
     obs[0, 0] = 1e6, -1e6, np.inf
-    expected = np.clip((obs - moments["mean"]) / np.sqrt(moments["variance"] + 1e-8), -10.0, 10.0)
+    widening = 1.0 + 100.0 / moments["count"]
+    deviation = np.sqrt(widening * moments["variance"] + (1e-6 * moments["mean"]) ** 2 + 1e-16)
+    expected = np.clip((obs - moments["mean"]) / deviation, -10.0, 10.0)
     assert (expected[0, 0] == (10, -10, 10)).all()
     reset = jnp.zeros((5, 2), bool)
     _, policy, values = network.apply(variables, (), jnp.asarray(obs), reset)
@@ -223,14 +581,12 @@ def test_the_network_sees_bounded_deviations():
     np.testing.assert_allclose(values, plain_values, rtol=1e-4, atol=1e-5)
 
 
-def test_a_constant_observation_and_a_negative_variance_stay_finite():
+def test_a_negative_variance_stays_finite():
     network = make_network()
-    variables = make_variables(network)
-    moments = variables["statistics"]["observations"]
-    for variance in (0.0, -0.1):
-        moments["variance"] = jnp.full(3, variance)
-        _, _, values = network.apply(variables, (), jnp.ones((1, 2, 3)), jnp.zeros((1, 2), bool))
-        assert jnp.isfinite(values).all()
+    variables = with_a_history(network)
+    variables["statistics"]["observations"]["variance"] = jnp.full(3, -0.1)
+    _, _, values = network.apply(variables, (), jnp.ones((1, 2, 3)), jnp.zeros((1, 2), bool))
+    assert jnp.isfinite(values).all()
 
 
 @pytest.mark.parametrize("lstm", [0, 4])
@@ -281,8 +637,10 @@ def test_rewards_are_scaled_but_not_centred():
     rollout = make_rollout(np.random.default_rng(10))
     rollout = rollout._replace(steps=rollout.steps._replace(reward=rollout.steps.reward.at[0, 0].set(1e9)))
     objective.loss(variables, rollout, "target")
-    variance = np.float64(variables["statistics"]["returns"]["variance"])
-    expected = np.clip(np.asarray(rollout.steps.reward, np.float64) / np.sqrt(variance + 1e-8), -10, 10)
+    moments = {name: np.float64(x) for name, x in variables["statistics"]["returns"].items()}
+    widening = 1.0 + 100.0 / moments["count"]
+    deviation = np.sqrt(widening * moments["variance"] + (1e-6 * moments["mean"]) ** 2 + 1e-16)
+    expected = np.clip(np.asarray(rollout.steps.reward, np.float64) / deviation, -10, 10)
     np.testing.assert_allclose(seen[0].steps.reward, expected, rtol=1e-5)
     assert expected[0, 0] == 10 and seen[1] == "target" and objective.act is plain.act
     np.testing.assert_array_equal(seen[0].steps.observation, rollout.steps.observation)

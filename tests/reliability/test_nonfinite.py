@@ -84,7 +84,10 @@ class Poisoned(Probe):
 
 
 class Sharp(NamedTuple):
-    """A network whose loss is finite, and its gradient NaN, where the last entry of an observation is 0."""
+    """A network whose loss is finite, and its gradient NaN, where the last entry of an observation is 0.
+
+    It is around running statistics, if there are any, which turn an entry that is always 1 into 0.
+    """
 
     network: Any
 
@@ -98,7 +101,8 @@ class Sharp(NamedTuple):
 
     def apply(self, params, carry, obs, reset):
         carry, policy, values = self.network.apply(params, carry, obs, reset)
-        weight = jnp.square(params["params"]["value"]["kernel"]).sum()
+        weights = params["params"] if "statistics" in params else params
+        weight = jnp.square(weights["params"]["value"]["kernel"]).sum()
         return carry, policy, values + 1e-3 * jnp.sqrt(jnp.maximum(obs[..., 2], 0.0) * weight)
 
 
@@ -115,18 +119,20 @@ class Setup(NamedTuple):
 def learner(setup):
     """The learner of a setup, `LockStep` or `Threads`."""
     env = Poisoned()
-    network = Sharp(networks.actor_critic(env, hidden=(8,), lstm=8 if setup.lstm else 0))
+    network = networks.actor_critic(env, hidden=(8,), lstm=8 if setup.lstm else 0)
     settings = {"num_steps": 5, "max_grad_norm": setup.max_grad_norm}
     if setup.method == "a2c":
         config: Any = A2CConfig(num_envs=NUM_ENVS, **settings)
     else:
         config = A3CConfig(num_workers=NUM_WORKERS, total_timesteps=1, stop_at_episode_end=False, **settings)
     if setup.normalized:
-        network = normalized_network(network, env, observations=True, rewards=True)
+        normalized = normalized_network(network, env, observations=True, rewards=True)
+        network = normalized
+    network = Sharp(network)
     objective = actor_critic(network, config)
     if setup.normalized:
         workers = 1 if setup.method == "a2c" else NUM_WORKERS
-        objective = normalized_objective(objective, network, num_workers=workers)
+        objective = normalized_objective(objective, normalized, num_workers=workers)
     parts = env, network, OPTIMIZERS[setup.optimizer](), objective, config
     return LockStep(synchronous(*parts), setup) if setup.method == "a2c" else Threads(Asynchronous(*parts))
 
