@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jax_a3c.checks import InputError
-from jax_a3c.presets import PRESETS
+from jax_a3c.presets import PRESETS, preset_id
 from jax_a3c.training.settings import RunOptions, Settings
-from jax_a3c.training.signals import ExitCode, flush_output
+from jax_a3c.training.signals import ExitCode, flush_output, tell
 
 Which = Literal["last", "best"]
 
@@ -40,8 +40,8 @@ class GivenOptions(RunOptions):
 class Train:
     """Train METHOD on ENV, or go on with a run: jax-a3c train --resume RUN_DIR.
 
-    The defaults shown are the preset's where there is one for METHOD and ENV (see `jax-a3c presets`), or
-    those of the run that goes on. Integers may be written as 1e6.
+    The defaults shown are the preset's where there is one for METHOD and ENV, or for the same environment of
+    another library (see `jax-a3c presets`), or those of the run that goes on. Integers may be written as 1e6.
     """
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")]
@@ -81,6 +81,8 @@ class Train:
         else:
             from jax_a3c.training.train import train
 
+            if (preset := self._preset()) is not None:
+                tell(preset)
             params = self.initial_params
             summary = train(self.method, self.env, settings, run_dir, options=options, initial_params=params)
         with contextlib.suppress(OSError):  # nobody reads it any more: the run is what it is
@@ -124,6 +126,8 @@ class Train:
         if self.initial_params is not None:
             import_params(self.initial_params, experiment.parameters_like())
         print(f"{self.method} on {self.env}")
+        if (preset := self._preset()) is not None:
+            print(preset)
         for name, value in dataclasses.asdict(settings).items():
             print(f"  {name} = {value}")
         print(experiment.env.spec)
@@ -132,6 +136,13 @@ class Train:
             print(f"  {name} {shape}")
         print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
         return ExitCode.DONE
+
+    def _preset(self) -> str | None:
+        """The line that says whose settings a new run starts from; None without a preset."""
+        if self.resume is not None:
+            return None
+        found = preset_id(self.method, self.env)
+        return None if found is None else f"settings of the preset for {self.method} {found}"
 
     def new_run_dir(self) -> Path:
         """Where a new run goes."""
@@ -289,6 +300,10 @@ class Presets:
         for (method, env_id), preset in PRESETS.items():
             settings = " ".join(f"{name}={value}" for name, value in preset.settings.items())
             print(f"{method} {env_id}\n  {settings}\n  {preset.result}")
+        print(
+            "An environment without a preset of its own takes that of the same name in another library: "
+            "gymnasium:CartPole-v1 takes that of gymnax:CartPole-v1. Presets with env_options are not shared."
+        )
         return ExitCode.DONE
 
 
