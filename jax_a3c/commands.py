@@ -16,7 +16,7 @@ import tyro
 
 from jax_a3c.checks import InputError
 from jax_a3c.presets import PRESETS, preset_id
-from jax_a3c.training.settings import RunOptions, Settings
+from jax_a3c.training.settings import RunOptions, Settings, check_options
 from jax_a3c.training.signals import ExitCode, flush_output, tell
 
 Which = Literal["last", "best"]
@@ -120,6 +120,7 @@ class Train:
         from jax_a3c.training.run_directory import RunDirectory
         from jax_a3c.training.train import stored_run
 
+        check_options(settings, RunOptions(**dataclasses.asdict(self.options)))
         if self.resume is not None:
             stored_run(RunDirectory(self.resume), settings, force=self.force)
         experiment = build(self.method, self.env, settings)
@@ -159,6 +160,9 @@ class Eval:
     """Folders of runs."""
     episodes: int = 100
     """Complete episodes, for each policy: greedy, and sampled or epsilon-greedy."""
+    max_steps: int | None = None
+    """Environment steps of a run's evaluation, of which each game of each policy gets an equal share; whole
+    games if left out."""
     seed: int = 1
     """Of start states and sampled actions."""
     quiet: bool = False
@@ -175,7 +179,7 @@ class Eval:
         if not paths:
             raise InputError("run_dirs must name at least one folder of a run")
         options: Any = {
-            **{"num_episodes": self.episodes, "seed": self.seed},
+            **{"num_episodes": self.episodes, "max_steps": self.max_steps, "seed": self.seed},
             **{"quiet": self.quiet, "which": self.checkpoint},
         }
         if len(paths) == 1:
@@ -346,7 +350,8 @@ def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     if "return" in row:
         if summary.get("eval_return_std") is not None:
             row["return"] = f"{row['return']} ± {summary['eval_return_std']:.1f}"
-        row["evaluated"] = f"{summary.get('eval_episodes')} episodes, {summary.get('eval_policy')}"
+        cut = f" ({summary['eval_episodes_cut']} cut)" if summary.get("eval_episodes_cut") else ""
+        row["evaluated"] = f"{summary.get('eval_episodes')} episodes{cut}, {summary.get('eval_policy')}"
     return {**row, "run": run_dir}
 
 

@@ -306,9 +306,9 @@ def gradient(
       target_params: of the target network, None for an objective without one.
 
     Returns:
-      The gradient, shaped like `params`, and the objective's metrics with `grad_norm` (before clipping) added;
-      they are 0 where the gradient was replaced. Besides three counts, each 0 or 1: `nonfinite_gradients`,
-      and what may have caused it, `nonfinite_rewards` and `nonfinite_observations` of `nonfinite_data`.
+      The gradient, shaped like `params`, and the objective's metrics with `grad_norm` (before clipping)
+      added; they are 0 where the gradient was replaced. Besides three counts, each 0 or 1:
+      `nonfinite_gradients`, and what may have caused it, the counts of `nonfinite_data`.
     """
     grads, metrics = jax.grad(objective.loss, has_aux=True)(params, rollout, target_params)
     norm = optax.tree.norm(grads)

@@ -26,9 +26,9 @@ from jax_a3c.types import Array, Params, Progress
 
 SUMMARY = (
     *("method", "env", "seed", "status", "env_steps", "updates", "seconds", "compile_seconds"),
-    *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes"),
+    *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut"),
 )
-"""Keys that every `summary.json` has; null where a run did not come so far."""
+"""Keys that every `summary.json` has; null where a run did not come so far, or was not evaluated."""
 CHECKPOINTS_SHARE = 0.05
 """Of the time of a run that its checkpoints may take: on a slow disk they become rarer."""
 REPORTS = 0.05
@@ -86,7 +86,7 @@ class Session:
             params = self._train()
             self._recorder.close()
             self._check_learned()
-            if not self._stopped.is_set():
+            if self._settings.eval_episodes and not self._stopped.is_set():
                 summary |= self._evaluate(params, self._evaluation_key)
             summary["status"] = "interrupted" if self._stopped.is_set() else "completed"
         except InputError:
@@ -123,8 +123,8 @@ class Session:
         skipped = int(recorder.progress.metric_sums.get("nonfinite_gradients", 0))
         if skipped:
             tell(
-                f"{skipped:,} of {recorder.progress.updates:,} updates were skipped, their gradients were not "
-                f"finite; {recorder.skipped(env_id)}"
+                f"{skipped:,} of {recorder.progress.updates:,} updates were skipped, because their gradients "
+                f"were not finite: {recorder.skipped(env_id)}"
             )
 
     def _train(self) -> Params:

@@ -12,7 +12,7 @@ from jax_a3c.training.files import locked
 from jax_a3c.training.recorder import tensorboard_parts
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.session import Session
-from jax_a3c.training.settings import RunOptions, Settings, check_method, differences
+from jax_a3c.training.settings import RunOptions, Settings, check_method, check_options, differences
 from jax_a3c.training.signals import stop_on_signal, tell
 
 
@@ -140,6 +140,7 @@ def stored_run(
 def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:
     """The parts of a run, after all checks that need nothing of it."""
     check_kind("options", options, RunOptions)
+    check_options(settings, options)
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
     if options.tensorboard:
