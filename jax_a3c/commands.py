@@ -173,7 +173,7 @@ class Eval:
     def __call__(self) -> int:
         """Run the command."""
         from jax_a3c.training.results import evaluate_run, evaluate_runs
-        from jax_a3c.training.run_directory import RunDirectory
+        from jax_a3c.training.run_directory import RunDirectory, without_nan
 
         paths = list(dict.fromkeys(self.run_dirs))
         if not paths:
@@ -186,7 +186,7 @@ class Eval:
             results = evaluate_run(RunDirectory(paths[0]), **options)
         else:
             results = evaluate_runs(paths, **options)
-        print(json.dumps(results, indent=2))
+        print(json.dumps(without_nan(results), indent=2))
         return ExitCode.DONE
 
 

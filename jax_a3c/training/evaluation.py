@@ -55,7 +55,7 @@ class Standing(NamedTuple):
       ended: episodes that ended so far.
       steps: steps that the environments took together so far.
       remaining: how many more they will take, about: an episode is expected to last as long as those that
-        ended did on average, and to its limit if none ended yet or it lasts longer than that.
+        ended did on average; twice as long as it did, where that is past; to its limit while none ended.
     """
 
     ended: int
@@ -145,6 +145,11 @@ def acting(network: Network, policy: str) -> Act:
     return act
 
 
+def _expected_rest(length: np.ndarray, typical: float, limit: int) -> np.ndarray:
+    """How much longer episodes may take that lasted so long, see `Standing`."""
+    return np.where(length < typical, typical - length, np.minimum(length, limit - length))
+
+
 def _on_host(
     factory: HostFactory,
     network: Network,
@@ -191,8 +196,9 @@ def _on_host(
                 open_games -= over
 
             typical = float(np.mean(lengths)) if lengths else limit
-            rest = np.where(length < typical, typical, limit) - length + (open_games - 1) * typical
-            progress(Standing(len(lengths), steps, float(np.max(rest, where=open_games > 0, initial=0.0))))
+            rest = _expected_rest(length, typical, limit) + (open_games - 1) * typical
+            remaining = np.max(rest, where=open_games > 0, initial=0.0)
+            progress(Standing(len(lengths), steps, float(remaining)))
             if open_games.any() and waits[open_games > 0].all():  # an environment alone cannot be reset
                 observation, reset = env.reset(), np.ones(num_envs, bool)
                 waits[:] = False
@@ -256,8 +262,8 @@ def _on_device(
             running = int(left)
             ended = num_episodes - running
             typical = float(lengths) / ended if ended else limit
-            rest = (typical if until < typical else limit) - until if running else 0.0
-            progress(Standing(ended, until, rest))
+            remaining = float(_expected_rest(np.array(until), typical, limit)) if running else 0.0
+            progress(Standing(ended, until, remaining))
             steps = 2 * steps if time.perf_counter() - called < SLICE / 2 else max(1, steps // 2)
         return Evaluation(*jax.device_get((loop.returns, loop.lengths, loop.running)))
 

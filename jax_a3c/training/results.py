@@ -89,7 +89,8 @@ def evaluate(
             "episodes_cut": int(result.cut.sum()),
         }
         if game is not None:
-            statistics["human_normalized"] = float(scores.human_normalized(game, mean))
+            percent = scores.human_normalized(game, mean) if np.isfinite(mean) else np.nan
+            statistics["human_normalized"] = float(percent)
         prefix = f"eval_{policy.replace('-', '_')}"
         summary |= {f"{prefix}_{name}": value for name, value in statistics.items()}
         summary[f"{prefix}_episode_length_mean"] = float(np.mean(result.lengths))
@@ -258,13 +259,14 @@ def aggregate(returns: dict[str, list[float]]) -> dict[str, Any]:
     """What runs of one method achieved together.
 
     Args:
-      returns: by task, see `task_of`, the mean return of each run, finite.
+      returns: by task, see `task_of`, the mean return of each run.
 
     Returns:
       `environments`: for each the number of runs and the interquartile mean of their returns with its 95 %
       bootstrap interval. If all are games of Atari with equally many runs, `human_normalized`: mean, median
       and interquartile mean of the scores in percent over runs and games, with stratified intervals.
-      An interval is None where there is but one run.
+      An interval is None where there is but one run. A return that is not finite leaves out the figures that
+      depend on it: they are None, and `human_normalized` is missing.
 
     References:
       Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
@@ -277,14 +279,17 @@ def aggregate(returns: dict[str, list[float]]) -> dict[str, Any]:
     environments = {}
     for env_id, of_runs in returns.items():
         column = np.array(of_runs)[:, None]  # [runs, 1]
+        finite = np.isfinite(column).all()
         environments[env_id] = {
             "runs": len(of_runs),
-            "return_interquartile_mean": float(scores.interquartile_mean(column)),
+            "return_interquartile_mean": float(scores.interquartile_mean(column)) if finite else None,
             "return_interval": _interval(column, scores.interquartile_mean),
         }
     result: dict[str, Any] = {"environments": environments}
     games = [game for game in map(atari_game, returns) if game is not None]
     if len(games) < len(returns) or len({len(of_runs) for of_runs in returns.values()}) > 1:
+        return result
+    if any(one["return_interquartile_mean"] is None for one in environments.values()):
         return result
     percent = scores.human_normalized(games, np.array(list(returns.values())).T)  # [runs, games]
     result["human_normalized"] = {"games": len(games), "runs": len(percent)}
