@@ -24,7 +24,7 @@ PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "env
 INITIAL = "initial_params.safetensors"
 SUMMARY_NUMBERS = (
     *("env_steps", "seconds", "env_steps_per_second"),
-    *("eval_return_mean", "eval_return_std", "eval_episodes"),
+    *("eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut"),
 )
 """What other programs compute with, in `summary.json`: numbers or null."""
 
