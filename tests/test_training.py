@@ -21,7 +21,6 @@ from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
 from jax_a3c.presets import ATARI, PRESETS, preset_of
 from jax_a3c.rollouts import RunnerConfig
 from jax_a3c.synchronous import SynchronousConfig
-from jax_a3c.training import plots
 from jax_a3c.training.checkpoints import import_params
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import build
@@ -457,25 +456,6 @@ def test_outputs_that_cannot_be_written_are_refused(run, tmp_path, capsys):
         cli.main(["export", str(run.path), "--output", ""])
     assert "a path is empty" in capsys.readouterr().err
     assert cli.main(["export", str(run.path), "--output", str(tmp_path / "new" / "params.safetensors")]) == 0
-
-
-def test_a_plot_of_many_runs_keeps_its_curves_free(run, tmp_path, monkeypatch):
-    """The legend stands below; each name has a colour of its own, and no runs of one name have two."""
-    import matplotlib.figure
-
-    drawn = []
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    configs = iter(
-        [("a2c", f"gymnasium:some_long.module_of_environments:Env{i % 12}-v0", None) for i in range(48)]
-    )
-    monkeypatch.setattr(RunDirectory, "config", lambda _: next(configs))
-    plots.learning_curves([run] * 24, tmp_path / "curves.png")
-    figure = drawn[0]
-    colours = {tuple(np.atleast_1d(line.get_color())) for line in figure.axes[0].lines}
-    assert len(colours) == 12 == len(figure.legends[0].texts)
-    figure.canvas.draw()
-    below = figure.legends[0].get_window_extent().y1
-    assert all(axis.get_tightbbox().y0 >= below and axis.bbox.width > 200 for axis in figure.axes)
 
 
 def test_eval_and_plot_refuse_what_is_no_run(tmp_path, capsys):
