@@ -1,16 +1,18 @@
 """Evaluation on environments of the host, by scripts whose results are known, and what runs give together."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 from probes import EndlessReward, TerminalReward
 from scripted_games import Script, Spy
+from tqdm import tqdm
 
 from jax_a3c import cli, envs, networks, scores
 from jax_a3c.checks import InputError
-from jax_a3c.training import evaluation
+from jax_a3c.training import evaluation, results
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import Experiment
 from jax_a3c.training.results import EvaluationStopped, aggregate, atari_game, episode_limit, evaluate
@@ -256,6 +258,20 @@ def test_returns_that_are_not_finite_are_told(capsys):
         "envpool:Pong-v5 returned rewards that are not finite in 3 of 3 greedy and 3 of 3 sampled games"
         in told
     )
+
+
+def test_an_evaluation_shows_its_remaining_time(monkeypatch, capsys):
+    at_once = {"delay": 0, "mininterval": 0}
+    monkeypatch.setattr(results, "tqdm", lambda **options: tqdm(**{**options, **at_once}))
+    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4)
+    experiment = Experiment(Script("....T", "..T"), Spy(), None)
+    evaluate(experiment, "a2c", settings, np.float32(0), KEY, quiet=False)
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    shown = [re.fullmatch(r"evaluation: +(\d+)%\|.*\| (\S+)<(\S+), (\d) of 8 games", x) for x in lines]
+    found = [(int(match[1]), int(match[4])) for match in shown if match]
+    # After step 3, in which two of four games ended, the others are expected to take 3 more: half of a half.
+    assert (50, 4) in found and found[-1] == (100, 8) and (25, 2) in found
+    assert all(re.fullmatch(r"\d\d:\d\d", match[3]) for match in shown[2:] if match)
 
 
 def test_the_aggregate_is_over_runs_and_games():
