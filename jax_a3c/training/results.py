@@ -127,6 +127,8 @@ def _play(
         for number, policy in enumerate(policies):
 
             def progress(standing: Standing, number: int = number) -> None:
+                if standing.steps == 1:  # which compiled: no measure of those that follow
+                    bar.unpause()
                 bar.set_postfix_str(f"{number * count + standing.ended} of {total} games", refresh=False)
                 share = standing.steps / (standing.steps + standing.remaining)
                 bar.update(number + share - bar.n)
