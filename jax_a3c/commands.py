@@ -17,7 +17,7 @@ import tyro
 from jax_a3c.checks import InputError
 from jax_a3c.presets import PRESETS, preset_id
 from jax_a3c.training.settings import RunOptions, Settings, check_options
-from jax_a3c.training.signals import ExitCode, flush_output, tell
+from jax_a3c.training.signals import ExitCode, flush_output
 
 Which = Literal["last", "best"]
 
@@ -81,10 +81,15 @@ class Train:
         else:
             from jax_a3c.training.train import train
 
-            if (preset := self._preset()) is not None:
-                tell(preset)
-            params = self.initial_params
-            summary = train(self.method, self.env, settings, run_dir, options=options, initial_params=params)
+            summary = train(
+                self.method,
+                self.env,
+                settings,
+                run_dir,
+                options=options,
+                initial_params=self.initial_params,
+                origin=self._preset(),
+            )
         with contextlib.suppress(OSError):  # nobody reads it any more: the run is what it is
             try:
                 _print_table([_summary_row(run_dir, summary)])

@@ -75,6 +75,8 @@ def test_the_command_says_whose_settings_it_takes(env_id, line, tmp_path, capsys
     words = ["--total-timesteps", "200", "--eval-episodes", "0", "--quiet", "--hidden", "4"]
     assert cli.main(["train", "a3c", env_id, *words, "--run-dir", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err.splitlines() == ([] if line is None else [line])
+    assert cli.main(["train", "a3c", env_id, *words, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "preset" not in capsys.readouterr().err, "a refusal is one sentence"
     assert cli.main(["train", "--resume", str(tmp_path / "run"), "--quiet"]) == 0
     assert "preset" not in capsys.readouterr().err
 

@@ -28,8 +28,6 @@ SAME_TASK = frozenset({"episodic_life", "reward_clip", "timeout", "processes"})
 """Options of an environment that change how an agent learns, but not how it is scored."""
 SAME_GAME = frozenset({"repeat_action_probability", "full_action_space"})
 """Options with which scores of Atari games are still compared with a human's."""
-
-
 EVALUATION_SHARE = 0.1
 """Steps of an evaluation after a run, as a share of those of its training, where no setting says more."""
 MIN_EPISODE_STEPS = 3_000

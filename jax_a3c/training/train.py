@@ -24,6 +24,7 @@ def train(
     *,
     options: RunOptions | None = None,
     initial_params: Path | None = None,
+    origin: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
@@ -38,6 +39,8 @@ def train(
       run_dir: folder to write to.
       options: what the run does beside training; the defaults if None.
       initial_params: parameters to start from, as `checkpoints.export_params` writes them.
+      origin: where the settings come from, a line for whoever watches once nothing is refused any more; None
+        for no such line.
 
     Returns:
       The summary, as in `summary.json`.
@@ -60,6 +63,8 @@ def train(
         )
     params = None if initial_params is None else import_params(initial_params, experiment.parameters_like())
     run = RunDirectory.create(run_dir, method, env_id, settings, options, params)
+    if origin is not None:
+        tell(origin)
     with locked(run.path), stop_on_signal() as stopped:
         return Session(run, method, settings, options, experiment, stopped).run()
 
