@@ -143,7 +143,8 @@ class RunOptions:
         twentieth of the time. One more is written at the end, and when the run is interrupted.
       keep_checkpoints: how many of the newest ones are kept, beside the best.
       eval_interval: environment steps between two evaluations during training; None for none but that at the
-        end. The checkpoint with the highest result is kept as the best.
+        end. Each of them may take as many steps as that at the end. The checkpoint with the highest result is
+        kept as the best.
     """
 
     quiet: bool = False
