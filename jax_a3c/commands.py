@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jax_a3c.checks import InputError
-from jax_a3c.presets import PRESETS
-from jax_a3c.training.settings import RunOptions, Settings
+from jax_a3c.presets import PRESETS, preset_id
+from jax_a3c.training.settings import RunOptions, Settings, check_options
 from jax_a3c.training.signals import ExitCode, flush_output
 
 Which = Literal["last", "best"]
@@ -40,8 +40,8 @@ class GivenOptions(RunOptions):
 class Train:
     """Train METHOD on ENV, or go on with a run: jax-a3c train --resume RUN_DIR.
 
-    The defaults shown are the preset's where there is one for METHOD and ENV (see `jax-a3c presets`), or
-    those of the run that goes on. Integers may be written as 1e6.
+    The defaults shown are the preset's where there is one for METHOD and ENV, or for the same environment of
+    another library (see `jax-a3c presets`), or those of the run that goes on. Integers may be written as 1e6.
     """
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")]
@@ -81,8 +81,15 @@ class Train:
         else:
             from jax_a3c.training.train import train
 
-            params = self.initial_params
-            summary = train(self.method, self.env, settings, run_dir, options=options, initial_params=params)
+            summary = train(
+                self.method,
+                self.env,
+                settings,
+                run_dir,
+                options=options,
+                initial_params=self.initial_params,
+                origin=self._preset(),
+            )
         with contextlib.suppress(OSError):  # nobody reads it any more: the run is what it is
             try:
                 _print_table([_summary_row(run_dir, summary)])
@@ -118,12 +125,15 @@ class Train:
         from jax_a3c.training.run_directory import RunDirectory
         from jax_a3c.training.train import stored_run
 
+        check_options(settings, RunOptions(**dataclasses.asdict(self.options)))
         if self.resume is not None:
             stored_run(RunDirectory(self.resume), settings, force=self.force)
         experiment = build(self.method, self.env, settings)
         if self.initial_params is not None:
             import_params(self.initial_params, experiment.parameters_like())
         print(f"{self.method} on {self.env}")
+        if (preset := self._preset()) is not None:
+            print(preset)
         for name, value in dataclasses.asdict(settings).items():
             print(f"  {name} = {value}")
         print(experiment.env.spec)
@@ -132,6 +142,13 @@ class Train:
             print(f"  {name} {shape}")
         print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
         return ExitCode.DONE
+
+    def _preset(self) -> str | None:
+        """The line that says whose settings a new run starts from; None without a preset."""
+        if self.resume is not None:
+            return None
+        found = preset_id(self.method, self.env)
+        return None if found is None else f"settings of the preset for {self.method} {found}"
 
     def new_run_dir(self) -> Path:
         """Where a new run goes."""
@@ -148,6 +165,9 @@ class Eval:
     """Folders of runs."""
     episodes: int = 100
     """Complete episodes, for each policy: greedy, and sampled or epsilon-greedy."""
+    max_steps: int | None = None
+    """Environment steps of a run's evaluation, of which each game of each policy gets an equal share; whole
+    games if left out."""
     seed: int = 1
     """Of start states and sampled actions."""
     quiet: bool = False
@@ -158,20 +178,20 @@ class Eval:
     def __call__(self) -> int:
         """Run the command."""
         from jax_a3c.training.results import evaluate_run, evaluate_runs
-        from jax_a3c.training.run_directory import RunDirectory
+        from jax_a3c.training.run_directory import RunDirectory, without_nan
 
         paths = list(dict.fromkeys(self.run_dirs))
         if not paths:
             raise InputError("run_dirs must name at least one folder of a run")
         options: Any = {
-            **{"num_episodes": self.episodes, "seed": self.seed},
+            **{"num_episodes": self.episodes, "max_steps": self.max_steps, "seed": self.seed},
             **{"quiet": self.quiet, "which": self.checkpoint},
         }
         if len(paths) == 1:
             results = evaluate_run(RunDirectory(paths[0]), **options)
         else:
             results = evaluate_runs(paths, **options)
-        print(json.dumps(results, indent=2))
+        print(json.dumps(without_nan(results), indent=2))
         return ExitCode.DONE
 
 
@@ -289,6 +309,10 @@ class Presets:
         for (method, env_id), preset in PRESETS.items():
             settings = " ".join(f"{name}={value}" for name, value in preset.settings.items())
             print(f"{method} {env_id}\n  {settings}\n  {preset.result}")
+        print(
+            "An environment without a preset of its own takes that of the same name in another library: "
+            "gymnasium:CartPole-v1 takes that of gymnax:CartPole-v1. Presets with env_options are not shared."
+        )
         return ExitCode.DONE
 
 
@@ -331,7 +355,8 @@ def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     if "return" in row:
         if summary.get("eval_return_std") is not None:
             row["return"] = f"{row['return']} ± {summary['eval_return_std']:.1f}"
-        row["evaluated"] = f"{summary.get('eval_episodes')} episodes, {summary.get('eval_policy')}"
+        cut = f" ({summary['eval_episodes_cut']} cut)" if summary.get("eval_episodes_cut") else ""
+        row["evaluated"] = f"{summary.get('eval_episodes')} episodes{cut}, {summary.get('eval_policy')}"
     return {**row, "run": run_dir}
 
 

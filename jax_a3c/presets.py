@@ -400,8 +400,61 @@ PRESETS: dict[tuple[str, str], Preset] = {
 """By method and environment id, or `ATARI` for the games without one of their own."""
 
 
+# The same name in two libraries is the same task only where both took it from Gym.
+LIBRARIES = ("gymnasium", "envpool", "gymnax")
+"""Whose environments share presets by name, in the order in which they are asked."""
+JAX_ONLY = frozenset({"auto_reset"})
+"""Settings that only environments in JAX have."""
+
+
 def preset_of(method: str, env_id: str) -> Preset | None:
-    """The preset of a method on an environment, None if there is none."""
-    if (method, env_id) not in PRESETS and game_of(env_id) is not None:
-        return PRESETS.get((method, ATARI))
-    return PRESETS.get((method, env_id))
+    """Return the preset of a method on an environment, None if there is none.
+
+    Args:
+      method: a name of `methods.METHODS`.
+      env_id: such as `gymnasium:CartPole-v1`.
+
+    Returns:
+      The preset of `preset_id`, without what only environments in JAX have where this one is not in JAX.
+    """
+    found = preset_id(method, env_id)
+    if found is None:
+        return None
+
+    preset = PRESETS[method, found]
+    if library_of(env_id) == "gymnax" or not JAX_ONLY & preset.settings.keys():
+        return preset
+    settings = {name: value for name, value in preset.settings.items() if name not in JAX_ONLY}
+    return Preset(settings=settings, result=preset.result)
+
+
+def preset_id(method: str, env_id: str) -> str | None:
+    """Return the environment id of the preset that serves a method on an environment.
+
+    Args:
+      method: a name of `methods.METHODS`.
+      env_id: such as `gymnasium:CartPole-v1`.
+
+    Returns:
+      `env_id` itself; or `ATARI` for a game; or the id of the same task in another library, which is the one
+      of the same name and version. A preset with `env_options` stays with its library, whose options they
+      are. None if there is no preset.
+    """
+    if (method, env_id) in PRESETS:
+        return env_id
+    if game_of(env_id) is not None:
+        return ATARI if (method, ATARI) in PRESETS else None
+
+    library, name = library_of(env_id), env_id.partition(":")[2]
+    if library not in LIBRARIES:
+        return None
+    for other in LIBRARIES:
+        preset = PRESETS.get((method, f"{other}:{name}"))
+        if preset is not None and "env_options" not in preset.settings:
+            return f"{other}:{name}"
+    return None
+
+
+def library_of(env_id: str) -> str:
+    """Return the part of an environment id before its first colon."""
+    return env_id.partition(":")[0]

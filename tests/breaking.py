@@ -38,12 +38,17 @@ class Leaving(Breaking):
 
 
 class NotANumber(Breaking):
-    """Its reward is NaN from its 150th step on."""
+    """Its reward is NaN from its step `first` on, its observation from its step `blind` on."""
+
+    def __init__(self, first=150, blind=10**9):
+        super().__init__()
+        self._first, self._blind = first, blind
 
     def step(self, action):
         self._steps += 1
-        reward = np.nan if self._steps >= 150 else 1.0
-        return np.zeros(2, np.float32), reward, self._steps % 10 == 0, False, {}
+        reward = np.nan if self._steps >= self._first else 1.0
+        observation = np.full(2, np.nan if self._steps >= self._blind else 0.0, np.float32)
+        return observation, reward, self._steps % 10 == 0, False, {}
 
 
 class Hanging(Breaking):

@@ -76,6 +76,8 @@ def right_case(rng: Rng) -> Case:
         overrides["eval_policy"] = str(rng.choice(POLICIES[kind_of(method)]))
     if "network" in overrides:
         overrides["network"] = str(rng.choice(["mlp", "minatar"] if env_id == IMAGE else ["mlp"]))
+    if overrides.get("eval_max_steps") is not None:  # a step for each game
+        overrides["eval_max_steps"] += 2 * overrides.get("eval_episodes", 100)
     if env_id == CATEGORIES:
         overrides.pop("normalize_observations", None)
     if METHODS[method].objective == "one_step_sarsa":

@@ -42,16 +42,19 @@ NOT_A_NUMBER = (
 NO_NUMBER_WORDS = ("few", "", "1j", "nan", "inf", "-inf", "1e400", "0x10", "1,5", "½", "[1]", "True", "\x00")
 
 
-def integer(low: int, high: int, usual: int) -> Kind:
+def integer(low: int, high: int, usual: int, *, optional: bool = False) -> Kind:
     """Of `low` to `high`; right ones are drawn up to `usual`, as Python's or NumPy's."""
 
     def right(rng: Rng) -> Any:
+        if optional and rng.random() < 0.2:
+            return None
         value = int(rng.integers(low, usual, endpoint=True))
         return np.int64(value) if rng.random() < 0.2 else value
 
     outside = (low - 1, -1, -(10**30), high + 1, 10**30)
     words = (*NO_NUMBER_WORDS, "1.5", "1e-3", *map(str, outside), "9" * 5000)
-    return Kind(right, (*NOT_A_NUMBER, None, *outside, 1.0, 1.5, np.float32(2), np.array(3)), words)
+    none = () if optional else (None,)
+    return Kind(right, (*NOT_A_NUMBER, *none, *outside, 1.0, 1.5, np.float32(2), np.array(3)), words)
 
 
 def number(low: float = -1e38, high: float = 1e38, *, optional: bool = False) -> Kind:
@@ -140,7 +143,8 @@ FIELDS = {
     "initial_stddev": POSITIVE,
     "dueling": BOOLEAN,
     "init": choice("orthogonal", "torch"),
-    "eval_episodes": integer(1, 10**6, 10**6),
+    "eval_episodes": integer(0, 10**6, 10**6),
+    "eval_max_steps": integer(1, 10**15, 10**12, optional=True),
     "eval_policy": choice("greedy", "sampled", "epsilon-greedy"),
 }
 """By the name of the field of `Settings`."""

@@ -1,25 +1,31 @@
 """Evaluation on environments of the host, by scripts whose results are known, and what runs give together."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
+from probes import EndlessReward, TerminalReward
 from scripted_games import Script, Spy
+from tqdm import tqdm
 
 from jax_a3c import cli, envs, networks, scores
-from jax_a3c.training import evaluation
+from jax_a3c.checks import InputError
+from jax_a3c.training import evaluation, results
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import Experiment
-from jax_a3c.training.results import EvaluationStopped, aggregate, atari_game, evaluate
+from jax_a3c.training.results import EvaluationStopped, aggregate, atari_game, episode_limit, evaluate
 from jax_a3c.training.settings import resolve
 
 pytestmark = pytest.mark.unoptimized
 KEY = jax.random.key(0)
 
 
-def play(factory, num_episodes, network=None, policy="greedy", key=KEY):
-    return evaluator(factory, network or Spy(), num_episodes=num_episodes, policy=policy)(np.float32(0), key)
+def play(env, num_episodes, network=None, params=None, **options):
+    """The results of the greedy policy."""
+    options = {"num_episodes": num_episodes, "policy": "greedy", **options}
+    return evaluator(env, network or Spy(), **options)(np.float32(0) if params is None else params, KEY)
 
 
 def test_an_episode_is_a_whole_game_and_its_score_is_unclipped():
@@ -58,6 +64,7 @@ def test_a_game_without_an_end_is_cut_and_the_next_one_begins_afresh(monkeypatch
     network, factory = Spy(), Script(".")
     result = play(factory, 16, network)
     assert result.lengths.tolist() == [5] * 16 and result.returns.tolist() == [50.0] * 16
+    assert result.cut.tolist() == [True] * 16
     assert factory.made[0].resets == 2
     jax.effects_barrier()
     for time, reset, _ in network.seen:
@@ -68,6 +75,44 @@ def test_what_a_cut_game_still_scores_belongs_to_no_game(monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 5)
     result = play(Script("......T..T", "...T"), 16)  # the first is cut two steps before its end
     assert sorted(result.lengths.tolist()) == [3] * 4 + [4] * 8 + [5] * 4
+    np.testing.assert_array_equal(result.cut, result.lengths == 5)
+
+
+def test_a_time_limit_of_the_environment_ends_a_whole_game():
+    for result in (play(Script("...C", limit=100), 8), play(Script("...C", limit=4), 8)):
+        assert result.lengths.tolist() == [4] * 8 and not result.cut.any()
+    result = play(Script("...C", limit=100), 8, max_episode_steps=3)
+    assert result.lengths.tolist() == [3] * 8 and result.cut.all()
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, (4.0, 4)), (4, (4.0, 4)), (3, (3.0, 3))])
+def test_a_limit_cuts_games_in_jax_too(most, expected):
+    env = EndlessReward()  # which truncates an episode after 4 steps
+    network = networks.actor_critic(env, hidden=())
+    params = network.init(KEY, (), np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool))
+    result = play(env, 3, network, params=params, max_episode_steps=most)
+    assert result.returns.tolist() == [expected[0]] * 3 and result.lengths.tolist() == [expected[1]] * 3
+    assert result.cut.tolist() == [most == 3] * 3
+
+
+def test_an_evaluation_in_jax_tells_how_far_it_is():
+    heard, env = [], TerminalReward()
+    network = networks.actor_critic(env, hidden=())
+    params = network.init(KEY, (), np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool))
+    play(env, 5, network, params=params, progress=heard.append)
+    assert heard[0] == (0, 1, 2.0) and heard[-1] == (5, 3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_episodes": 0}, "num_episodes must be an integer of at least 1, got 0"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be an integer of at least 1, got 0"),
+    ],
+)
+def test_an_evaluation_of_nothing_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        evaluator(Script("T"), Spy(), **{"num_episodes": 1, "policy": "greedy", **arguments})
 
 
 def test_environments_are_closed_after_an_error_too():
@@ -86,7 +131,8 @@ def test_environments_are_closed_after_an_error_too():
 def test_progress_hears_of_every_episode_and_may_end_it():
     heard, factory = [], Script("..T", ".T")
     evaluator(factory, Spy(), num_episodes=5, policy="greedy", progress=heard.append)(np.float32(0), KEY)
-    assert heard == [0, 2, 3]
+    # None ended: to the limit. Two did, and the others have lasted as long: twice that.
+    assert heard == [(0, 1, 26_999.0), (2, 2, 2.0), (5, 3, 0.0)]
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=5)
     with pytest.raises(EvaluationStopped):
         experiment = Experiment(factory, Spy(), None)
@@ -161,6 +207,74 @@ def test_the_summary_of_a_game_is_in_percent_of_a_human():
     assert one["eval_return_interval"] is None
 
 
+def test_cut_games_are_counted_apart(capsys):
+    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4, eval_max_steps=24)  # 3 for each of 8 games
+    experiment = Experiment(Script("....T", "..T"), Spy(), None)
+    summary = evaluate(experiment, "a2c", settings, np.float32(0), KEY)
+    assert summary["eval_episodes"] == 4 and summary["eval_return_mean"] == 30.0
+    names = ("eval_episodes_cut", "eval_greedy_episodes_cut", "eval_sampled_episodes_cut")
+    assert [summary[name] for name in names] == [2, 2, 2]
+    whole = evaluate(experiment, "a2c", resolve("a2c", "envpool:Pong-v5"), np.float32(0), KEY)
+    assert whole["eval_episodes_cut"] == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ({"total_timesteps": 1_200_000}, 6_000),  # a tenth: 120,000 steps for 20 games
+        ({"total_timesteps": 100_000}, 3_000),  # but no game gets fewer
+        ({"total_timesteps": 10_000_000}, 50_000),  # beyond the 27,000 of a game: whole ones
+        ({"eval_max_steps": 1_000}, 50),
+        ({"eval_max_steps": 20}, 1),
+        ({"eval_episodes": 0}, 500_000),
+    ],
+)
+def test_games_share_a_budget_of_steps(given, limit):
+    assert episode_limit("a3c", resolve("a3c", "envpool:Seaquest-v5", **given)) == limit
+
+
+def test_a_budget_without_a_step_for_each_game_is_refused():
+    with pytest.raises(InputError, match="eval_max_steps must be at least 20, a step for each game of"):
+        resolve("a3c", "envpool:Seaquest-v5", eval_max_steps=19)
+    assert resolve("a3c", "envpool:Seaquest-v5", eval_max_steps=19, eval_episodes=0).eval_max_steps == 19
+
+
+def test_returns_that_are_not_finite_are_told(capsys):
+    factory = Script("T")
+    make = factory.make
+
+    def poisoned(num_envs, **options):
+        group = make(num_envs, **options)
+        step = group.step
+        group.step = lambda action: (result := step(action))._replace(score=result.score * np.nan)
+        return group
+
+    factory.make = poisoned
+    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=3)
+    summary = evaluate(Experiment(factory, Spy(), None), "a2c", settings, np.float32(0), KEY)
+    assert np.isnan([summary["eval_return_mean"], summary["eval_human_normalized"]]).all()
+    told = capsys.readouterr().err
+    assert (
+        "envpool:Pong-v5 returned rewards that are not finite in 3 of 3 greedy and 3 of 3 sampled games"
+        in told
+    )
+
+
+def test_an_evaluation_shows_its_remaining_time(monkeypatch, capsys):
+    at_once = {"delay": 0, "mininterval": 0}
+    monkeypatch.setattr(results, "tqdm", lambda **options: tqdm(**{**options, **at_once}))
+    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4)
+    experiment = Experiment(Script("....T", "..T"), Spy(), None)
+    evaluate(experiment, "a2c", settings, np.float32(0), KEY, quiet=False)
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    shown = [re.fullmatch(r"evaluation: +(\d+)%\|.*\| (\S+)<(\S+), (\d) of 8 games", x) for x in lines]
+    found = [(int(match[1]), int(match[4])) for match in shown if match]
+    # After step 3, in which two of four games ended, the others are expected to take 3 more: half of a half.
+    assert (50, 4) in found and found[-1] == (100, 8) and (25, 2) in found
+    times = [match[3] for match in shown if match]
+    assert all(re.fullmatch(r"[\d:]+", time) for time in times[1:]) and times[-1] == "00:00"
+
+
 def test_the_aggregate_is_over_runs_and_games():
     returns = {"envpool:Pong-v5": [0.0, 10.0, 20.0], "envpool:Breakout-v5": [100.0, 200.0, 400.0]}
     result = aggregate(returns)
@@ -175,6 +289,14 @@ def test_the_aggregate_is_over_runs_and_games():
     pong = result["environments"]["envpool:Pong-v5"]
     assert pong["runs"] == 3 and pong["return_interquartile_mean"] == 10.0
     assert pong["return_interval"][0] < 10.0 < pong["return_interval"][1]
+
+
+def test_the_aggregate_of_a_return_that_is_not_finite_is_unknown():
+    result = aggregate({"envpool:Pong-v5": [0.0, np.nan], "envpool:Breakout-v5": [1.0, 2.0]})
+    assert set(result) == {"environments"}
+    pong, breakout = result["environments"].values()
+    assert pong == {"runs": 2, "return_interquartile_mean": None, "return_interval": None}
+    assert breakout["return_interquartile_mean"] == 1.5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from probes import EitherEnd, EndlessReward
 from jax_a3c import A2CConfig, A3CConfig, envs, networks
 from jax_a3c.checks import InputError
 from jax_a3c.objectives import ActorCriticConfig, Objective, actor_critic, gradient, next_values
+from jax_a3c.objectives.base import nonfinite_data
 from jax_a3c.rollouts import init_actor, unroll
+from jax_a3c.types import Rollout
 
 
 def make_rollout(env, network, *, num_envs=4, num_steps=9, seed=0, stop_at_episode_end=False):
@@ -198,14 +200,63 @@ def test_a_gradient_that_is_not_finite_becomes_zero_and_is_counted():
 
 
 def test_a_loss_that_is_not_finite_is_refused_even_if_its_gradient_is():
+    env = EitherEnd()
     grads, metrics = gradient(
         Objective(None, lambda params, *_: (params["w"].sum(), {"loss": jnp.float32(jnp.inf)})),
         {"w": jnp.ones(3)},
-        None,
+        make_rollout(env, networks.actor_critic(env, hidden=(8,)))[1],
         40.0,
     )
     assert (grads["w"] == 0).all()
-    assert metrics == {"loss": 0.0, "grad_norm": 0.0, "nonfinite_gradients": 1.0}
+    counts = {"nonfinite_gradients": 1.0, "nonfinite_rewards": 0.0, "nonfinite_observations": 0.0}
+    assert metrics == {"loss": 0.0, "grad_norm": 0.0, **counts}
+
+
+def poisoned(rollout, name, value, row):
+    """A rollout with one entry of one field replaced."""
+    array = getattr(rollout.steps, name)
+    array = array.at[(row, 1, *(0 for _ in array.shape[2:]))].set(value)
+    return rollout._replace(steps=rollout.steps._replace(**{name: array}))
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize(
+    ("field", "counts"),
+    [("reward", (1.0, 0.0)), ("observation", (0.0, 1.0)), ("next_observation", (0.0, 1.0))],
+)
+def test_what_an_environment_returned_is_counted_where_it_is_not_finite(field, counts, value):
+    env = EitherEnd()
+    network = networks.actor_critic(env, hidden=(8,))
+    params, rollout = make_rollout(env, network)
+    broken = poisoned(rollout, field, value, 2)
+    metrics = gradient(actor_critic(network, ActorCriticConfig()), params, broken, 40.0)[1]
+    assert (metrics["nonfinite_rewards"], metrics["nonfinite_observations"]) == counts
+    assert metrics["grad_norm"] == 0.0 and metrics["nonfinite_gradients"] == 1.0
+
+    # A row that was not recorded is no data, and the numbers of an image are always finite.
+    mask = rollout.steps.mask.at[2].set(False)
+    unseen = broken._replace(steps=broken.steps._replace(mask=mask))
+    assert nonfinite_data(unseen) == {"nonfinite_rewards": 0.0, "nonfinite_observations": 0.0}
+    whole = {
+        "observation": jnp.zeros((9, 4, 2), jnp.uint8),
+        "next_observation": jnp.zeros((9, 4, 2), jnp.uint8),
+    }
+    assert nonfinite_data(broken._replace(steps=broken.steps._replace(**whole))) == {
+        "nonfinite_rewards": counts[0],
+        "nonfinite_observations": 0.0,
+    }
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_the_final_observation_of_a_host_episode_is_data_though_its_row_is_masked(row):
+    """The row behind step 1 only resets: it holds the final observation, and itself is no step."""
+    env = EitherEnd()
+    steps = make_rollout(env, networks.actor_critic(env, hidden=(8,)), num_envs=2, num_steps=3)[1].steps
+    observations = jnp.zeros((4, 2, 2)).at[row, 0, 1].set(jnp.nan)
+    mask = jnp.ones((3, 2), bool).at[2, 0].set(False)
+    steps = steps._replace(next_observation=None, observation=observations[:3], mask=mask)
+    found = nonfinite_data(Rollout((), steps, observations[3]))["nonfinite_observations"]
+    assert found == (row < 3), "the last one begins an episode, whose first step is in the next rollout"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
 from jax_a3c.presets import ATARI, PRESETS, preset_of
 from jax_a3c.rollouts import RunnerConfig
 from jax_a3c.synchronous import SynchronousConfig
-from jax_a3c.training import plots
 from jax_a3c.training.checkpoints import import_params
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import build
@@ -48,6 +47,7 @@ SUMMARY = {
     "eval_return_mean",
     "eval_return_std",
     "eval_episodes",
+    "eval_episodes_cut",
     "status",
 }
 
@@ -92,7 +92,7 @@ def test_the_summary_has_what_other_programs_rely_on(run):
     summary = run.summary()
     assert set(summary) >= SUMMARY
     assert summary["status"] == "completed" and summary["eval_episodes"] == 5
-    assert summary["env_steps"] >= 20_000
+    assert summary["eval_episodes_cut"] == 0 and summary["env_steps"] >= 20_000
     assert summary["eval_return_mean"] == summary["eval_greedy_return_mean"]
     assert summary["eval_greedy_episode_length_mean"] == summary["eval_greedy_return_mean"], (
         "CartPole pays 1 a step"
@@ -133,6 +133,55 @@ def test_eval_and_plot_commands(run, tmp_path, capsys):
     assert cli.main(["plot", str(run.path), str(run.path), "--output", str(tmp_path / "both.png")]) == 0
     assert (tmp_path / "both.png").stat().st_size > 10_000
     assert "completed" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def unevaluated(tmp_path_factory):
+    """A short run without an evaluation."""
+    path = tmp_path_factory.mktemp("runs") / "unevaluated"
+    flags = ["--total-timesteps", "2e4", "--eval-episodes", "0", "--quiet", "--hidden", "8"]
+    assert cli.main(["train", "a2c", CARTPOLE, "--run-dir", str(path), *flags]) == 0
+    return RunDirectory(path)
+
+
+def test_a_run_without_an_evaluation_is_complete(unevaluated, tmp_path, capsys):
+    summary = unevaluated.summary()
+    assert summary["status"] == "completed" and summary["env_steps"] >= 20_000
+    assert {name: summary[name] for name in SUMMARY if name.startswith("eval_")} == dict.fromkeys(
+        ("eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut")
+    )
+    assert set(summary) >= SUMMARY and unevaluated.evaluations() == []
+
+    assert cli.main(["plot", str(unevaluated.path), "--output", str(tmp_path / "one.png")]) == 0
+    header, row = capsys.readouterr().out.splitlines()[1:]
+    assert "completed" in row and not {"return", "evaluated"} & set(header.split())
+    assert cli.main(["export", str(unevaluated.path), "--checkpoint", "best"]) == 2
+    assert "best" in capsys.readouterr().err
+
+
+def test_an_evaluation_needs_an_episode(unevaluated, tmp_path, capsys):
+    assert cli.main(["eval", str(unevaluated.path), "--episodes", "0"]) == 2
+    assert "episodes must be an integer of at least 1, got 0" in capsys.readouterr().err
+    assert cli.main(["eval", str(unevaluated.path), "--episodes", "2", "--max-steps", "3"]) == 2
+    assert "eval_max_steps must be at least 4" in capsys.readouterr().err
+
+    for more in ([], ["--dry-run"]):
+        words = ["--eval-episodes", "0", "--eval-interval", "1000", "--run-dir", str(tmp_path / "run"), *more]
+        assert cli.main(["train", "a2c", CARTPOLE, *words]) == 2
+        assert "eval_interval=1000 needs eval_episodes of at least 1, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_games_that_the_evaluation_cut_are_counted_in_every_output(unevaluated, tmp_path, capsys):
+    assert cli.main(["eval", str(unevaluated.path), "--episodes", "5", "--max-steps", "70"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["eval_episodes_cut"] == results["eval_greedy_episodes_cut"] == 5  # after 7 steps
+    assert results["eval_sampled_episodes_cut"] == 5 and results["eval_return_mean"] == 7.0
+
+    words = ["--total-timesteps", "200", "--eval-episodes", "3", "--eval-max-steps", "30", "--hidden", "4"]
+    assert cli.main(["train", "a2c", CARTPOLE, *words, "--quiet", "--run-dir", str(tmp_path / "run")]) == 0
+    assert "3 episodes (3 cut), greedy" in capsys.readouterr().out
+    assert RunDirectory(tmp_path / "run").summary()["eval_episodes_cut"] == 3
 
 
 def test_a_run_is_never_written_over(run, capsys):
@@ -457,25 +506,6 @@ def test_outputs_that_cannot_be_written_are_refused(run, tmp_path, capsys):
         cli.main(["export", str(run.path), "--output", ""])
     assert "a path is empty" in capsys.readouterr().err
     assert cli.main(["export", str(run.path), "--output", str(tmp_path / "new" / "params.safetensors")]) == 0
-
-
-def test_a_plot_of_many_runs_keeps_its_curves_free(run, tmp_path, monkeypatch):
-    """The legend stands below; each name has a colour of its own, and no runs of one name have two."""
-    import matplotlib.figure
-
-    drawn = []
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    configs = iter(
-        [("a2c", f"gymnasium:some_long.module_of_environments:Env{i % 12}-v0", None) for i in range(48)]
-    )
-    monkeypatch.setattr(RunDirectory, "config", lambda _: next(configs))
-    plots.learning_curves([run] * 24, tmp_path / "curves.png")
-    figure = drawn[0]
-    colours = {tuple(np.atleast_1d(line.get_color())) for line in figure.axes[0].lines}
-    assert len(colours) == 12 == len(figure.legends[0].texts)
-    figure.canvas.draw()
-    below = figure.legends[0].get_window_extent().y1
-    assert all(axis.get_tightbbox().y0 >= below and axis.bbox.width > 200 for axis in figure.axes)
 
 
 def test_eval_and_plot_refuse_what_is_no_run(tmp_path, capsys):

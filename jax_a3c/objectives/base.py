@@ -272,8 +272,9 @@ def gradient(
       target_params: of the target network, None for an objective without one.
 
     Returns:
-      The gradient, shaped like `params`, and the objective's metrics with `grad_norm` (before clipping) and
-      `nonfinite_gradients` (0 or 1) added; the others are 0 where that is 1.
+      The gradient, shaped like `params`, and the objective's metrics with `grad_norm` (before clipping)
+      added; they are 0 where the gradient was replaced. Besides three counts, each 0 or 1:
+      `nonfinite_gradients`, and what may have caused it, the counts of `nonfinite_data`.
     """
     grads, metrics = jax.grad(objective.loss, has_aux=True)(params, rollout, target_params)
     norm = optax.tree.norm(grads)
@@ -284,4 +285,35 @@ def gradient(
     grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0).astype(g.dtype), grads)
     # Metrics are summed over many updates: one NaN would take them all.
     metrics = {name: jnp.where(finite, x, 0.0) for name, x in metrics.items()}
-    return grads, {**metrics, "nonfinite_gradients": 1.0 - finite}
+    return grads, {**metrics, "nonfinite_gradients": 1.0 - finite, **nonfinite_data(rollout)}
+
+
+def nonfinite_data(rollout: Rollout) -> Metrics:
+    """Tell whether an environment returned something that is not finite.
+
+    Args:
+      rollout: `[T, *B]`.
+
+    Returns:
+      `nonfinite_rewards` and `nonfinite_observations`, each 1 where a recorded step has one, else 0. The
+      observations are those before and after a step, since its value is asked of both.
+    """
+    steps = rollout.steps
+    following = steps.next_observation
+    if following is None:
+        last = jax.tree.map(lambda x: x[None], rollout.last_observation)
+        following = jnp.concatenate([steps.observation[1:], last])
+
+    rewards = ~jnp.isfinite(steps.reward)
+    observations = _nonfinite_rows(steps.observation, steps.mask)
+    observations |= _nonfinite_rows(following, steps.mask)
+    found = {"nonfinite_rewards": rewards, "nonfinite_observations": observations}
+    return {name: (rows & steps.mask).any().astype(jnp.float32) for name, rows in found.items()}
+
+
+def _nonfinite_rows(observation: Array, mask: Array) -> Array:
+    """Where an observation `[T, *B, ...]` has an entry that is not finite, `[T, *B]`."""
+    if not jnp.issubdtype(observation.dtype, jnp.inexact):
+        return jnp.zeros(mask.shape, bool)
+    entries = tuple(range(mask.ndim, observation.ndim))
+    return (~jnp.isfinite(observation)).any(entries)

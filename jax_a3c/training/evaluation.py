@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.checks import check_choice
+from jax_a3c.checks import MAX_EPISODES, MAX_STEPS, check_choice, check_integer
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, to_bounds
 from jax_a3c.exploration import epsilon_greedy
 from jax_a3c.objectives import Network
@@ -34,15 +34,36 @@ Act = Callable[[Params, Array, Carry, Any, Any], tuple[Array, Carry, Array]]
 
 
 class Evaluation(NamedTuple):
-    """Results of complete episodes.
+    """Results of episodes.
 
     Attributes:
       returns: `[episodes]` float32. Undiscounted, in reward units.
       lengths: `[episodes]` int32. In environment steps.
+      cut: `[episodes]` bool. The evaluation ended that episode at its own limit of steps, the environment
+        did not. A time limit of the environment ends a whole episode.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
+    cut: np.ndarray
+
+
+class Standing(NamedTuple):
+    """How far an evaluation is.
+
+    Attributes:
+      ended: episodes that ended so far.
+      steps: steps that the environments took together so far.
+      remaining: how many more they will take, about: an episode is expected to last as long as those that
+        ended did on average; twice as long as it did, where that is past; to its limit while none ended.
+    """
+
+    ended: int
+    steps: int
+    remaining: float
+
+
+Report = Callable[[Standing], None]
 
 
 class _Loop(NamedTuple):
@@ -62,7 +83,8 @@ def evaluator(
     *,
     num_episodes: int,
     policy: str,
-    progress: Callable[[int], None] = lambda ended: None,
+    progress: Report = lambda standing: None,
+    max_episode_steps: int | None = None,
 ) -> Callable[[Params, Array], Evaluation]:
     """Build the function that plays `num_episodes` complete episodes; it compiles at its first call.
 
@@ -78,13 +100,22 @@ def evaluator(
       policy: `"greedy"` takes the mode of the policy, or the action of the largest value; `"sampled"` draws
         from the policy; `"epsilon-greedy"` takes a random action in 1 of 20 steps, by a network of action
         values.
-      progress: told how many episodes ended, on the host after each step, in JAX about every quarter of a
+      progress: told how far the evaluation is, on the host after each step, in JAX about every quarter of a
         second; what it raises ends the evaluation.
+      max_episode_steps: steps after which an episode is cut, at least 1; None for the time limit of the
+        environment, or `MAX_EPISODE_STEPS` if it has none.
 
     Returns:
       `(params, key) -> Evaluation`; the key is for start states and sampled actions.
+
+    Raises:
+      InputError: if a number is out of range or the policy is unknown.
     """
+    check_integer("num_episodes", num_episodes, 1, MAX_EPISODES)
     limit = env.spec.max_episode_steps or MAX_EPISODE_STEPS
+    if max_episode_steps is not None:
+        check_integer("max_episode_steps", max_episode_steps, 1, MAX_STEPS)
+        limit = min(limit, max_episode_steps)
     if isinstance(env, JaxEnvironment):
         return _on_device(env, network, num_episodes, policy, limit, progress)
     act = acting(network, policy)
@@ -114,6 +145,11 @@ def acting(network: Network, policy: str) -> Act:
     return act
 
 
+def _expected_rest(length: np.ndarray, typical: float, limit: int) -> np.ndarray:
+    """How much longer episodes may take that lasted so long, see `Standing`."""
+    return np.where(length < typical, typical - length, np.minimum(length, limit - length))
+
+
 def _on_host(
     factory: HostFactory,
     network: Network,
@@ -122,7 +158,7 @@ def _on_host(
     key: Array,
     num_episodes: int,
     limit: int,
-    progress: Callable[[int], None],
+    progress: Report,
 ) -> Evaluation:
     """Play on the host."""
     num_envs = min(num_episodes, MAX_HOST_ENVS)
@@ -132,30 +168,41 @@ def _on_host(
     try:
         open_games = np.full(num_envs, num_episodes // num_envs)
         open_games[: num_episodes % num_envs] += 1
-        returns, lengths = [], []
+        returns: list[float] = []
+        lengths: list[int] = []
+        cut: list[bool] = []
         score, length = np.zeros(num_envs), np.zeros(num_envs, np.int32)
         observation, reset = env.reset(), np.ones(num_envs, bool)
-        cut = np.zeros(num_envs, bool)  # counted at the limit; the next game waits for the end of this one
+        waits = np.zeros(num_envs, bool)  # its game was cut; the next one waits for the end of this one
         carry = network.initial_carry((num_envs,))
+        steps = 0
+
         while open_games.any():
             key, carry, action = act(params, key, carry, observation, reset)
             step = env.step(to_bounds(env.spec.action_space, np.asarray(action)))
             observation, reset = step.observation, step.ignored
-            plays = (open_games > 0) & ~cut
+            steps += 1
+
+            plays = (open_games > 0) & ~waits
             score += np.where(plays, step.score, 0.0)
             length += plays & ~step.ignored
             over = plays & (step.game_over | (length >= limit)) & (length > 0)
-            cut = (cut | over) & ~step.game_over
+            waits = (waits | over) & ~step.game_over
             if over.any():
                 returns += score[over].tolist()
                 lengths += length[over].tolist()
+                cut += (~step.game_over[over]).tolist()
                 score[over], length[over] = 0.0, 0
                 open_games -= over
-            progress(int(over.sum()))
-            if open_games.any() and cut[open_games > 0].all():  # an environment alone cannot be reset
+
+            typical = float(np.mean(lengths)) if lengths else limit
+            rest = _expected_rest(length, typical, limit) + (open_games - 1) * typical
+            remaining = np.max(rest, where=open_games > 0, initial=0.0)
+            progress(Standing(len(lengths), steps, float(remaining)))
+            if open_games.any() and waits[open_games > 0].all():  # an environment alone cannot be reset
                 observation, reset = env.reset(), np.ones(num_envs, bool)
-                cut[:] = False
-        return Evaluation(np.array(returns, np.float32), np.array(lengths, np.int32))
+                waits[:] = False
+        return Evaluation(np.array(returns, np.float32), np.array(lengths, np.int32), np.array(cut))
     finally:
         env.close()
 
@@ -166,7 +213,7 @@ def _on_device(
     num_episodes: int,
     policy: str,
     limit: int,
-    progress: Callable[[int], None],
+    progress: Report,
 ) -> Callable[[Params, Array], Evaluation]:
     """Play inside a compiled loop, which comes back after `SLICE` seconds or so and goes on."""
     check_choice("policy", policy, ACTIONS)
@@ -201,21 +248,24 @@ def _on_device(
         return _Loop(key, env_state, observation, carry, true, true, zeros, zeros.astype(jnp.int32))
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def go_on(params: Params, loop: _Loop, until: Array) -> tuple[_Loop, Array]:
+    def go_on(params: Params, loop: _Loop, until: Array) -> tuple[_Loop, Array, Array]:
         def unfinished(loop: _Loop) -> Array:
             return jnp.any(loop.running) & (loop.lengths.max() < until)
 
         loop = jax.lax.while_loop(unfinished, lambda loop: step(params, loop), loop)
-        return loop, loop.running.sum()
+        return loop, loop.running.sum(), jnp.sum(loop.lengths, where=~loop.running, dtype=jnp.float32)
 
     def play(params: Params, key: Array) -> Evaluation:
         loop, steps, until, running = begin(key), 1, 0, num_episodes
         while running and until < limit:
-            until, before, called = min(until + steps, limit), running, time.perf_counter()
-            loop, left = go_on(params, loop, np.int32(until))
+            until, called = min(until + steps, limit), time.perf_counter()
+            loop, left, lengths = go_on(params, loop, np.int32(until))
             running = int(left)
-            progress(before - running)
+            ended = num_episodes - running
+            typical = float(lengths) / ended if ended else limit
+            remaining = float(_expected_rest(np.array(until), typical, limit)) if running else 0.0
+            progress(Standing(ended, until, remaining))
             steps = 2 * steps if time.perf_counter() - called < SLICE / 2 else max(1, steps // 2)
-        return Evaluation(*jax.device_get((loop.returns, loop.lengths)))
+        return Evaluation(*jax.device_get((loop.returns, loop.lengths, loop.running)))
 
     return play

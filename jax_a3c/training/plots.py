@@ -1,22 +1,57 @@
 """Learning curves of runs."""
 
-from collections.abc import Sequence
+import dataclasses
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_a3c.checks import InputError
+from jax_a3c.methods import METHODS
 from jax_a3c.training.run_directory import RunDirectory, check_recorded
+from jax_a3c.training.settings import FOREIGN, Settings, kind_of
 
 WINDOW = 9
-"""Lines of `metrics.jsonl` over which a curve is averaged; the single lines are shown faintly."""
+"""Lines of `metrics.jsonl` over which a curve is averaged; the single lines of one run are shown faintly."""
+POINTS = 200
+"""Of the grid on which the runs of a set are averaged: as many as a run writes lines."""
+UNSEEN = frozenset({"seed", "eval_episodes", "eval_max_steps", "eval_policy", "worker_timeout"})
+"""Settings that tell no curve from another: the seed, and those that training does not depend on."""
+LINE = 100
+"""Characters of the legend that stand on one line."""
+SHOWN_SETTINGS = 4
+"""Settings that a label names; of more it gives the number."""
+SHOWN_CHARACTERS = 24
+"""Of a value in a label."""
+
+
+class Curve(NamedTuple):
+    """The learning curve of one run, or the mean of several.
+
+    Attributes:
+      x: environment steps, or seconds of training.
+      mean: of the returns.
+      low: smallest return of a run; None for a single run.
+      high: largest return of a run; None for a single run.
+    """
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
 
 def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
     """Draw the mean return of training episodes against environment steps and against seconds.
 
+    Runs that differ in nothing but the seed are one set: a line for their mean, a band from the smallest to
+    the largest. Each set has a colour of its own and a label, see `sets_of`.
+
     Args:
-      runs: at least one; runs of the same method and environment get the same colour.
+      runs: at least one; each is drawn once.
       output: the PNG file to write.
 
     Returns:
@@ -33,32 +68,31 @@ def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
         raise InputError("plots need the extra of that name: pip install 'jax-a3c[plots]'") from None
     if output.suffix != ".png":
         raise InputError(f"output must end in .png, got {str(output)!r}")
-    names = list(dict.fromkeys(" ".join(run.config()[:2]) for run in runs))
-    columns = max(1, min(3, len(names), 100 // max(map(len, names), default=1)))
-    rows = -(-len(names) // columns)
+
+    sets = sets_of(runs)
+    labels = [textwrap.fill(label, LINE, subsequent_indent="   ") for label in sets]
+    columns = max(1, min(3, len(sets), LINE // max(map(len, sets), default=1)))
+    rows = -(-sum(label.count("\n") + 1 for label in labels) // columns)
     # Figure and canvas without pyplot: no global state, no choice of a window system.
     figure = Figure(figsize=(9, 3.6 + 0.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
-    cycle = (
-        [f"C{i}" for i in range(10)]
-        if len(names) <= 10
-        else colormaps["turbo"](np.linspace(0, 1, len(names)))
-    )
-    colours = dict(zip(names, cycle, strict=False))
-    for run in runs:
-        colour = colours[" ".join(run.config()[:2])]
-        steps, seconds, returns = _curve(run)
-        for axis, x in zip(axes, (steps, seconds), strict=True):
-            axis.plot(x, returns, color=colour, alpha=0.25, linewidth=1)
-            axis.plot(x, _smooth(returns), color=colour, linewidth=2)
+    colours: Any = [f"C{i}" for i in range(10)]
+    if len(sets) > 10:
+        colours = colormaps["turbo"](np.linspace(0, 1, len(sets)))
+
+    for label, members, colour in zip(labels, sets.values(), colours, strict=False):
+        recorded = [_recorded(run) for run in members]
+        for axis, x in zip(axes, ("env_steps", "seconds"), strict=True):
+            curves = [Curve(columns_of[x], columns_of["episode_return"]) for columns_of in recorded]
+            _draw(axis, curves, colour)
+        axes[1].plot([], [], color=colour, linewidth=2, label=label)
+
     for axis, name in zip(axes, ("environment steps", "seconds of training"), strict=True):
         axis.set_xlabel(name)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean return of training episodes")
-    for name, colour in colours.items():
-        axes[1].plot([], [], color=colour, linewidth=2, label=name)
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -68,8 +102,124 @@ def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
     return output
 
 
-def _curve(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, seconds and mean return of the lines in which an episode ended."""
+def sets_of(runs: Sequence[RunDirectory]) -> dict[str, list[RunDirectory]]:
+    """Group runs that differ in nothing but the seed.
+
+    Args:
+      runs: in the order in which their sets are drawn; a folder that stands there twice counts once.
+
+    Returns:
+      The runs of each set by its label: method, environment, the settings in which sets of one method and
+      environment differ, and how many seeds or runs it has, if there are several.
+    """
+    found: dict[Any, list[tuple[RunDirectory, int]]] = {}
+    paths = set()
+    for run in runs:
+        path = run.path.resolve()
+        if path in paths:
+            continue
+        paths.add(path)
+        method, env_id, settings = run.config()
+        found.setdefault((method, env_id, _seen(settings)), []).append((run, settings.seed))
+
+    names = _differing(found)
+    labels = [_label(method, env_id, dict(seen), names) for method, env_id, seen in found]
+    counts = Counter(labels)
+    sets: dict[str, list[RunDirectory]] = {}
+    for label, members in zip(labels, found.values(), strict=True):
+        if counts[label] > 1:  # shortened to the same words
+            label = f"{label} [{members[0][0].path.name}]"
+        sets[label + _count([seed for _, seed in members])] = [run for run, _ in members]
+    return sets
+
+
+def averaged(curves: Sequence[Curve]) -> Curve | None:
+    """Return the mean of several curves with their range, on a grid over the x that all of them have.
+
+    Args:
+      curves: at least one, each with increasing x.
+
+    Returns:
+      The mean, smallest and largest value at each point; between two points of a curve its value is
+      interpolated. None if no x is common to all.
+    """
+    start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+    if start >= end:
+        return None
+    x = np.linspace(start, end, POINTS)
+    values = np.stack([np.interp(x, curve.x, curve.mean) for curve in curves])
+    return Curve(x, values.mean(0), values.min(0), values.max(0))
+
+
+def _draw(axis: Any, curves: Sequence[Curve], colour: Any) -> None:
+    """Draw the runs of a set: one with its single lines, several as their mean and range."""
+    smooth = [Curve(curve.x, _smooth(curve.mean)) for curve in curves]
+    faint: dict[str, Any] = {"color": colour, "alpha": 0.25, "linewidth": 1}
+    if len(curves) == 1:
+        axis.plot(curves[0].x, curves[0].mean, **faint)
+        axis.plot(smooth[0].x, smooth[0].mean, color=colour, linewidth=2)
+        return
+
+    mean = averaged(smooth)
+    end = -np.inf
+    if mean is not None:
+        axis.fill_between(mean.x, mean.low, mean.high, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(mean.x, mean.mean, color=colour, linewidth=2)
+        end = mean.x[-1]
+
+    # Where not all runs are a mean would jump: what the longer ones did then is shown by itself.
+    for curve in smooth:
+        longer = curve.x >= end
+        axis.plot(curve.x[longer], curve.mean[longer], **faint)
+
+
+def _seen(settings: Settings) -> tuple[tuple[str, Any], ...]:
+    """The settings that tell one curve from another, by name."""
+    return tuple(item for item in dataclasses.asdict(settings).items() if item[0] not in UNSEEN)
+
+
+def _differing(sets: Iterable[tuple[str, str, tuple[tuple[str, Any], ...]]]) -> list[str]:
+    """The names of the settings in which sets of one method and environment differ."""
+    values: dict[tuple[str, str, str], set[Any]] = {}
+    for method, env_id, seen in sets:
+        for name, value in seen:
+            values.setdefault((method, env_id, name), set()).add(value)
+    return list(dict.fromkeys(name for (*_, name), different in values.items() if len(different) > 1))
+
+
+def _label(method: str, env_id: str, settings: dict[str, Any], names: Sequence[str]) -> str:
+    """What the legend says of a set, apart from its runs."""
+    kinds = (METHODS[method].runner, kind_of(method))
+    foreign = {name for kind in kinds for name in FOREIGN.get(kind, ("", ()))[1]}
+    named = [name for name in names if name not in foreign]
+    words = [f"{name}={_short(settings[name])}" for name in named[:SHOWN_SETTINGS]]
+    if len(named) > SHOWN_SETTINGS:
+        words.append(f"{len(named) - SHOWN_SETTINGS} more settings")
+    return ", ".join([f"{method} {env_id}", *words])
+
+
+def _short(value: Any) -> str:
+    """The text of a value, cut where it is long."""
+    if isinstance(value, tuple):
+        text = "(" + " ".join(map(_short, value)) + ")"
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = f"{value:,}" if value < 10**6 else f"{value:g}"
+    else:
+        text = str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
+
+
+def _count(seeds: Sequence[int]) -> str:
+    """How many runs a set has, if there are several: seeds, where they are different ones."""
+    if len(seeds) == 1:
+        return ""
+    return f" ({len(seeds)} {'seeds' if len(set(seeds)) == len(seeds) else 'runs'})"
+
+
+def _recorded(run: RunDirectory) -> dict[str, np.ndarray]:
+    """Steps, seconds and mean return of the lines in which an episode ended, by name."""
     rows = [row for row in run.metrics() if row.get("episode_return") is not None]
     if not rows:
         raise InputError(f"{str(run.path)!r} has recorded no complete episode yet")
@@ -77,8 +227,7 @@ def _curve(run: RunDirectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for name, column in columns.items():
         for value in column:
             check_recorded(f"{name} in {run.path / 'metrics.jsonl'}", value)
-    steps, seconds, returns = (np.asarray(column, float) for column in columns.values())
-    return steps, seconds, returns
+    return {name: np.asarray(column, float) for name, column in columns.items()}
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,9 @@ from jax_a3c.types import Progress
 ROWS = 200
 """Lines of `metrics.jsonl` that a run writes by itself, evenly over its steps; each checkpoint adds one."""
 PER_EPISODE = ("episode_return", "episode_length")
-COUNTS = ("episodes", "nonfinite_gradients")
+NONFINITE = ("nonfinite_gradients", "nonfinite_rewards", "nonfinite_observations")
+"""Updates that were skipped, and updates whose data were not finite."""
+COUNTS = ("episodes", *NONFINITE)
 MAX_NONFINITE = 100
 """Updates in a row whose gradient is not finite, after which a run is given up."""
 
@@ -41,7 +43,7 @@ class Recorder:
         self._run = run
         self._interval = total_timesteps / ROWS
         self._base = self._last = self.progress
-        self._finite, self._finite_at = 0, self.progress.updates
+        self._accepted_before = self._accepted = self.progress  # before and at the last accepted update
         self._refused = False
         self._bar = tqdm(
             **{"total": total_timesteps, "initial": min(self.progress.env_steps, total_timesteps)},
@@ -58,14 +60,13 @@ class Recorder:
         """Record what happened since the last line, if that is enough for a new one."""
         before = self._base.metric_sums
         sums = {name: before.get(name, 0.0) + value for name, value in progress.metric_sums.items()}
-        seconds = self._base.seconds + progress.seconds
+        seconds, previous = self._base.seconds + progress.seconds, self.progress
         self.progress = progress = progress._replace(seconds=seconds, metric_sums={**before, **sums})
         # The last update of a run overshoots its total.
         self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
         # While threads count, a sum may be ahead of the updates: what it lacks then, it never exceeds later.
-        finite = progress.updates - int(progress.metric_sums.get("nonfinite_gradients", 0))
-        if finite > self._finite:
-            self._finite, self._finite_at = finite, progress.updates
+        if accepted_updates(progress) > accepted_updates(self._accepted):
+            self._accepted_before, self._accepted = previous, progress
         if progress.env_steps - self._last.env_steps >= self._interval:
             self.write()
 
@@ -76,8 +77,26 @@ class Recorder:
 
     @property
     def failed(self) -> bool:
-        """So many updates in a row had no finite gradient that there is no sense in going on."""
-        return self.progress.updates - self._finite_at >= MAX_NONFINITE
+        """So many updates in a row had no finite gradient that training must stop."""
+        return self.progress.updates - self._accepted.updates >= MAX_NONFINITE
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Every update of the run was skipped, and there was one."""
+        return self.progress.updates > 0 and accepted_updates(self.progress) <= 0
+
+    def skipped(self, env_id: str, *, recent: bool = False) -> str:
+        """Say why updates were skipped, and what to do.
+
+        Args:
+          env_id: the environment's.
+          recent: of the updates since the last accepted one, not of the whole run.
+        """
+        # What came just before the last accepted update may be the cause: it stays in a recurrent state.
+        start = self._accepted_before if recent else Progress(0, 0, 0.0, {}, [])
+        before, now = start.metric_sums, self.progress.metric_sums
+        counts = {name: int(now.get(name, 0) - before.get(name, 0)) for name in NONFINITE}
+        return explanation(env_id, counts, self.progress.updates - start.updates)
 
     def write(self) -> None:
         """Record what happened since the last line; if the disk refuses, the next line will tell it."""
@@ -107,6 +126,32 @@ class Recorder:
             self.write()
         finally:
             self._bar.close()
+
+
+def accepted_updates(progress: Progress) -> int:
+    """Return how many updates of a run changed its parameters."""
+    return progress.updates - int(progress.metric_sums.get("nonfinite_gradients", 0))
+
+
+def explanation(env_id: str, counts: dict[str, int], updates: int) -> str:
+    """Say why the gradients of some updates were not finite, and what to do.
+
+    Args:
+      env_id: the environment's.
+      counts: of these updates, by `NONFINITE`.
+      updates: how many there were.
+
+    Returns:
+      The environment and what it returned, if that was not finite; else what to change in the settings.
+    """
+    kinds = {"rewards": counts["nonfinite_rewards"], "observations": counts["nonfinite_observations"]}
+    returned = [f"{kind} that are not finite in {n:,}" for kind, n in kinds.items() if n]
+    if returned:
+        return f"{env_id} returned {' and '.join(returned)} of {updates:,} updates: mend the environment"
+    return (
+        f"rewards and observations of {env_id} were finite: try a smaller learning_rate or a reward_scale "
+        "nearer to 0"
+    )
 
 
 def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:

@@ -24,7 +24,7 @@ PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "env
 INITIAL = "initial_params.safetensors"
 SUMMARY_NUMBERS = (
     *("env_steps", "seconds", "env_steps_per_second"),
-    *("eval_return_mean", "eval_return_std", "eval_episodes"),
+    *("eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut"),
 )
 """What other programs compute with, in `summary.json`: numbers or null."""
 
@@ -128,7 +128,7 @@ class RunDirectory:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`; OSError if the disk does not take all of it."""
-        append_line(self.path / "metrics.jsonl", json.dumps(_finite(row)))
+        append_line(self.path / "metrics.jsonl", json.dumps(without_nan(row)))
 
     def forget_after(self, env_steps: int) -> None:
         """Take back what a run wrote after a checkpoint: later lines of metrics, a torn one, the summary.
@@ -144,7 +144,7 @@ class RunDirectory:
 
     def append_evaluation(self, row: dict[str, Any]) -> None:
         """Add one line to `evaluations.jsonl`: the steps of a checkpoint, and what it achieved."""
-        append_line(self.path / "evaluations.jsonl", json.dumps(_finite(row)))
+        append_line(self.path / "evaluations.jsonl", json.dumps(without_nan(row)))
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The lines of `evaluations.jsonl`, none if there is no such file."""
@@ -208,7 +208,7 @@ class RunDirectory:
             tell(f"{str(self.path)!r} ended at {ended:,} steps, its newest whole checkpoint has {steps:,}")
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        write_whole(self.path / name, (json.dumps(_finite(content), indent=2) + "\n").encode())
+        write_whole(self.path / name, (json.dumps(without_nan(content), indent=2) + "\n").encode())
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         path, rows = self.path / name, []
@@ -327,11 +327,11 @@ def _object(text: bytes) -> dict[str, Any]:
     return value
 
 
-def _finite(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN, and no numbers of NumPy: what is not finite becomes null."""
     value = plain(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,7 +17,7 @@ from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.training import plots
 from jax_a3c.training.checkpoints import STATE, VARIABLES, Checkpoint, flatten, refit, unflatten
 from jax_a3c.training.experiment import Experiment
-from jax_a3c.training.recorder import MAX_NONFINITE, Recorder
+from jax_a3c.training.recorder import MAX_NONFINITE, NONFINITE, Recorder
 from jax_a3c.training.results import EvaluationStopped, evaluate
 from jax_a3c.training.run_directory import RunDirectory, environment
 from jax_a3c.training.settings import RunOptions, Settings
@@ -26,9 +26,9 @@ from jax_a3c.types import Array, Params, Progress
 
 SUMMARY = (
     *("method", "env", "seed", "status", "env_steps", "updates", "seconds", "compile_seconds"),
-    *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes"),
+    *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut"),
 )
-"""Keys that every `summary.json` has; null where a run did not come so far."""
+"""Keys that every `summary.json` has; null where a run did not come so far, or was not evaluated."""
 CHECKPOINTS_SHARE = 0.05
 """Of the time of a run that its checkpoints may take: on a slow disk they become rarer."""
 REPORTS = 0.05
@@ -85,12 +85,8 @@ class Session:
         try:
             params = self._train()
             self._recorder.close()
-            if self._recorder.failed:
-                raise FloatingPointError(
-                    f"no gradient was finite in the last {MAX_NONFINITE} updates and more; the "
-                    "parameters of before are saved: try a smaller learning_rate or reward_scale"
-                )
-            if not self._stopped.is_set():
+            self._check_learned()
+            if self._settings.eval_episodes and not self._stopped.is_set():
                 summary |= self._evaluate(params, self._evaluation_key)
             summary["status"] = "interrupted" if self._stopped.is_set() else "completed"
         except InputError:
@@ -109,6 +105,27 @@ class Session:
                 self._run.write_summary(summary)
                 self._draw()
         return summary
+
+    def _check_learned(self) -> None:
+        """Raise FloatingPointError after a run that learned nothing, now or ever; tell of skipped updates."""
+        recorder, env_id = self._recorder, self._experiment.env.spec.id
+        saved = "the parameters before them are saved"
+        if recorder.failed:
+            raise FloatingPointError(
+                f"no gradient was finite in the last {MAX_NONFINITE} updates and more; {saved}: "
+                f"{recorder.skipped(env_id, recent=True)}"
+            )
+        if recorder.learned_nothing and not self._stopped.is_set():
+            raise FloatingPointError(
+                f"no gradient was finite in any of {recorder.progress.updates:,} updates; {saved}: "
+                f"{recorder.skipped(env_id)}"
+            )
+        skipped = int(recorder.progress.metric_sums.get("nonfinite_gradients", 0))
+        if skipped:
+            tell(
+                f"{skipped:,} of {recorder.progress.updates:,} updates were skipped, because their gradients "
+                f"were not finite: {recorder.skipped(env_id)}"
+            )
 
     def _train(self) -> Params:
         """Slices of training, each until the next checkpoint, evaluation or end; the parameters learned."""
@@ -253,7 +270,7 @@ class Session:
             "updates_per_worker": progress.updates_per_worker,
             "mean_staleness": progress.mean_staleness,
             "max_staleness": progress.max_staleness,
-            "nonfinite_gradients": int(progress.metric_sums.get("nonfinite_gradients", 0)),
+            **{name: int(progress.metric_sums.get(name, 0)) for name in NONFINITE},
             "resumed": self._facts["resumed"],
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }

@@ -71,8 +71,11 @@ class Settings:
       initial_stddev: actor-critic: of a continuous policy with variance=parameter, in action units.
       dueling: value-based: the network adds a state value and advantages up to action values.
       init: of the weights; torch is the paper's.
-      eval_episodes: complete episodes of the evaluation at the end, at most 1e6, for each policy: greedy and
-        sampled for actor-critic methods, greedy and epsilon-greedy (0.05) for value-based ones.
+      eval_episodes: episodes of the evaluation at the end, at most 1e6, for each policy: greedy and sampled
+        for actor-critic methods, greedy and epsilon-greedy (0.05) for value-based ones. 0 for no evaluation.
+      eval_max_steps: environment steps of an evaluation, of which each game of each policy gets an equal
+        share; a game that takes longer is cut, and counted in eval_episodes_cut. None for a tenth of
+        total_timesteps, but at least 3,000 steps per game: few tasks but Atari have longer ones.
       eval_policy: the one of them whose evaluation counts as the run's result.
     """
 
@@ -119,6 +122,7 @@ class Settings:
     dueling: bool = False
     init: Literal["orthogonal", "torch"] = "orthogonal"
     eval_episodes: int = 100
+    eval_max_steps: int | None = None
     eval_policy: Literal["greedy", "sampled", "epsilon-greedy"] = "greedy"
 
     def __post_init__(self) -> None:
@@ -139,7 +143,8 @@ class RunOptions:
         twentieth of the time. One more is written at the end, and when the run is interrupted.
       keep_checkpoints: how many of the newest ones are kept, beside the best.
       eval_interval: environment steps between two evaluations during training; None for none but that at the
-        end. The checkpoint with the highest result is kept as the best.
+        end. Each of them may take as many steps as that at the end. The checkpoint with the highest result is
+        kept as the best.
     """
 
     quiet: bool = False
@@ -182,7 +187,7 @@ _HINTS = get_type_hints(Settings)
 _BOUNDS: dict[str, dict[str, Any]] = {
     "total_timesteps": {"low": 1, "high": MAX_STEPS},
     "seed": {"low": 0},
-    "eval_episodes": {"low": 1, "high": MAX_EPISODES},
+    "eval_episodes": {"low": 0, "high": MAX_EPISODES},
     "hidden": {"low": 1},
     "lstm_size": {"low": 1},
     "learning_rate": {"low": 0.0},
@@ -196,6 +201,11 @@ _KINDS = {int: "integers", float: "numbers", str: "strings"}
 
 def _check_type(name: str, hint: Any, value: Any) -> None:
     """Refuse a value that is not of the type that its annotation says."""
+    if type(None) in get_args(hint):
+        if value is None:
+            return
+        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
+
     if hint is bool:
         check_boolean(name, value)
     elif hint is int:
@@ -209,7 +219,7 @@ def _check_type(name: str, hint: Any, value: Any) -> None:
         check_tuple(name, value, _KINDS[entry])
         for one in value:
             _check_type(name, entry, one)
-    elif value is not None or hint is float:
+    else:
         check_number(name, value, **_BOUNDS.get(name, {}))
 
 
@@ -268,7 +278,8 @@ def check_method(method: str, settings: Settings) -> None:
       settings: of a run with that method.
 
     Raises:
-      InputError: if a setting differs from its default that the method has no use for.
+      InputError: if a setting differs from its default that the method has no use for, or `eval_max_steps`
+        has not a step for each game.
     """
     check_choice("method", method, METHODS)
     if not isinstance(settings, Settings):
@@ -282,7 +293,31 @@ def check_method(method: str, settings: Settings) -> None:
                 raise InputError(
                     f"{name} is a setting of {whose}; {method} is {kind}: leave it out, got {shown(value)}"
                 )
-    check_choice(f"eval_policy of {method}", settings.eval_policy, POLICIES[kind_of(method)])
+    policies = POLICIES[kind_of(method)]
+    check_choice(f"eval_policy of {method}", settings.eval_policy, policies)
+    games = len(policies) * settings.eval_episodes
+    if settings.eval_max_steps is not None and settings.eval_max_steps < games:
+        raise InputError(
+            f"eval_max_steps must be at least {games}, a step for each game of eval_episodes="
+            f"{settings.eval_episodes} times {len(policies)} policies, got {settings.eval_max_steps}"
+        )
+
+
+def check_options(settings: Settings, options: RunOptions) -> None:
+    """Refuse options that contradict the settings of a run.
+
+    Args:
+      settings: of the run.
+      options: what it does besides training.
+
+    Raises:
+      InputError: if evaluations during training are asked for, and none of them has an episode.
+    """
+    if options.eval_interval is not None and settings.eval_episodes == 0:
+        raise InputError(
+            f"eval_interval={options.eval_interval} needs eval_episodes of at least 1, got 0: leave one of "
+            "them out"
+        )
 
 
 def kind_of(method: str) -> str:

@@ -12,7 +12,7 @@ from jax_a3c.training.files import locked
 from jax_a3c.training.recorder import tensorboard_parts
 from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.session import Session
-from jax_a3c.training.settings import RunOptions, Settings, check_method, differences
+from jax_a3c.training.settings import RunOptions, Settings, check_method, check_options, differences
 from jax_a3c.training.signals import stop_on_signal, tell
 
 
@@ -24,6 +24,7 @@ def train(
     *,
     options: RunOptions | None = None,
     initial_params: Path | None = None,
+    origin: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
@@ -38,6 +39,8 @@ def train(
       run_dir: folder to write to.
       options: what the run does beside training; the defaults if None.
       initial_params: parameters to start from, as `checkpoints.export_params` writes them.
+      origin: where the settings come from, a line for whoever watches once nothing is refused any more; None
+        for no such line.
 
     Returns:
       The summary, as in `summary.json`.
@@ -60,6 +63,8 @@ def train(
         )
     params = None if initial_params is None else import_params(initial_params, experiment.parameters_like())
     run = RunDirectory.create(run_dir, method, env_id, settings, options, params)
+    if origin is not None:
+        tell(origin)
     with locked(run.path), stop_on_signal() as stopped:
         return Session(run, method, settings, options, experiment, stopped).run()
 
@@ -140,6 +145,7 @@ def stored_run(
 def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:
     """The parts of a run, after all checks that need nothing of it."""
     check_kind("options", options, RunOptions)
+    check_options(settings, options)
     if METHODS[method].runner == "asynchronous":
         use_worker_threads()
     if options.tensorboard:

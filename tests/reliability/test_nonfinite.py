@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -240,18 +241,88 @@ def test_what_is_not_finite_at_a_random_update(count, figure):
     )
 
 
+def words_of(method, path, *more):
+    """A command on an environment of the host whose rewards or observations become NaN."""
+    words = [
+        "train",
+        method,
+        "gymnasium:breaking:NotANumber-v0",
+        "--quiet",
+        "--num-envs",
+        "2",
+        "--hidden",
+        "8",
+    ]
+    words += ["--eval-episodes", "1", "--run-dir", str(path), *more]
+    return words + (["--num-workers", "2", "--no-stop-at-episode-end"] if method == "a3c" else [])
+
+
 @pytest.mark.parametrize(
     ("method", "more"), [("a2c", ()), ("a3c", ("--normalize-observations", "--normalize-rewards", "--lstm"))]
 )
 def test_a_hundred_in_a_row_end_the_run(method, more, tmp_path, capsys):
     pytest.importorskip("gymnasium")
     run = RunDirectory(tmp_path / "run")
-    words = ["train", method, "gymnasium:breaking:NotANumber-v0", "--total-timesteps", "1e9", "--quiet"]
-    words += ["--num-envs", "2", "--hidden", "8", "--lstm-size", "8", *more, "--run-dir", str(run.path)]
+    words = words_of(method, run.path, "--total-timesteps", "1e9", "--lstm-size", "8", *more)
     assert cli.main(words) == 1
     told = capsys.readouterr().err.splitlines()
     assert "no gradient was finite in the last 100 updates" in told[-1] and "Traceback" not in "".join(told)
+    blamed = (
+        r"gymnasium:breaking:NotANumber-v0 returned rewards that are not finite in \d+ of \d+ updates: mend"
+    )
+    assert re.search(blamed, told[-1]) and "learning_rate" not in told[-1]
     summary, checkpoint = run.summary(), run.checkpoints.load("last")
     assert summary["status"] == "failed" and summary["nonfinite_gradients"] >= 100
+    assert summary["nonfinite_rewards"] >= 100 and summary["nonfinite_observations"] == 0
     assert 0 < int(checkpoint.path.stem) == summary["env_steps"]
     assert finite(checkpoint.arrays)
+
+
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+@pytest.mark.parametrize(
+    ("options", "returned"),
+    [
+        (["first=1"], "rewards that are not finite in {0} of {0} updates"),
+        (["first=1000000", "blind=1"], "observations that are not finite in {0} of {0} updates"),
+    ],
+)
+def test_a_short_run_without_an_accepted_update_is_no_success(method, options, returned, tmp_path, capsys):
+    pytest.importorskip("gymnasium")
+    run = RunDirectory(tmp_path / "run")
+    words = words_of(
+        method, run.path, "--total-timesteps", "400", "--num-steps", "5", "--env-options", *options
+    )
+    assert cli.main(words) == 1
+    summary, told = run.summary(), capsys.readouterr().err.splitlines()[-1]
+    updates = summary["updates"]
+    assert 40 <= updates < 100 and summary["nonfinite_gradients"] == updates
+    assert summary["status"] == "failed" and summary["eval_return_mean"] is None
+    assert f"no gradient was finite in any of {updates} updates" in told and told[-200:] in summary["error"]
+    blamed = f"gymnasium:breaking:NotANumber-v0 returned {returned.format(updates)}: mend the environment"
+    assert blamed in told and "learning_rate" not in told
+
+
+@pytest.mark.parametrize("method", ["a2c", "a3c"])
+def test_finite_data_leave_the_learning_rate_to_blame(method, tmp_path, capsys):
+    run = RunDirectory(tmp_path / "run")
+    words = ["train", method, "gymnax:CartPole-v1", "--reward-scale", "1e38", "--total-timesteps", "1600"]
+    words += ["--num-envs", "8", "--num-steps", "5", "--quiet", "--run-dir", str(run.path), "--hidden", "8"]
+    assert cli.main(words + (["--no-stop-at-episode-end"] if method == "a3c" else [])) == 1
+    summary, told = run.summary(), capsys.readouterr().err.splitlines()[-1]
+    assert summary["status"] == "failed" and 40 <= summary["updates"] < 100
+    assert f"no gradient was finite in any of {summary['updates']} updates" in told
+    assert "rewards and observations of gymnax:CartPole-v1 were finite: try a smaller learning_rate" in told
+    assert summary["nonfinite_rewards"] == summary["nonfinite_observations"] == 0
+
+
+def test_a_run_with_some_skipped_updates_is_complete_and_says_so(tmp_path, capsys):
+    """40 updates of 2 x 5 steps; the rewards of the first 100 steps of each environment are fine."""
+    pytest.importorskip("gymnasium")
+    run = RunDirectory(tmp_path / "run")
+    more = ("--total-timesteps", "400", "--num-steps", "5", "--env-options", "first=111")
+    assert cli.main(words_of("a2c", run.path, *more)) == 0
+    summary, told = run.summary(), capsys.readouterr().err
+    assert summary["status"] == "completed" and summary["updates"] > summary["nonfinite_gradients"] > 0
+    assert summary["nonfinite_rewards"] == summary["nonfinite_gradients"]
+    skipped = f"{summary['nonfinite_gradients']} of {summary['updates']} updates were skipped"
+    assert skipped in told and "returned rewards that are not finite in" in told
