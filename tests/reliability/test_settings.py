@@ -21,12 +21,22 @@ from jax_a3c.training.settings import FOREIGN, Settings, resolve
 
 pytestmark = pytest.mark.unoptimized
 AT_ONCE, REPEATS = 0.1, 10
-"""Seconds in which a refusal must come; one that took half of them is asked for again so often, since the
-machine may have been busy, and the shortest time counts."""
+"""Seconds in which a refusal must come, by the full counts; one that took half of them is asked for again so
+often, since the machine may have been busy, and the shortest time counts."""
 CONFIGS = (
     *(A2CConfig, A3CConfig, ActionValueConfig, ActorCriticConfig, ObjectiveConfig, RunnerConfig),
     *(SynchronousConfig, AsynchronousConfig),
 )
+
+
+@pytest.fixture
+def compiled():
+    """Names of the programs that are compiled during a test."""
+    found = []
+    listener = lambda event, seconds, **more: found.append(event) if "backend_compile" in event else None  # noqa
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield found
+    print("COMPILED", len(found))
 
 
 def refused(ask):
@@ -100,7 +110,7 @@ def test_every_setting_is_generated():
         assert {field.name for field in dataclasses.fields(config)} <= set(generated.FIELDS)
 
 
-def test_generated_settings_in_python(count, figure, tmp_path):
+def test_generated_settings_in_python(compiled, count, figure, tmp_path):
     rng = np.random.default_rng(0)
     for warm_up in (generated.VECTOR, generated.IMAGE, generated.CATEGORIES, "envpool:x", "gymnasium:x"):
         refused(lambda env_id=warm_up: python(generated.Case("one-step-sarsa", env_id, {"double_q": True})))
@@ -120,6 +130,7 @@ def test_generated_settings_in_python(count, figure, tmp_path):
         assert case.field in answer[0], (case, answer)
         assert case.value is None or case.value in answer[0], (case, answer)
         seconds.append(answer[1])
+        print(case.field, len(compiled), answer[1])
     report(figure, "settings in Python", total, seconds)
 
 
