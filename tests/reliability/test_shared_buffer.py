@@ -10,7 +10,7 @@ from jax_a3c.hogwild import SharedParameters, aligned_empty
 
 SIZE, NUM_THREADS = 4096, 8
 MAX_LOST = 1e-3
-"""Of the updates of an element, without a lock, by the full counts: a busy machine interrupts more of them."""
+"""Of the updates of an element, without a lock, by the full counts: a busy machine interrupts more."""
 
 
 @pytest.fixture(autouse=True)
