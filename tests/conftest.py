@@ -1,19 +1,15 @@
 """Settings of the whole suite."""
 
-import contextlib
-import ctypes
-import gc
 import json
 import time
 from pathlib import Path
 
 import hypothesis
 import jax
+import memory
 import pytest
 
 FIGURES = Path(__file__).parent / "reliability" / "figures"
-MAX_RESIDENT_BYTES = 2 * 10**9
-"""Memory that a process of the suite may take at any time."""
 
 # An example takes its time on a busy machine.
 hypothesis.settings.register_profile(
@@ -32,39 +28,8 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory(request):
     """Drop what a module compiled at its end, and check how much memory the process took meanwhile."""
-    _release_memory()
-    _reset_peak()
-    yield
-    peak = _peak_resident_bytes()
-    _release_memory()
-
-    assert peak <= MAX_RESIDENT_BYTES, (
-        f"the process took up to {peak / 1e9:.1f} GB in {request.node.nodeid}; expected at most "
-        f"{MAX_RESIDENT_BYTES / 1e9:.1f} GB: compile smaller programs, or keep fewer of them"
-    )
-
-
-def _release_memory():
-    """Give the memory of compiled programs back to the system."""
-    jax.clear_caches()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _reset_peak():
-    """Let the peak of the memory start at what is in use, where the system can do that."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_resident_bytes():
-    """Return the peak of the resident memory, 0 where the system has no `/proc`."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    with memory.bounded(request.node.nodeid):
+        yield
 
 
 @pytest.fixture(autouse=True)
