@@ -26,7 +26,7 @@ train: $(INSTALLED)  ## train A2C and A3C on CartPole in a new runs/<time> and p
 	$(BIN)/jax-a3c train a3c gymnax:CartPole-v1 --run-dir $(RUNS)/a3c-cartpole
 	$(BIN)/jax-a3c plot $(RUNS)/a2c-cartpole $(RUNS)/a3c-cartpole --output $(RUNS)/learning_curve.png
 
-test: $(INSTALLED)  ## all tests and the doctests, on up to eight processes
+test: $(INSTALLED)  ## all tests and the doctests, on up to eight processes of 2 GB at most
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 test-reliability: $(INSTALLED)  ## kill, damage, starve and fuzz it, with full counts; hours

@@ -66,7 +66,8 @@ class Categorical(NamedTuple):
           action: `[*B]` integer in [0, A).
 
         Returns:
-          `[*B]` float, in nats; `-inf` for a forbidden action.
+          `[*B]` float, in nats; `-inf` for a forbidden action, NaN with a gradient of 0 for one outside of
+          [0, A).
 
         Raises:
           ValueError: if the shapes do not match or the actions are no integers.
@@ -79,7 +80,9 @@ class Categorical(NamedTuple):
             )
         if not jnp.issubdtype(action.dtype, jnp.integer):
             raise ValueError(f"action has dtype {action.dtype}; expected integers, the indices of actions.")
-        return jnp.take_along_axis(jax.nn.log_softmax(self.logits), action[..., None], axis=-1)[..., 0]
+        log_probs = jnp.take_along_axis(jax.nn.log_softmax(self.logits), action[..., None], axis=-1)[..., 0]
+        # An index of A or more gives NaN already, a negative one counts from the end.
+        return jnp.where(action < 0, jnp.nan, log_probs)
 
     def entropy(self) -> Array:
         """Entropy, -sum_a p(a) log p(a); forbidden actions add 0.

@@ -4,6 +4,9 @@ Every function is pure and works for any batch shape `[*B]`, none included; a ro
 arrays must agree in shape exactly: nothing is broadcast, for `[T]` against `[T, 1]` would silently become
 `[T, T]`.
 
+An action outside of [0, A) does not exist, and its row of the loss is NaN. The gradient of that row is 0
+where the action is `a_tm1`, and NaN where it is `a_t`.
+
 The suffixes are those of the field: `tm1` (t minus 1) is the state or action that is being judged, `t` what
 came after.
 """
@@ -335,9 +338,11 @@ def _per_row(q_name: str, q_values: Array, **arrays: ArrayLike) -> list[Array]:
 
 
 def _chosen(q_name: str, q_values: Array, **action: ArrayLike) -> Array:
-    """Q(s, a) of the one named action, `[*B, A]` -> `[*B]`; NaN, and so noticed, for an index beyond A."""
+    """Q(s, a) of the one named action, `[*B, A]` -> `[*B]`; NaN, and so noticed, outside of [0, A)."""
     ((name, _),) = action.items()
     (actions,) = _per_row(q_name, q_values, **action)
     if not jnp.issubdtype(actions.dtype, jnp.integer):
         raise ValueError(f"{name} has dtype {actions.dtype}; expected integers, the indices of actions.")
-    return jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
+    chosen = jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
+    # An index of A or more gives NaN already, a negative one counts from the end.
+    return jnp.where(actions < 0, jnp.nan, chosen)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_a3c.checks import MAX_STEPS, check_integer, check_number
+from jax_a3c.checks import MAX_STEPS, check_integer, check_number, plain
 from jax_a3c.types import Array
 
 Schedule = Callable[[Any], Any]
@@ -72,17 +72,19 @@ class OptimizerState(NamedTuple):
     statistics: Any
 
 
-def linear_schedule(initial_value: float | Array, total_env_steps: int) -> Schedule:
+def linear_schedule(initial_value: float | Array, total_env_steps: float | Array) -> Schedule:
     r"""Learning rate that falls linearly to exactly 0, as in the paper.
 
         eta(T) = eta_0 max(0, 1 - T / T_max)
 
     Args:
       initial_value: eta_0, at least 0.
-      total_env_steps: T_max, in environment steps, above 0.
+      total_env_steps: T_max, in environment steps, above 0: a number, a scalar of NumPy or JAX, or a traced
+        one, such as of `jax.vmap` over several budgets. The value of a traced one is not checked.
 
     Returns:
-      The schedule; it takes a Python number or an array and returns the same kind.
+      The schedule; it takes a Python number or an array and returns the same kind, or a traced array if an
+      argument above is one.
 
     Raises:
       InputError: if an argument is out of range.
@@ -95,17 +97,27 @@ def linear_schedule(initial_value: float | Array, total_env_steps: int) -> Sched
       [0.1, 0.05, 0.0, 0.0]
     """
     check_number("initial_value", initial_value, 0.0)
-    if isinstance(total_env_steps, numbers.Integral):
-        check_integer("total_env_steps", total_env_steps, 1, MAX_STEPS)
-    else:
-        check_number("total_env_steps", total_env_steps, above=0.0)
+    total = _total(total_env_steps)
 
     def schedule(env_steps: Any) -> Any:
-        remaining = 1.0 - env_steps / float(total_env_steps)
+        remaining = 1.0 - 1.0 * env_steps / total  # as a float first: an integer may have more than 32 bits
         # max(0, x) = (x + |x|) / 2, for host numbers and traced arrays alike. Threads overshoot T_max.
         return initial_value * (remaining + abs(remaining)) / 2
 
     return schedule
+
+
+def _total(total_env_steps: Any) -> Any:
+    """Return T_max as Python's float, or as a floating-point array if it is traced."""
+    if isinstance(total_env_steps, jax.core.Tracer):
+        return 1.0 * total_env_steps
+
+    number = plain(total_env_steps)
+    if isinstance(number, numbers.Integral):
+        check_integer("total_env_steps", number, 1, MAX_STEPS)
+    else:
+        check_number("total_env_steps", number, above=0.0)
+    return float(number)
 
 
 def scale_by_learning_rate(learning_rate: float | Array | Schedule) -> optax.GradientTransformationExtraArgs:

@@ -4,10 +4,18 @@ import json
 import time
 from pathlib import Path
 
+import hypothesis
 import jax
+import memory
 import pytest
 
 FIGURES = Path(__file__).parent / "reliability" / "figures"
+
+# An example takes its time on a busy machine.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser):
@@ -15,6 +23,13 @@ def pytest_addoption(parser):
         "--full", action="store_true", help="full counts of tests/reliability; figures are written there"
     )
     parser.addoption("--hours", type=float, default=2.0, help="of its long runs, with --full")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory(request):
+    """Drop what a module compiled at its end, and check how much memory the process took meanwhile."""
+    with memory.bounded(request.node.nodeid):
+        yield
 
 
 @pytest.fixture(autouse=True)

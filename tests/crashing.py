@@ -57,12 +57,12 @@ def segmentation_fault():
 
 
 class Stuck(Standing):
-    """From its 50th step on, each takes a minute; the file STUCK says that it is in one."""
+    """From its 50th step on, none ends; the file STUCK says that it is in one."""
 
     def happen(self):
         if self.steps >= 50:
             Path(os.environ["STUCK"]).touch()
-            time.sleep(60)
+            time.sleep(9999)
 
 
 gymnasium.register("Crashing-v0", entry_point=Crashing)

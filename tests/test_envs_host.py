@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from concurrency import PATIENCE
 
 from jax_a3c import envs
 from jax_a3c.checks import InputError
@@ -130,13 +131,19 @@ def test_a_seed_that_the_libraries_would_misread_is_refused(seed, num_envs):
         host.checked_seeds(seed, num_envs)
 
 
-def test_a_call_that_hangs_is_left_behind():
-    calls = host.BoundedCalls("e", 0.05)
+def test_a_call_that_is_answered_in_time_gives_its_answer():
+    calls = host.BoundedCalls("e", PATIENCE)
     assert calls("adding", lambda a, b: a + b, 1, 2) == 3
+    calls.close()
+
+
+def test_a_call_that_hangs_is_left_behind():
+    calls, release = host.BoundedCalls("e", 0.05), threading.Event()
     with pytest.raises(envs.HostEnvironmentError, match=r"'e' hangs: no answer within 0.05 seconds of step"):
-        calls("step", time.sleep, 0.5)
+        calls("step", release.wait)
     with pytest.raises(envs.HostEnvironmentError, match="hangs"):
         calls("step", time.sleep, 0)
+    release.set()
     calls.close()
 
 
@@ -565,19 +572,19 @@ def test_doom_that_never_starts_ends_the_process():
 import ctypes, envpool
 from jax_a3c import envs
 factory = envs.make("envpool:MyWayHome-v1", timeout=0.2)
-envpool.make_gymnasium = lambda *args, **kwargs: ctypes.PyDLL(None).sleep(60)  # keeps the interpreter's lock
+envpool.make_gymnasium = lambda *args, **kwargs: ctypes.PyDLL(None).sleep(9999)  # keeps Python's lock
 factory.make(1)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "Timeout (0:00:01.2" in done.stderr
 
 
 def test_an_environment_that_hangs(user_module):
-    factory = envs.make(f"gymnasium:{user_module}:Trouble-v0", timeout=0.5, pause=2.0)
+    factory = envs.make(f"gymnasium:{user_module}:Trouble-v0", timeout=5.0, pause=9999.0)
     environment = factory.make(2)
     environment.reset()
-    with pytest.raises(envs.HostEnvironmentError, match=r"hangs: no answer within 0.5 seconds of step"):
+    with pytest.raises(envs.HostEnvironmentError, match="hangs: no answer within 5 seconds of step"):
         environment.step(np.array([0, 2]))
     environment.close()
 
@@ -595,7 +602,7 @@ def test_environments_in_processes_of_their_own():
         "        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))\n"
         "    [group.close() for group in groups]\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 

@@ -44,7 +44,7 @@ def test_every_batch_element_has_its_epsilon():
     assert within_five_standard_errors(np.mean(actions, axis=0), [0.0, 0.2, 0.5])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31 - 1), st.floats(0, 1, width=32))
 def test_epsilon_greedy_actions_exist(seed, epsilon):
     actions = JITTED_EPSILON_GREEDY(jax.random.key(seed), jnp.zeros((50, 3)), epsilon)

@@ -228,5 +228,33 @@ def test_wrong_arguments_are_named(call, message):
         jax.jit(call)()  # at trace time as well
 
 
-def test_an_action_that_does_not_exist_is_noticed():
-    assert np.isnan(losses.n_step_q_loss(jnp.zeros(2), 2, 0.0))
+@pytest.mark.parametrize("action", [-1, -NUM_ACTIONS, -NUM_ACTIONS - 1, NUM_ACTIONS, 100])
+@EVERY_Q_LOSS
+def test_an_action_that_does_not_exist_makes_its_row_nan_without_a_gradient(call, action):
+    """The other rows, and their gradients, stay as they are."""
+    x = as_dtype(make_batch((4,)), np.float32)
+    wrong = {**x, "a_tm1": x["a_tm1"].at[1].set(action)}
+
+    loss, gradient = jax.jit(jax.vmap(jax.value_and_grad(lambda q, x: call({**x, "q_tm1": q}))))(
+        wrong["q_tm1"], wrong
+    )
+    expected = jax.vmap(jax.grad(lambda q, x: call({**x, "q_tm1": q})))(x["q_tm1"], x)
+
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, False, False])
+    np.testing.assert_allclose(np.delete(loss, 1), np.delete(call(x), 1), rtol=1e-6)
+    np.testing.assert_array_equal(gradient[1], 0.0)
+    np.testing.assert_allclose(np.delete(gradient, 1, 0), np.delete(expected, 1, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("action", [-1, NUM_ACTIONS])
+def test_a_next_action_that_does_not_exist_makes_the_loss_and_its_gradient_nan(action):
+    q = jnp.array([1.0, 2.0, 4.0])
+    loss, gradient = jax.value_and_grad(losses.sarsa_loss)(q, 1, 1.0, 0.9, q, action)
+    np.testing.assert_array_equal(loss, np.nan)
+    np.testing.assert_array_equal(gradient, [0.0, np.nan, 0.0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int16, jnp.uint32])
+def test_integers_of_any_type_choose_among_more_actions_than_they_can_count(dtype):
+    q = jnp.arange(300.0)
+    assert losses.n_step_q_loss(q, dtype(100), 0.0, transform=lambda error: error) == -100.0

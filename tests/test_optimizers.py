@@ -112,6 +112,44 @@ def test_linear_schedule_ends_at_exactly_zero_and_stays():
     np.testing.assert_allclose(schedule(jnp.array([0.0, 1000.0, 2000.0])), [7e-4, 0.0, 0.0])
 
 
+def rates_and_step(total, env_steps):
+    """A schedule's rate at a Python number and at an array, and the step of an optimizer that follows it."""
+    schedule = optimizers.linear_schedule(1.0, total)
+    optimizer = optimizers.shared_rmsprop(schedule, eps=1.0, decay=1.0)
+    change, _ = optimizer.update(jnp.ones(()), optimizer.init(jnp.ones(())), env_steps=env_steps)
+    return schedule(50), schedule(env_steps), -change
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.float32])
+def test_the_total_of_a_linear_schedule_can_be_traced(dtype):
+    totals, expected = jnp.array([100, 200, 400], dtype), ([0.5, 0.75, 0.875], *2 * ([0.0, 0.25, 0.625],))
+    batched = jax.vmap(rates_and_step, (0, None))(totals, jnp.float32(150))
+    one_by_one = np.transpose([jax.jit(rates_and_step)(total, 150) for total in totals])
+    np.testing.assert_allclose(batched, expected, rtol=1e-6)
+    np.testing.assert_allclose(one_by_one, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [10**12, np.int64(10**12)])
+def test_a_traced_total_takes_counts_of_more_than_32_bits(count):
+    rate = jax.jit(lambda total: optimizers.linear_schedule(1.0, total)(count))
+    np.testing.assert_allclose(rate(4e12), 0.75, rtol=1e-6)
+
+
+def test_a_traced_total_keeps_the_type_of_the_count():
+    with jax.enable_x64(True):
+        rate = jax.jit(lambda total, count: optimizers.linear_schedule(1.0, total)(count))
+        assert rate(10**12, jnp.float32(0)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "total", [1000, np.int32(1000), np.int64(1000), np.float32(1000), np.array(1000), jnp.int32(1000), 1e3]
+)
+def test_the_total_of_a_linear_schedule_can_be_any_scalar(total):
+    schedule = optimizers.linear_schedule(0.5, total)
+    assert type(schedule(250)) is float and schedule(250) == 0.375
+    assert type(schedule(np.float32(250))) is np.float32
+
+
 def test_schedule_counts_environment_steps_and_without_them_updates():
     optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1.0, 10), eps=1.0, decay=1.0)
     state, grad = optimizer.init(jnp.ones(1)), jnp.ones(1)
@@ -162,6 +200,14 @@ def test_learning_rate_can_be_vmapped():
         (
             lambda: optimizers.linear_schedule(0.1, 0),
             "total_env_steps must be an integer of at least 1",
+        ),
+        (
+            lambda: optimizers.linear_schedule(0.1, jnp.int32(0)),
+            "total_env_steps must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: optimizers.linear_schedule(0.1, jnp.array([1, 2])),
+            r"total_env_steps must be a number above 0, got Array\(\[1, 2\]",
         ),
     ],
 )

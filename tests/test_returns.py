@@ -153,7 +153,7 @@ def test_equals_the_specification(name, dtype, tolerance, shape):
             assert_close(actual, FUNCTIONS[name][1](rollout, lambda_), tolerance)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(sorted(FUNCTIONS)),
     shape=st.sampled_from(SHAPES),
@@ -167,7 +167,7 @@ def test_random_episodes_equal_the_specification(name, shape, seed, end_probabil
     assert_close(JITTED[name](x, x.lambdas(lambda_)), FUNCTIONS[name][1](rollout, lambda_), 1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(name=st.sampled_from(sorted(FUNCTIONS)), seed=st.integers(0, 1000), cut=st.integers(0, 5))
 def test_nothing_leaks_back_across_the_end_of_an_episode(name, seed, cut):
     """Results up to an episode's end do not depend on anything after it, be it terminated or truncated."""

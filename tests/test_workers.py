@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from concurrency import Clock, wait_until
 
 from jax_a3c.checks import WorkerHangError
 from jax_a3c.workers import Workers
@@ -17,7 +18,7 @@ def test_all_work_and_the_caller_is_told_meanwhile():
     workers, done, reports = Workers(5), [], []
 
     def work(worker):
-        for _ in range(20):
+        while len(reports) < 2:
             assert workers.go_on(worker)
             time.sleep(0.005)
         done.append(worker)
@@ -27,15 +28,19 @@ def test_all_work_and_the_caller_is_told_meanwhile():
 
 
 def test_a_report_ends_the_work():
-    workers, pieces = Workers(3), []
+    workers, pieces, reports = Workers(3), [], []
 
     def work(worker):
         while workers.go_on(worker):
             pieces.append(worker)
             time.sleep(0.001)
 
-    workers.run(work, interval=0.02, report=lambda: True)
-    assert set(pieces) == {0, 1, 2} and not alive()
+    def report():
+        reports.append(set(pieces) == {0, 1, 2})
+        return reports[-1]
+
+    workers.run(work, interval=0.02, report=report)
+    assert reports.index(True) == len(reports) - 1 and not alive()
 
 
 def test_the_first_error_is_raised_here_and_ends_the_others():
@@ -52,19 +57,26 @@ def test_the_first_error_is_raised_here_and_ends_the_others():
     assert "raised in worker 1 of 3" in raised.value.__notes__[0] and not alive()
 
 
-def test_a_silent_worker_is_named_with_all_stacks(capfd):
-    workers, release = Workers(2, timeout=0.3), threading.Event()
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the workers, which a busy machine does not advance."""
+    clock = Clock()
+    monkeypatch.setattr("jax_a3c.workers.time", clock)
+    return clock
+
+
+def test_a_silent_worker_is_named_with_all_stacks(capfd, clock):
+    workers, release = Workers(2, timeout=30.0), threading.Event()
 
     def work(worker):
         while workers.go_on(worker):
             if worker == 1:
-                release.wait(30)
-            time.sleep(0.01)
+                release.wait()
+            clock.now += 1.0  # after each sign of life of the other one
+            time.sleep(0.001)
 
     try:
-        with pytest.raises(
-            WorkerHangError, match=r"worker 1 of 2 hangs: no segment ended within 0\.3 seconds"
-        ):
+        with pytest.raises(WorkerHangError, match="worker 1 of 2 hangs: no segment ended within 30 seconds"):
             workers.run(work, interval=0.05, report=lambda: False)
         assert alive() == ["a3c-worker-1"]  # it cannot be ended from outside
     finally:
@@ -72,13 +84,18 @@ def test_a_silent_worker_is_named_with_all_stacks(capfd):
     assert "in work" in capfd.readouterr().err
 
 
-def test_one_that_has_ended_does_not_hang():
-    workers = Workers(2, timeout=0.2)
+def test_one_that_has_ended_does_not_hang(clock):
+    workers, reports = Workers(2, timeout=30.0), []
 
     def work(worker):
-        for _ in range(60 if worker else 0):
+        if worker == 0:
+            return
+        wait_until(lambda: alive() == ["a3c-worker-1"])
+        for _ in range(8):
+            seen = len(reports)
+            wait_until(lambda seen=seen: len(reports) >= seen + 2)  # the caller has looked in between
             assert workers.go_on(worker)
-            time.sleep(0.01)
+            clock.now += 10.0
 
-    workers.run(work, interval=0.05, report=lambda: False)
-    assert not alive()
+    workers.run(work, interval=0.0, report=lambda: reports.append(clock.now))
+    assert reports[-1] >= 70.0 and not alive()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from concurrency import PATIENCE
 
 from jax_a3c.training import plots
 from jax_a3c.training import train as training
@@ -44,22 +45,27 @@ def compiled_once(folder):
     return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **dict.fromkeys(names, "0")}
 
 
-def finish(process, timeout=300):
-    """Exit code and output of a process."""
-    output, _ = process.communicate(timeout=timeout)
+def finish(process):
+    """Exit code and output of a process, which is killed if it does not end."""
+    try:
+        output, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise AssertionError(f"the process did not end within {PATIENCE:g} seconds: {output}") from None
     return process.returncode, output
 
 
-def await_checkpoint(process, run_dir, after=0, timeout=120):
+def await_checkpoint(process, run_dir, after=0):
     """Wait until a run has a checkpoint of more than so many steps; its number of steps."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         paths = RunDirectory(run_dir).checkpoints.paths()
         if paths and int(paths[0].stem) > after:
             return int(paths[0].stem)
         assert process.poll() is None, f"the run ended: {process.communicate()[0]}"
         time.sleep(0.01)
-    raise AssertionError(f"no checkpoint within {timeout} seconds")
+    raise AssertionError(f"no checkpoint within {PATIENCE:g} seconds")
 
 
 class FailingRuns:

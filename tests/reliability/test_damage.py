@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
     settings = resolve("a2c", CARTPOLE, total_timesteps=60_000, eval_episodes=1)
     path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jax_a3c.training.session.CHECKPOINTS_SHARE", 1.0)
+        patch.setattr("jax_a3c.training.session.CHECKPOINTS_SHARE", float("inf"))
         train("a2c", CARTPOLE, settings, path, options=RunOptions(quiet=True, checkpoint_interval=0.01))
     assert len(RunDirectory(path).checkpoints.paths()) >= 2
     return path

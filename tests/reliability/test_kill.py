@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from concurrency import PATIENCE
 from reliability.killed_in_a_save import STAGES
 from reliability.runs import ROOT, compiled_once, finish, start
 
@@ -15,7 +16,7 @@ from jax_a3c.training.run_directory import RunDirectory
 DIES = ROOT / "tests" / "reliability" / "killed_in_a_save.py"
 INTERVAL = 1.0
 SLACK = 1.0
-"""Seconds that a slice of training and a save may take on a busy machine."""
+"""Seconds that a slice of training and a save may take on the machine of the full counts."""
 KILLS = 4
 """Of a run, at most, before it is left alone."""
 
@@ -28,7 +29,7 @@ def digest(run):
 
 def began(process, run_dir, before):
     """Wait until a process has made a new `config.json`, as the last thing before it trains."""
-    config, deadline = run_dir / "config.json", time.monotonic() + 120
+    config, deadline = run_dir / "config.json", time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if config.exists() and config.stat().st_mtime_ns > before:
             return
@@ -120,4 +121,4 @@ def test_kill(tmp_path, count, figure):
         **numbers,
     )
     assert equal == runs
-    assert longest <= INTERVAL + count(10 * SLACK, SLACK)
+    assert longest <= INTERVAL + count(PATIENCE, SLACK)  # a busy machine is no failure of the default suite

@@ -13,7 +13,7 @@ def learned(number, path, total):
     """SHA-256 of what a process of its own learned; each writes checkpoints at other moments."""
     flags = ["--total-timesteps", total, "--checkpoint-interval", 0.1 * (1 + number), "--eval-episodes", "1"]
     process = start("train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", path, "--quiet")
-    code, output = finish(process, 600)
+    code, output = finish(process)
     assert code == 0, output
     arrays = RunDirectory(path).checkpoints.load("last").arrays
     names = sorted(name for name in arrays if name.startswith(VARIABLES))

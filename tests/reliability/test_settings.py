@@ -21,24 +21,38 @@ from jax_a3c.training.settings import FOREIGN, Settings, resolve
 
 pytestmark = pytest.mark.unoptimized
 AT_ONCE, REPEATS = 0.1, 10
-"""Seconds in which a refusal must come; one that took half of them is asked for again so often, since the
-machine may have been busy, and the shortest time counts."""
+"""Seconds in which a refusal must come, by the full counts; one that took half of them is asked for again so
+often, since the machine may have been busy, and the shortest time counts."""
+AT_ONCE_WHILE_BUSY = 2.0
+"""Seconds of the processor in which it must come by the short counts: nothing is compiled before."""
 CONFIGS = (
     *(A2CConfig, A3CConfig, ActionValueConfig, ActorCriticConfig, ObjectiveConfig, RunnerConfig),
     *(SynchronousConfig, AsynchronousConfig),
 )
 
 
-def refused(ask):
+@pytest.fixture
+def clock(count):
+    """What tells the seconds of a refusal: those of the processor do not pass while others have it."""
+    return count(time.thread_time, time.perf_counter)
+
+
+@pytest.fixture
+def at_once(count):
+    """Seconds in which a refusal must come."""
+    return count(AT_ONCE_WHILE_BUSY, AT_ONCE)
+
+
+def refused(ask, clock):
     """What `ask` says of wrong settings, `(sentence, seconds)`, None if it takes them."""
 
     def once():
-        start = time.perf_counter()
+        start = clock()
         try:
             sentence = ask()
         except InputError as error:
             sentence = str(error)
-        return sentence, time.perf_counter() - start
+        return sentence, clock() - start
 
     sentence, seconds = once()
     for _ in range(REPEATS):
@@ -79,7 +93,7 @@ def squeezed(text):
     return "".join(text.replace("│", " ").replace("-", "_").split())
 
 
-def report(figure, name, cases, seconds):
+def report(figure, name, cases, seconds, at_once):
     """Keep the figures of a test, and hold the slowest refusal against the bound."""
     slowest, usual = max(seconds), float(np.quantile(seconds, 0.99))
     figure(
@@ -91,7 +105,7 @@ def report(figure, name, cases, seconds):
         slowest_refusal_ms=round(1e3 * slowest, 1),
         refusal_ms_99_percent=round(1e3 * usual, 1),
     )
-    assert slowest <= AT_ONCE
+    assert slowest <= at_once
 
 
 def test_every_setting_is_generated():
@@ -100,14 +114,16 @@ def test_every_setting_is_generated():
         assert {field.name for field in dataclasses.fields(config)} <= set(generated.FIELDS)
 
 
-def test_generated_settings_in_python(count, figure, tmp_path):
+def test_generated_settings_in_python(clock, at_once, count, figure, tmp_path):
     rng = np.random.default_rng(0)
     for warm_up in (generated.VECTOR, generated.IMAGE, generated.CATEGORIES, "envpool:x", "gymnasium:x"):
-        refused(lambda env_id=warm_up: python(generated.Case("one-step-sarsa", env_id, {"double_q": True})))
+        refused(
+            lambda env_id=warm_up: python(generated.Case("one-step-sarsa", env_id, {"double_q": True})), clock
+        )
     total, right, seconds = count(150, 6000), count(12, 600), []
     for number in range(total):
         case = generated.right_case(rng) if number < right else generated.wrong_case(rng)
-        answer = refused(lambda case=case: python(case))
+        answer = refused(lambda case=case: python(case), clock)
         if case.field is None:
             assert answer is None, (case, answer)
             if number < count(3, 60):
@@ -120,10 +136,10 @@ def test_generated_settings_in_python(count, figure, tmp_path):
         assert case.field in answer[0], (case, answer)
         assert case.value is None or case.value in answer[0], (case, answer)
         seconds.append(answer[1])
-    report(figure, "settings in Python", total, seconds)
+    report(figure, "settings in Python", total, seconds, at_once)
 
 
-def test_generated_settings_of_the_parts(count, figure):
+def test_generated_settings_of_the_parts(clock, at_once, count, figure):
     """The configs, network factories and optimizers by themselves: what is wrong for them all is, for one."""
     rng = np.random.default_rng(1)
     spec = envs.make(generated.REAL).spec
@@ -146,16 +162,16 @@ def test_generated_settings_of_the_parts(count, figure):
         wrong = generated.FIELDS[fields[argument]].wrong
         given = {argument: wrong[rng.integers(len(wrong))]}
         given = {**needed, **given} if part is RunnerConfig else given
-        answer = refused(lambda part=part, given=given: part(**given) and None)
+        answer = refused(lambda part=part, given=given: part(**given) and None, clock)
         assert answer is not None, f"taken: {part} {given}"
         assert argument in answer[0], (given, answer)
         value = generated.text_of(given[argument])
         assert value is None or value in answer[0], (given, answer)
         seconds.append(answer[1])
-    report(figure, "arguments of the parts", total, seconds)
+    report(figure, "arguments of the parts", total, seconds, at_once)
 
 
-def test_generated_words_of_the_command_line(count, figure, capsys):
+def test_generated_words_of_the_command_line(clock, at_once, count, figure, capsys):
     rng = np.random.default_rng(2)
     total, right, seconds = count(60, 2000), count(4, 100), []
     command_line(generated.Case("a2c", generated.IMAGE, {}), capsys)
@@ -163,7 +179,7 @@ def test_generated_words_of_the_command_line(count, figure, capsys):
         case = generated.right_case(rng)
         if number >= right:
             case = generated.wrong_words(rng)
-        answer = refused(lambda case=case: command_line(case, capsys))
+        answer = refused(lambda case=case: command_line(case, capsys), clock)
         if case.field is None:
             assert answer is None, (case, answer)
             continue
@@ -171,7 +187,7 @@ def test_generated_words_of_the_command_line(count, figure, capsys):
         field = list(case.overrides)[-1] if case.field == "setting" else case.field
         assert squeezed(field) in answer[0], (case, answer)
         seconds.append(answer[1])
-    report(figure, "command lines", total, seconds)
+    report(figure, "command lines", total, seconds, at_once)
 
 
 def test_numbers_of_numpy_are_written_as_plain_ones(tmp_path):

@@ -33,7 +33,7 @@ def crashing(number, folder, env):
     lives.mkdir()
     env = {**env, "CRASH_DIR": str(lives), "CRASHES": str(crashes), "CRASH_SEED": str(number)}
     words = ["train", method, CRASHING, *FLAGS, "--total-timesteps", total, "--run-dir", path]
-    code, output = finish(start(*words, *(["--num-workers", "2"] * (method == "a3c")), env=env), 600)
+    code, output = finish(start(*words, *(["--num-workers", "2"] * (method == "a3c")), env=env))
     assert code == 0, output
     assert output.count("the run died of SIG") == len(list(lives.iterdir())) - 1 == crashes, output
     run = RunDirectory(path)

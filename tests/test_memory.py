@@ -1,0 +1,31 @@
+"""The bound on the memory of the suite's own processes."""
+
+from pathlib import Path
+
+import jax
+import memory
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
+SIZE = 300_000_000
+
+
+def test_a_peak_that_has_passed_is_noticed_and_the_next_one_begins_anew():
+    memory.release()
+    memory.reset_peak()
+    bound = memory.peak_bytes() + SIZE // 2
+    message = f"in here; expected at most {bound / 1e9:.2f} GB"
+    with pytest.raises(AssertionError, match=message), memory.bounded("here", bound):
+        np.ones(SIZE, np.uint8)
+    with memory.bounded("there", bound):
+        np.ones(SIZE // 10, np.uint8)
+
+
+def test_compiled_programs_are_dropped():
+    double = jax.jit(lambda x: 2 * x)
+    assert double(1) == 2 and double._cache_size() == 1
+    with memory.bounded("here"):
+        assert double._cache_size() == 0
+        assert double(1) == 2
+    assert double._cache_size() == 0
