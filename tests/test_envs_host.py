@@ -31,6 +31,23 @@ def test_images_with_channels_first_become_channels_last():
         assert host.observation_layout("e", spaces.Box(0, 255, shape, np.uint8)).shape == shape
 
 
+@pytest.mark.parametrize(
+    ("space", "high"),
+    [
+        (spaces.Box(0, 2, (9,), np.uint8), 2.0),
+        (spaces.Box(0, 1, (3, 8, 8), np.uint8), 1.0),  # channels first
+        (spaces.Box(0, 255, (4, 84, 84), np.uint8), 255.0),
+        (spaces.Box(np.uint8([0, 0]), np.uint8([3, 7]), dtype=np.uint8), 7.0),
+        (spaces.Box(0, 0, (9,), np.uint8), None),  # nothing is divided by 0
+        (spaces.Box(0, 2, (9,), np.int32), None),
+        (spaces.Box(0, 1, (9,), np.bool_), None),
+        (spaces.Dict(a=spaces.Box(0, 2, (9,), np.uint8)), None),  # float32: not scaled
+    ],
+)
+def test_the_bound_of_uint8_is_known(space, high):
+    assert host.observation_layout("e", space).high == high
+
+
 def test_a_dict_is_one_vector_in_the_order_of_its_keys():
     space = spaces.Dict(
         velocity=spaces.Box(-1, 1, (2,), np.float64),

@@ -79,6 +79,7 @@ class GymnasiumFactory:
             action_space=action_space(env_id, env.action_space),
             max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
             num_categories=self._layout.num_categories,
+            observation_high=self._layout.high,
         )
 
     def make(

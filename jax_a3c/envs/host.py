@@ -24,12 +24,14 @@ class Layout:
       shape: of one observation.
       dtype: of one observation.
       num_categories: the observation is one of this many integers, None for others.
+      high: the largest value of uint8 observations, None for others.
       convert: the library's observations of N environments -> `[N, *shape]`.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     num_categories: int | None
+    high: float | None
     convert: Callable[[Any], np.ndarray]
 
 
@@ -59,7 +61,7 @@ def observation_layout(env_id: str, space: Any, drop: Sequence[str] = ()) -> Lay
         return _box_layout(space)
     if "Discrete" in kinds:
         start, count = int(space.start), int(space.n)
-        return Layout((), np.dtype(np.int32), count, lambda x: (np.asarray(x) - start).astype(np.int32))
+        return Layout((), np.dtype(np.int32), count, None, lambda x: (np.asarray(x) - start).astype(np.int32))
     parts = _vectors(env_id, space, tuple(drop))
     size = sum(part_size for part_size, _ in parts)
     if not size:
@@ -67,6 +69,7 @@ def observation_layout(env_id: str, space: Any, drop: Sequence[str] = ()) -> Lay
     return Layout(
         (size,),
         np.dtype(np.float32),
+        None,
         None,
         lambda x: np.concatenate([vector(x) for _, vector in parts], axis=1, dtype=np.float32),
     )
@@ -231,14 +234,15 @@ def _kinds(space: Any) -> set[str]:
 def _box_layout(space: Any) -> Layout:
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
     if dtype == np.uint8 and len(shape) == 3 and shape[0] < min(shape[1:]):  # channels first
-        return Layout((*shape[1:], shape[0]), dtype, None, _channels_last)
+        return Layout((*shape[1:], shape[0]), dtype, None, largest_byte(space), _channels_last)
     if dtype in (np.uint8, np.bool_):
         target = dtype
     elif dtype.kind in "iu" and _fits_int32(space):
         target = np.dtype(np.int32)
     else:
         target = np.dtype(np.float32)
-    return Layout(shape, target, None, lambda x: np.asarray(x, target))
+    high = largest_byte(space) if target == np.uint8 else None
+    return Layout(shape, target, None, high, lambda x: np.asarray(x, target))
 
 
 def _channels_last(images: np.ndarray) -> np.ndarray:
@@ -248,6 +252,11 @@ def _channels_last(images: np.ndarray) -> np.ndarray:
     for channel in range(images.shape[1]):
         last[..., channel] = images[:, channel]
     return last
+
+
+def largest_byte(space: Any) -> float | None:
+    """The largest value that a space of uint8 declares; None if that is 0, by which nothing is divided."""
+    return float(np.max(space.high)) or None
 
 
 def _fits_int32(space: Any) -> bool:
