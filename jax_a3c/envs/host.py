@@ -5,8 +5,9 @@ Spaces are those of Gymnasium, told apart by the names of their classes: only it
 
 import difflib
 import queue
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ def observation_layout(env_id: str, space: Any, drop: Sequence[str] = ()) -> Lay
     Raises:
       InputError: if the space has no such layout, or nothing is left of it.
     """
-    kinds = _kinds(space)
+    kinds = kinds_of(space)
     if "Box" in kinds:
         return _box_layout(space)
     if "Discrete" in kinds:
@@ -77,7 +78,7 @@ def observation_layout(env_id: str, space: Any, drop: Sequence[str] = ()) -> Lay
 
 def action_space(env_id: str, space: Any) -> ActionSpace:
     """The protocol's action space for Gymnasium's one; InputError if there is none."""
-    kinds = _kinds(space)
+    kinds = kinds_of(space)
     if "Discrete" in kinds:
         return Discrete(num_actions=int(space.n))
     if "Box" in kinds and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
@@ -158,6 +159,31 @@ def check_names(env_id: str, options: Mapping[str, Any], known: Sequence[str]) -
             raise InputError(f"{env_id!r} has no setting {option!r}; {hint}")
 
 
+def nearest_names(wanted: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The names that come nearest to another one, whatever its case, version and name space.
+
+    Args:
+      wanted: what was asked for.
+      names: `name-v0` or `name_space/name-v0`, those that there are.
+      count: how many to return at most, where none differs in nothing but that.
+
+    Returns:
+      The names, none if all are far.
+    """
+    lowered = {name: name.lower() for name in names}
+    same = {_bare(wanted), _without_version(wanted.lower())}
+    matches = [name for name, lower in lowered.items() if same & {_bare(lower), _without_version(lower)}]
+    if matches:
+        return matches
+    near = difflib.get_close_matches(wanted.lower(), lowered.values(), n=count, cutoff=0.6)
+    return [name for match in dict.fromkeys(near) for name, lower in lowered.items() if lower == match]
+
+
+def raised(env_id: str, doing: str, error: BaseException) -> str:
+    """The sentence, on one line, for what an environment raised."""
+    return f"{env_id!r} raised {type(error).__name__} in {doing}: {' '.join(str(error).split())}"
+
+
 class BoundedCalls:
     """Calls that are made on a thread of their own and given up after a time.
 
@@ -165,11 +191,20 @@ class BoundedCalls:
     keep the process alive. All calls share that thread: some libraries bind to the one that began.
     """
 
-    def __init__(self, env_id: str, timeout: float | None):
-        """Args: the environment, for messages, and seconds per call, None to call directly."""
+    def __init__(
+        self, env_id: str, timeout: float | None, *, way_out: Callable[[BaseException], str] | None = None
+    ):
+        """Nothing is started yet.
+
+        Args:
+          env_id: for messages.
+          timeout: seconds per call, None to call directly.
+          way_out: from what a call raised to what ends the message, `""` for nothing.
+        """
         check_timeout("timeout", timeout)
         self._env_id = env_id
         self._timeout = timeout
+        self._way_out = way_out or (lambda error: "")
         self._lost = ""
         self._free = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -189,8 +224,11 @@ class BoundedCalls:
         except queue.Empty:
             self._lost = f"{self._env_id!r} hangs: no answer within {self._timeout:g} seconds of {doing}"
             raise HostEnvironmentError(self._lost) from None
+        except HostEnvironmentError as error:  # its sentence is complete
+            self._lost = str(error)
+            raise
         except (Exception, SystemExit) as error:
-            self._lost = f"{self._env_id!r} raised {type(error).__name__} in {doing}: {error}"
+            self._lost = raised(self._env_id, doing, error) + self._way_out(error)
             raise HostEnvironmentError(self._lost) from error
         except BaseException:  # Ctrl-C: nobody waits for the answer, so that nothing more can be asked
             self._lost = f"{self._env_id!r} was left in {doing}"
@@ -227,7 +265,17 @@ class BoundedCalls:
             self._results.put(answer)
 
 
-def _kinds(space: Any) -> set[str]:
+def _without_version(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name)
+
+
+def _bare(name: str) -> str:
+    """A name in small letters, without version and name space."""
+    return _without_version(name.lower().rpartition("/")[2])
+
+
+def kinds_of(space: Any) -> set[str]:
+    """Names of the classes of a space, so that nobody has to import Gymnasium."""
     return {kind.__name__ for kind in type(space).__mro__}
 
 
@@ -270,7 +318,7 @@ Vector = tuple[int, Callable[[Any], np.ndarray]]
 
 def _vectors(env_id: str, space: Any, drop: tuple[str, ...] = ()) -> list[Vector]:
     """The parts of the vector that stands for a space, in order."""
-    kinds = _kinds(space)
+    kinds = kinds_of(space)
     if kinds & {"Text", "MissionSpace"}:
         return []
     if kinds & {"Dict", "Tuple"}:
