@@ -23,8 +23,9 @@ Make = Callable[..., Any]
 START_METHOD: Final = "forkserver"
 """How processes are started: a fork would copy the locks of JAX's threads, held or not."""
 
-NUMBERS = (float, int, np.floating, np.integer, np.bool_)
-"""Types of a reward that need no conversion."""
+NUMBERS = frozenset({float, int, bool, np.float64, np.float32, np.int64, np.int32})
+FLAGS = frozenset({bool, np.bool_})
+"""Usual types of rewards and flags, which need no conversion."""
 
 
 class Description(NamedTuple):
@@ -133,9 +134,9 @@ class Elsewhere:
 class Checked:
     """One environment of Gymnasium that returns what it declares, or says in one sentence what it returned.
 
-    The first observation of `reset` and of `step` is checked. Rewards and flags are checked always, which
-    costs less than a microsecond: Gymnasium's vectors take None for NaN, the string "1" for 1, and any
-    flag for what `bool` makes of it. A reward that is one number in an array becomes that number.
+    The tuple and the observation are checked in the first `reset` and the first `step`. Rewards and flags are
+    checked always: Gymnasium's vectors take None for NaN, the string "1" for 1, and any flag for what `bool`
+    makes of it. A reward that is one number in an array becomes that number.
     """
 
     def __init__(self, env: Any, env_id: str):
@@ -150,39 +151,38 @@ class Checked:
 
     def reset(self, **options: Any) -> tuple[Any, Any]:
         """Begin an episode."""
-        observation, info = self._unpacked("reset", self._env.reset(**options), "observation, info")
-        self._check_observation("reset", observation)
-        return observation, info
+        returned = self._env.reset(**options)
+        if "reset" in self._unchecked:
+            self._check("reset", returned, ("observation", "info"))
+        return returned
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, Any]:
         """Act once."""
-        observation, reward, terminated, truncated, info = self._unpacked(
-            "step", self._env.step(action), "observation, reward, terminated, truncated, info"
-        )
-        self._check_observation("step", observation)
-        if not isinstance(reward, NUMBERS):
-            reward = self._number(reward)
-        if type(terminated) is not bool:
-            terminated = self._flag("terminated", terminated)
-        if type(truncated) is not bool:
-            truncated = self._flag("truncated", truncated)
-        return observation, reward, terminated, truncated, info
+        returned = self._env.step(action)
+        if "step" in self._unchecked:
+            self._check("step", returned, ("observation", "reward", "terminated", "truncated", "info"))
 
-    def _unpacked(self, function: str, returned: Any, names: str) -> tuple[Any, ...]:
-        count = names.count(",") + 1
-        if isinstance(returned, tuple) and len(returned) == count:
+        observation, reward, terminated, truncated, info = returned
+        if type(reward) in NUMBERS and type(terminated) in FLAGS and type(truncated) in FLAGS:
             return returned
-        length = f" of {len(returned)}" if isinstance(returned, tuple) else ""
-        raise HostEnvironmentError(
-            f"{function}() of {self._id!r} returned a {type(returned).__name__}{length}; it must return the "
-            f"tuple ({names})"
+        return (
+            observation,
+            self._number(reward),
+            self._flag("terminated", terminated),
+            self._flag("truncated", truncated),
+            info,
         )
 
-    def _check_observation(self, function: str, observation: Any) -> None:
-        if function not in self._unchecked:
-            return
+    def _check(self, function: str, returned: Any, names: tuple[str, ...]) -> None:
+        """Refuse a first result that is no such tuple, or whose observation is not in its space."""
         self._unchecked.discard(function)
-        if wrong := mismatch(self._env.observation_space, observation):
+        if not isinstance(returned, tuple) or len(returned) != len(names):
+            length = f" of {len(returned)}" if isinstance(returned, tuple) else ""
+            raise HostEnvironmentError(
+                f"{function}() of {self._id!r} returned a {type(returned).__name__}{length}; it must return "
+                f"the tuple ({', '.join(names)})"
+            )
+        if wrong := mismatch(self._env.observation_space, returned[0]):
             raise HostEnvironmentError(
                 f"{function}() of {self._id!r} returned an {wrong}; correct {function}() or observation_space"
             )
