@@ -52,6 +52,9 @@ class Alarm(Plain):
         signal.signal(signal.SIGALRM, lambda *_: None)
         return super().step(action)
 
+class Both(Signal):
+    step = Alarm.step
+
 class Killed(Plain):
     def __init__(self):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -60,7 +63,7 @@ class Raising(Plain):
     def __init__(self):
         raise KeyError("no licence")
 
-for kind in (Plain, Signal, Loop, Alarm, Killed, Raising):
+for kind in (Plain, Signal, Loop, Alarm, Both, Killed, Raising):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=5)
 gymnasium.register("corner/Grid-v1", entry_point="THIS:Plain", max_episode_steps=5)
 """
@@ -93,12 +96,7 @@ def on_path(module: str, tmp_path: Path, monkeypatch) -> str:
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 @pytest.mark.parametrize(
     ("name", "option"),
-    [
-        ("Signal", "processes=true"),
-        ("Alarm", "processes=true"),
-        ("Signal", "timeout=null"),
-        ("Loop", "timeout=null"),
-    ],
+    [("Both", "processes=true"), ("Signal", "timeout=null"), ("Loop", "timeout=null")],
 )
 def test_an_environment_that_needs_the_main_thread_is_trained_and_evaluated(
     method, name, option, module, tmp_path

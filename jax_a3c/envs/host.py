@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_integer, check_timeout
-from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, HostEnvironmentError
+from jax_a3c.checks import InputError, check_integer, check_timeout, shown
+from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, HostEnvironmentError, HostStep
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,48 @@ def checked_action(spec: EnvSpec, num_envs: int, action: Any) -> np.ndarray:
             f"the action of {env_id!r} is not finite: {action}; neither was an observation, or the policy"
         )
     return np.clip(action, space.low, space.high).astype(np.float32)
+
+
+def check_observation(spec: EnvSpec, num_envs: int, observation: Any, doing: str) -> None:
+    """Refuse observations of a group that are not what its description says.
+
+    Args:
+      spec: the description of the environments.
+      num_envs: N.
+      observation: what the group returned.
+      doing: the function that returned it, for the message.
+
+    Raises:
+      HostEnvironmentError: if shape or dtype differ.
+    """
+    _check_array(
+        spec.id,
+        doing,
+        "observation",
+        observation,
+        (num_envs, *spec.observation_shape),
+        spec.observation_dtype,
+    )
+
+
+def check_step(spec: EnvSpec, num_envs: int, step: Any) -> None:
+    """Refuse a step of a group that is not what `HostStep` and its description say.
+
+    Args:
+      spec: the description of the environments.
+      num_envs: N.
+      step: what the group returned.
+
+    Raises:
+      HostEnvironmentError: if it is no `HostStep`, or shape or dtype of a field differ.
+    """
+    if not isinstance(step, HostStep):
+        raise HostEnvironmentError(f"step() of {spec.id!r} must return a HostStep, got {shown(step)}")
+    check_observation(spec, num_envs, step.observation, "step")
+    for name in ("reward", "score"):
+        _check_array(spec.id, "step", name, getattr(step, name), (num_envs,), np.float32)
+    for name in ("terminated", "truncated", "ignored", "game_over"):
+        _check_array(spec.id, "step", name, getattr(step, name), (num_envs,), np.bool_)
 
 
 def checked_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
@@ -277,6 +319,16 @@ def _bare(name: str) -> str:
 def kinds_of(space: Any) -> set[str]:
     """Names of the classes of a space, so that nobody has to import Gymnasium."""
     return {kind.__name__ for kind in type(space).__mro__}
+
+
+def _check_array(env_id: str, doing: str, name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """Refuse an array of another shape, or whose dtype NumPy casts only to another kind of number."""
+    array = np.asarray(value)
+    if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise HostEnvironmentError(
+            f"{doing}() of {env_id!r} must return {name} of shape {shape} and dtype {np.dtype(dtype)}, "
+            f"got shape {array.shape} and dtype {array.dtype}"
+        )
 
 
 def _box_layout(space: Any) -> Layout:
