@@ -1,8 +1,10 @@
 """Environments of Gymnasium that need a main thread, a process or a module of the current folder."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from jax_a3c.training.run_directory import RunDirectory
 gymnasium = pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
 
 MODULE = """
-import asyncio, os, signal
+import asyncio, os, signal, time
 import gymnasium
 import numpy as np
 
@@ -25,7 +27,7 @@ class Plain(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 
-    def __init__(self, render_mode=None):
+    def __init__(self, render_mode=None, lock=None):
         self.render_mode = render_mode
 
     def reset(self, *, seed=None, options=None):
@@ -59,11 +61,15 @@ class Killed(Plain):
     def __init__(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
+class Hanging(Plain):
+    def __init__(self):
+        time.sleep(100)
+
 class Raising(Plain):
     def __init__(self):
         raise KeyError("no licence")
 
-for kind in (Plain, Signal, Loop, Alarm, Both, Killed, Raising):
+for kind in (Plain, Signal, Loop, Alarm, Both, Hanging, Killed, Raising):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=5)
 gymnasium.register("corner/Grid-v1", entry_point="THIS:Plain", max_episode_steps=5)
 """
@@ -151,6 +157,20 @@ def test_what_goes_wrong_in_a_process_is_told(on_path):
         envs.make(f"gymnasium:{on_path}:Raising-v0", processes=True)
     with pytest.raises(envs.HostEnvironmentError, match=r"ended its process in making it \(SIGKILL\)$"):
         envs.make(f"gymnasium:{on_path}:Killed-v0", processes=True)
+
+
+def test_one_that_hangs_in_a_process_is_ended(on_path):
+    children = multiprocessing.active_children()
+    with pytest.raises(
+        envs.HostEnvironmentError, match=r"hangs: no answer within 0.1 seconds of making it in"
+    ):
+        envs.make(f"gymnasium:{on_path}:Hanging-v0", processes=True, timeout=0.1)
+    assert multiprocessing.active_children() == children
+
+
+def test_options_that_cannot_be_sent_to_a_process_are_refused(on_path):
+    with pytest.raises(InputError, match="with processes=True must be picklable, with its options"):
+        envs.make(f"gymnasium:{on_path}:Plain-v0", processes=True, lock=threading.Lock())
 
 
 def test_a_process_needs_no_environment_in_this_one(on_path):

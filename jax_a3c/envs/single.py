@@ -65,15 +65,23 @@ def describe_in_process(env_id: str, make: Make, *, timeout: float | None) -> De
       The description.
 
     Raises:
-      InputError: if no process can be started because the program does not guard its work.
+      InputError: if `make` cannot be pickled, or if no process can be started because the program does not
+        guard its work.
       HostEnvironmentError: if the environment raises, hangs or ends its process.
     """
     import cloudpickle
 
     _check_guard()
+    try:
+        pickled = cloudpickle.dumps(make)
+    except Exception as error:
+        raise InputError(
+            f"{env_id!r} with processes=True must be picklable, with its options: {error}"
+        ) from error
+
     context = multiprocessing.get_context(START_METHOD)
     answers, telling = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(cloudpickle.dumps(make), telling), daemon=True)
+    process = context.Process(target=_answer, args=(pickled, telling), daemon=True)
     with answers:
         try:
             with telling:
@@ -98,6 +106,7 @@ def describe_in_process(env_id: str, make: Make, *, timeout: float | None) -> De
         finally:
             process.kill()
             process.join()
+
     if succeeded:
         return pickle.loads(content)
     cause = _exception(*content)
