@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,9 @@ from jax_a3c.checks import HostEnvironmentError, InputError, WorkerHangError
 from jax_a3c.commands import Envs, Eval, Export, Given, GivenOptions, Info, Plot, Presets, Record, Train
 from jax_a3c.training.settings import resolve
 from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end, tell
+
+BUILDS = (Train, Eval, Record, Export)
+"""Commands that build an environment."""
 
 
 def run() -> int:
@@ -75,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.check()
             run_dir = command.resume or command.new_run_dir()
             return supervise(arguments, run_dir, resume=command.resume is not None)
-        code = command()
+        with _modules_from_here() if isinstance(command, BUILDS) else contextlib.nullcontext():
+            code = command()
         flush_output()
         return code
     except InputError as error:
@@ -100,6 +104,29 @@ def _reserve_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _modules_from_here() -> Iterator[None]:
+    """Let modules of the current folder be imported, and by the processes that are started meanwhile.
+
+    A console script has the folder of the script on its path instead. Ours comes last: a file there does not
+    stand before an installed package of the same name.
+    """
+    try:
+        folder = os.getcwd()
+    except OSError:  # it was deleted
+        yield
+        return
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
 
 
 def _train_defaults(arguments: list[str]) -> Train:

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,9 @@ from jax_a3c.checks import InputError
 from jax_a3c.presets import PRESETS, preset_id
 from jax_a3c.training.settings import RunOptions, Settings, check_options
 from jax_a3c.training.signals import ExitCode, flush_output
+
+MAX_NAME = 100
+"""Characters of an environment's id in the name of a run's folder; file systems allow 255 in all."""
 
 Which = Literal["last", "best"]
 
@@ -153,8 +157,8 @@ class Train:
     def new_run_dir(self) -> Path:
         """Where a new run goes."""
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")  # runs may start in the same second
-        name = f"{self.method}-{self.env.replace(':', '-')}-{now}"
-        return self.run_dir or Path("runs", name)
+        env = re.sub(r"[^\w.-]+", "-", self.env, flags=re.ASCII)[:MAX_NAME]
+        return self.run_dir or Path("runs", f"{self.method}-{env}-{now}")
 
 
 @dataclass(frozen=True, kw_only=True)

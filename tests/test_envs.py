@@ -154,6 +154,7 @@ def test_an_id_that_is_no_string_is_refused(env_id):
         (lambda: spec(observation_dtype="U4"), "observations of 'mine' have the dtype U4"),
         (lambda: spec(observation_dtype=object), "observations of 'mine' have the dtype"),
         (lambda: spec(observation_shape=(), num_categories=0), "num_categories of 'mine'"),
+        (lambda: spec(observation_high=0.0), "observation_high of 'mine' must be a number above 0"),
     ],
 )
 def test_spaces_that_no_method_can_serve_are_refused(make, message):

@@ -32,6 +32,23 @@ def test_images_with_channels_first_become_channels_last():
         assert host.observation_layout("e", spaces.Box(0, 255, shape, np.uint8)).shape == shape
 
 
+@pytest.mark.parametrize(
+    ("space", "high"),
+    [
+        (spaces.Box(0, 2, (9,), np.uint8), 2.0),
+        (spaces.Box(0, 1, (3, 8, 8), np.uint8), 1.0),  # channels first
+        (spaces.Box(0, 255, (4, 84, 84), np.uint8), 255.0),
+        (spaces.Box(np.uint8([0, 0]), np.uint8([3, 7]), dtype=np.uint8), 7.0),
+        (spaces.Box(0, 0, (9,), np.uint8), None),  # nothing is divided by 0
+        (spaces.Box(0, 2, (9,), np.int32), None),
+        (spaces.Box(0, 1, (9,), np.bool_), None),
+        (spaces.Dict(a=spaces.Box(0, 2, (9,), np.uint8)), None),  # float32: not scaled
+    ],
+)
+def test_the_bound_of_uint8_is_known(space, high):
+    assert host.observation_layout("e", space).high == high
+
+
 def test_a_dict_is_one_vector_in_the_order_of_its_keys():
     space = spaces.Dict(
         velocity=spaces.Box(-1, 1, (2,), np.float64),
@@ -121,6 +138,38 @@ def test_an_action_that_is_not_finite_is_no_users_mistake():
 def test_real_actions_are_clipped_to_their_bounds():
     action = host.checked_action(REAL, 2, np.array([[-5.0], [5.0]]))
     np.testing.assert_array_equal(action, np.array([[-1.0], [2.0]], np.float32))
+
+
+def a_step(**other):
+    """A step of two environments of `DISCRETE`, with something changed."""
+    zeros, no = np.zeros(2, np.float32), np.zeros(2, bool)
+    usual = envs.HostStep(np.zeros(2), zeros, no, no, no, zeros, no)
+    return usual._replace(**other)
+
+
+def test_a_step_that_fits_passes():
+    host.check_step(DISCRETE, 2, a_step())
+    host.check_step(DISCRETE, 2, a_step(reward=np.zeros(2), score=np.zeros(2, int), observation=[0, 1]))
+    host.check_observation(DISCRETE, 2, np.zeros(2, np.float32), "reset")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (a_step(reward=np.zeros((2, 1))), r"reward of shape \(2,\) and dtype float32, got shape \(2, 1\)"),
+        (a_step(reward=[None, 1.0]), "reward of shape .*, got shape .* and dtype object"),
+        (a_step(score=np.float32(1)), r"score of shape \(2,\) and dtype float32, got shape \(\)"),
+        (a_step(terminated=np.zeros(2)), "terminated of shape .* and dtype bool, got .* and dtype float64"),
+        (a_step(truncated=np.zeros(2, int)), "truncated of shape"),
+        (a_step(ignored=np.zeros(1, bool)), "ignored of shape"),
+        (a_step(game_over=None), "game_over of shape"),
+        (a_step(observation=np.zeros((2, 1))), r"observation of shape \(2,\) and dtype float64"),
+        ((0, 0.0, False, False, {}), "a HostStep, got"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_told(step, message):
+    with pytest.raises(envs.HostEnvironmentError, match=rf"^step\(\) of 'e' must return {message}"):
+        host.check_step(DISCRETE, 2, step)
 
 
 @pytest.mark.parametrize(

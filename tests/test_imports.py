@@ -27,7 +27,8 @@ RULES: dict[str, set[str]] = {
     "scores": {"checks"},
     **dict.fromkeys(MATHS, BOTTOM),
     "envs.base": BOTTOM,
-    "envs.*": BOTTOM | {"envs.base", "envs.host"},  # the adapters, which do not know each other
+    "envs.*": BOTTOM
+    | {"envs.base", "envs.host", "envs.single"},  # the adapters, which do not know each other
     "envs": BOTTOM | {"envs"},  # make()
     "optimizers": BOTTOM,
     "networks": BOTTOM | {"networks", "distributions", "envs.base"},

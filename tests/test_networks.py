@@ -34,13 +34,16 @@ actor_critic = partial(networks.actor_critic, init="torch")
 q_network = partial(networks.q_network, init="torch")
 
 
-def make_spec(shape=(4,), dtype=np.float32, action_space=DISCRETE, num_categories=None):
+def make_spec(
+    shape=(4,), dtype=np.float32, action_space=DISCRETE, num_categories=None, observation_high=None
+):
     return EnvSpec(
         id="test:v0",
         observation_shape=shape,
         observation_dtype=dtype,
         action_space=action_space,
         num_categories=num_categories,
+        observation_high=observation_high,
     )
 
 
@@ -131,6 +134,21 @@ def test_observations_become_real_numbers(dtype, scale):
     real = as_real(obs)
     assert real.dtype == jnp.float32
     np.testing.assert_allclose(real, np.asarray(obs, np.float64) * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("build", [actor_critic, q_network])
+def test_uint8_is_divided_by_its_declared_bound(build):
+    boards = np.random.default_rng(0).integers(0, 3, (2, 3, 9))
+    reset = jnp.zeros((2, 3), bool)
+    network = build(make_spec((9,), np.uint8, observation_high=2.0), hidden=(8,))
+    params = jax.jit(network.init)(KEY, (), jnp.asarray(boards, np.uint8), reset)
+    plain = build(make_spec((9,)), hidden=(8,))
+    expected = run(plain, params, (), jnp.asarray(boards / 2.0, np.float32), reset)
+    assert all_equal(run(network, params, (), jnp.asarray(boards, np.uint8), reset), expected)
+
+    bytes_ = build(make_spec((9,), np.uint8), hidden=(8,))  # none declared: 255
+    expected = run(plain, params, (), jnp.asarray(boards, np.float32) / 255.0, reset)
+    assert all_equal(run(bytes_, params, (), jnp.asarray(boards, np.uint8), reset), expected)
 
 
 @pytest.mark.parametrize("shape", [(), (2,)])

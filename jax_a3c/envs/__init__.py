@@ -1,6 +1,5 @@
 """Environments by name: `make("gymnax:CartPole-v1")`."""
 
-import difflib
 from typing import Any
 
 from jax_a3c.checks import InputError, check_string, shown
@@ -20,6 +19,7 @@ from jax_a3c.envs.base import (
     RenderedEnvironment,
     UnknownEnvironmentError,
 )
+from jax_a3c.envs.host import nearest_names
 
 __all__ = [
     "ActionSpace",
@@ -83,14 +83,13 @@ def make(env_id: str, /, **options: Any) -> JaxEnvironment | HostFactory:
 
 def _suggestion(env_id: str, backends: tuple[str, ...]) -> str:
     """What the user may have meant: the nearest ids, compared without regard to case."""
-    wanted = env_id.rpartition(":")[2].lower()
+    wanted = env_id.rpartition(":")[2]
     ids_by_name: dict[str, list[str]] = {}
     for backend in backends:
         for name in BACKENDS[backend].available():
-            ids_by_name.setdefault(name.lower(), []).append(f"{backend}:{name}")
-    matches = difflib.get_close_matches(wanted, ids_by_name, n=3, cutoff=0.6)
+            ids_by_name.setdefault(name, []).append(f"{backend}:{name}")
+
+    matches = nearest_names(wanted, ids_by_name)
     if not matches:
         return "`jax-a3c envs` lists those that can be made"
-    return (
-        "did you mean " + ", ".join(repr(env_id) for match in matches for env_id in ids_by_name[match]) + "?"
-    )
+    return f"did you mean {', '.join(repr(near) for match in matches for near in ids_by_name[match])}?"

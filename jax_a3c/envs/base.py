@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from jax_a3c.checks import HostEnvironmentError as HostEnvironmentError
-from jax_a3c.checks import InputError, check_integer, check_tuple, shown
+from jax_a3c.checks import InputError, check_integer, check_number, check_tuple, shown
 from jax_a3c.types import Array, TimeStep
 
 
@@ -110,6 +110,8 @@ class EnvSpec:
       action_space: `Discrete` or `Box`.
       max_episode_steps: the time limit in environment steps, None if there is none.
       num_categories: the observation is one of this many integers; None for real-valued ones.
+      observation_high: the largest value of uint8 observations, by which networks divide them; None means
+        255. Other dtypes are not scaled.
     """
 
     id: str
@@ -118,6 +120,7 @@ class EnvSpec:
     action_space: ActionSpace
     max_episode_steps: int | None = None
     num_categories: int | None = None
+    observation_high: float | None = None
 
     def __post_init__(self) -> None:
         check_tuple(f"observation_shape of {self.id!r}", self.observation_shape, "integers")
@@ -130,6 +133,8 @@ class EnvSpec:
             )
         if self.num_categories is not None:
             check_integer(f"num_categories of {self.id!r}", self.num_categories, 1)
+        if self.observation_high is not None:
+            check_number(f"observation_high of {self.id!r}", self.observation_high, above=0.0)
 
 
 @runtime_checkable

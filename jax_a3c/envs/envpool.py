@@ -135,6 +135,7 @@ class EnvpoolFactory:
             action_space=action_space(env_id, action) if continuous else actions,
             max_episode_steps=int(spec.config.max_episode_steps),
             num_categories=self._layout.num_categories,
+            observation_high=self._layout.high,
         )
         self._adaptation = Adaptation(
             actions=None if continuous else CAR_RACING_ACTIONS,

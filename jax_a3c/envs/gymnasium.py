@@ -8,6 +8,9 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,13 +25,26 @@ from jax_a3c.envs.host import (
     check_names,
     checked_action,
     checked_seeds,
+    nearest_names,
     observation_layout,
+)
+from jax_a3c.envs.single import (
+    START_METHOD,
+    Checked,
+    Description,
+    Elsewhere,
+    Make,
+    describe,
+    describe_in_process,
 )
 
 INSTALL = "pip install 'jax-a3c[gymnasium]'"
 
 NEEDS = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
 """What Gymnasium's own environments import beside Gymnasium, by the package they are in."""
+
+NEEDS_MAIN_THREAD = re.compile(r"main(\(\))? thread|event loop in thread|in that same thread", re.IGNORECASE)
+"""What `signal`, `asyncio`, `sqlite3` and windows say on a thread that is not the main or the first one."""
 
 NOT_LISTED = ("gymnasium.envs.phys2d", "gymnasium.envs.tabular")
 """Second versions of environments that are listed under another name."""
@@ -53,32 +69,30 @@ class GymnasiumFactory:
         """The environment that is `registered` under `name`; the rest as in `make`."""
         env_id = f"gymnasium:{name}"
         check_boolean(f"processes of {env_id!r}", processes)
-        self._registered = registered
-        self._options = options
+        self._make_one = functools.partial(_make_one, env_id, registered, dict(options))
         self._timeout = timeout
         self._processes = processes
-        calls = BoundedCalls(env_id, timeout)
+        self._way_out = _process_ended if processes else _main_thread
+
         try:
-            env = calls("making it", self._make_one)
-            calls("close", env.close)
+            declared = self._describe(env_id)
         except HostEnvironmentError as error:
             if type(error.__cause__).__name__ == "DependencyNotInstalled":
                 raise InputError(f"{env_id!r} needs more than is installed: {error.__cause__}") from None
             if options and error.__cause__ is not None:  # it answered; the settings are the likelier reason
                 raise InputError(f"{env_id!r} cannot be made with {shown(dict(options))}: {error}") from None
             raise
-        finally:
-            calls.close()
-        self._layout = observation_layout(env_id, env.observation_space)
-        self._actions = env.action_space
-        self._render_modes = list(env.metadata.get("render_modes", []))
+
+        self._declared = declared
+        self._layout = observation_layout(env_id, declared.observation_space)
         self.spec = EnvSpec(
             id=env_id,
             observation_shape=self._layout.shape,
             observation_dtype=self._layout.dtype,
-            action_space=action_space(env_id, env.action_space),
-            max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
+            action_space=action_space(env_id, declared.action_space),
+            max_episode_steps=declared.max_episode_steps,
             num_categories=self._layout.num_categories,
+            observation_high=self._layout.high,
         )
 
     def make(
@@ -88,47 +102,49 @@ class GymnasiumFactory:
         seeds = checked_seeds(seed, num_envs)
         if num_threads is not None:
             check_integer("num_threads", num_threads, 1)
+        return self._start(self._make_one, seeds)
+
+    def make_rendered(self, *, seed: int = 0) -> "GymnasiumEnvironment":
+        """Start a vector of one environment that can be drawn; InputError if it cannot be as pixels."""
+        render_modes = list(self._declared.metadata.get("render_modes", []))
+        if "rgb_array" not in render_modes:
+            raise InputError(
+                f"{self.spec.id!r} cannot be drawn: its metadata has no render mode 'rgb_array', "
+                f"it has {render_modes}"
+            )
+        make = functools.partial(self._make_one, render_mode="rgb_array")
+        return self._start(make, checked_seeds(seed, 1))
+
+    def _describe(self, env_id: str) -> Description:
+        """What one environment declares, made where all will be."""
+        if self._processes:
+            return describe_in_process(env_id, self._make_one, timeout=self._timeout)
+        calls = BoundedCalls(env_id, self._timeout, way_out=self._way_out)
+        try:
+            return calls("making it", describe, self._make_one)
+        finally:
+            calls.close()
+
+    def _start(self, make: Make, seeds: list[int]) -> "GymnasiumEnvironment":
+        """A vector of environments, one for each seed."""
 
         def start() -> Any:
             from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-            makers = [self._make_one] * num_envs
+            mode = AutoresetMode.NEXT_STEP
             if self._processes:
-                # A fork would copy the locks of JAX's threads, held or not.
-                return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP, context="forkserver")
-            return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-
-        return GymnasiumEnvironment(
-            start, self.spec, self._layout, action_like=self._actions, seeds=seeds, timeout=self._timeout
-        )
-
-    def make_rendered(self, *, seed: int = 0) -> "GymnasiumEnvironment":
-        """Start a vector of one environment that can be drawn; InputError if it cannot be as pixels."""
-        if "rgb_array" not in self._render_modes:
-            raise InputError(
-                f"{self.spec.id!r} cannot be drawn: its metadata has no render mode 'rgb_array', "
-                f"it has {self._render_modes}"
-            )
-
-        def start() -> Any:
-            from gymnasium.vector import AutoresetMode, SyncVectorEnv
-
-            make = functools.partial(self._make_one, render_mode="rgb_array")
-            return SyncVectorEnv([make], copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+                makers = [Elsewhere(make, self._declared)] * len(seeds)
+                return AsyncVectorEnv(makers, autoreset_mode=mode, context=START_METHOD)
+            return SyncVectorEnv([make] * len(seeds), copy=False, autoreset_mode=mode)
 
         return GymnasiumEnvironment(
             start,
             self.spec,
             self._layout,
-            action_like=self._actions,
-            seeds=checked_seeds(seed, 1),
-            timeout=self._timeout,
+            action_like=self._declared.action_space,
+            seeds=seeds,
+            calls=BoundedCalls(self.spec.id, self._timeout, way_out=self._way_out),
         )
-
-    def _make_one(self, **more: Any) -> Any:
-        import gymnasium
-
-        return gymnasium.make(self._registered, **{**self._options, **more})
 
 
 class GymnasiumEnvironment:
@@ -147,7 +163,7 @@ class GymnasiumEnvironment:
         *,
         action_like: Any,
         seeds: list[int],
-        timeout: float | None,
+        calls: BoundedCalls,
     ):
         """`start` returns Gymnasium's vector, `action_like` is the space of one action there."""
         self.spec = spec
@@ -157,7 +173,7 @@ class GymnasiumEnvironment:
         self._action_dtype = action_like.dtype
         self._seeds: list[int] | None = seeds
         self._over: np.ndarray | None = None
-        self._calls = BoundedCalls(spec.id, timeout)
+        self._calls = calls
         self._vector = self._calls("making it", start)
 
     def reset(self) -> np.ndarray:
@@ -226,9 +242,10 @@ def make(
       name: as registered, such as `LunarLander-v3`, or `module:Id-v0`: `module` is imported first, and
         registers it.
       timeout: seconds after which a call counts as hung; None waits for ever, and saves the hand-over to
-        another thread.
-      processes: each environment in a process of its own, for slow ones: Gymnasium's `AsyncVectorEnv`. A
-        program that uses it needs `if __name__ == "__main__":`.
+        another thread: environments are made on the thread that calls.
+      processes: each environment on the main thread of a process of its own, for those that are slow or need
+        a main thread: Gymnasium's `AsyncVectorEnv`. A program that uses it needs
+        `if __name__ == "__main__":`.
       **options: what the environment's constructor takes, and `max_episode_steps`.
 
     Returns:
@@ -244,16 +261,13 @@ def make(
 
     module, _, registered_name = name.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # a script that was meant to be run
-            raise InputError(f"'gymnasium:{name}' needs the module {module!r}: {error}") from error
+        _import(module, f"gymnasium:{name}")
     registered = gymnasium.registry.get(registered_name)
     if registered is None:
         if module:
             raise InputError(
                 f"unknown environment 'gymnasium:{name}': the module {module!r} registers no environment "
-                f"{registered_name!r}"
+                f"{registered_name!r}{_registered_instead(module, registered_name)}"
             )
         raise UnknownEnvironmentError(name)
     check_timeout("timeout", timeout)
@@ -261,6 +275,61 @@ def make(
         check_integer(f"max_episode_steps of 'gymnasium:{name}'", options["max_episode_steps"], 1)
     _check_options(f"gymnasium:{name}", registered, options)
     return GymnasiumFactory(name, registered, options, timeout=timeout, processes=processes)
+
+
+def _import(module: str, env_id: str) -> None:
+    """Import what registers an environment; InputError if that is not possible."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # of what the module imports
+            raise InputError(f"{env_id!r} needs the module {module!r}, which needs more: {error}") from error
+        looked = "in the current folder and on" if _searches_here() else "on"
+        spelling = "; write it as in `import`, without .py" if module.endswith(".py") or "/" in module else ""
+        raise InputError(
+            f"{env_id!r} needs the module {module!r}, which was looked for {looked} Python's path and not "
+            f"found: go to its folder, or add that folder to PYTHONPATH{spelling}"
+        ) from error
+    except (Exception, SystemExit) as error:  # a script that was meant to be run
+        raise InputError(f"{env_id!r} needs the module {module!r}: {error}") from error
+
+
+def _searches_here() -> bool:
+    """Whether the current folder is on Python's path."""
+    try:
+        return "" in sys.path or os.getcwd() in sys.path
+    except OSError:  # it was deleted
+        return False
+
+
+def _registered_instead(module: str, name: str) -> str:
+    """What the user may have meant among the names that are registered, the end of a sentence."""
+    import gymnasium
+
+    ids = [f"gymnasium:{module}:{other}" for other in nearest_names(name, gymnasium.registry)]
+    return f"; did you mean {', '.join(map(repr, ids))}?" if ids else ""
+
+
+def _make_one(env_id: str, registered: Any, options: Mapping[str, Any], **more: Any) -> Checked:
+    """Make one environment; in the process that steps it."""
+    import gymnasium
+
+    return Checked(gymnasium.make(registered, **{**options, **more}), env_id)
+
+
+def _main_thread(error: BaseException) -> str:
+    """The ways out for an environment that was not on the main thread."""
+    if not NEEDS_MAIN_THREAD.search(str(error)):
+        return ""
+    return (
+        "; set its option processes=true, which gives each environment the main thread of a process, or "
+        "timeout=null, which makes it on the thread that trains, though its steps may run on others"
+    )
+
+
+def _process_ended(error: BaseException) -> str:
+    """What a broken pipe to an environment's process means."""
+    return "; its process ended without an answer" if isinstance(error, EOFError | ConnectionError) else ""
 
 
 def _is_listed(registered: Any) -> bool:
@@ -271,7 +340,8 @@ def _is_listed(registered: Any) -> bool:
     if module.startswith(NOT_LISTED):
         return False
     needs = [library for package, library in NEEDS.items() if module.startswith(package)]
-    return all(importlib.util.find_spec(library) is not None for library in (*needs, module.split(".")[0]))
+    libraries = (*needs, module.split(".")[0])
+    return all(name in sys.modules or importlib.util.find_spec(name) is not None for name in libraries)
 
 
 def _check_options(env_id: str, registered: Any, options: Mapping[str, Any]) -> None:

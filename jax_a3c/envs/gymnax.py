@@ -11,6 +11,7 @@ import numpy as np
 
 from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, UnknownEnvironmentError
+from jax_a3c.envs.host import largest_byte
 from jax_a3c.types import Array, TimeStep
 
 EXCLUDED = frozenset({"MNISTBandit-bsuite"})
@@ -44,6 +45,7 @@ class GymnaxEnvironment:
             action_space=_action_space(name, env.action_space(params)),
             max_episode_steps=int(params.max_steps_in_episode),
             num_categories=declared.n if type(declared).__name__ == "Discrete" else None,
+            observation_high=_observation_high(declared, observation.dtype),
         )
 
     def reset(self, key: Array) -> tuple[Any, Array]:
@@ -125,6 +127,11 @@ def _action_space(name: str, space: Any) -> ActionSpace:
     raise InputError(
         f"'gymnax:{name}' has the action space {space!r}; supported are Discrete and Box of one axis"
     )
+
+
+def _observation_high(space: Any, dtype: Any) -> float | None:
+    """The largest value that a space declares for observations of uint8, None for others."""
+    return largest_byte(space) if dtype == np.uint8 and hasattr(space, "high") else None
 
 
 def _cast(tree: Any, structure: Any) -> Any:

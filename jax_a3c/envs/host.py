@@ -5,15 +5,16 @@ Spaces are those of Gymnasium, told apart by the names of their classes: only it
 
 import difflib
 import queue
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_integer, check_timeout
-from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, HostEnvironmentError
+from jax_a3c.checks import InputError, check_integer, check_timeout, shown
+from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, HostEnvironmentError, HostStep
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Layout:
       shape: of one observation.
       dtype: of one observation.
       num_categories: the observation is one of this many integers, None for others.
+      high: the largest value of uint8 observations, None for others.
       convert: the library's observations of N environments -> `[N, *shape]`.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     num_categories: int | None
+    high: float | None
     convert: Callable[[Any], np.ndarray]
 
 
@@ -54,12 +57,12 @@ def observation_layout(env_id: str, space: Any, drop: Sequence[str] = ()) -> Lay
     Raises:
       InputError: if the space has no such layout, or nothing is left of it.
     """
-    kinds = _kinds(space)
+    kinds = kinds_of(space)
     if "Box" in kinds:
         return _box_layout(space)
     if "Discrete" in kinds:
         start, count = int(space.start), int(space.n)
-        return Layout((), np.dtype(np.int32), count, lambda x: (np.asarray(x) - start).astype(np.int32))
+        return Layout((), np.dtype(np.int32), count, None, lambda x: (np.asarray(x) - start).astype(np.int32))
     parts = _vectors(env_id, space, tuple(drop))
     size = sum(part_size for part_size, _ in parts)
     if not size:
@@ -68,13 +71,14 @@ def observation_layout(env_id: str, space: Any, drop: Sequence[str] = ()) -> Lay
         (size,),
         np.dtype(np.float32),
         None,
+        None,
         lambda x: np.concatenate([vector(x) for _, vector in parts], axis=1, dtype=np.float32),
     )
 
 
 def action_space(env_id: str, space: Any) -> ActionSpace:
     """The protocol's action space for Gymnasium's one; InputError if there is none."""
-    kinds = _kinds(space)
+    kinds = kinds_of(space)
     if "Discrete" in kinds:
         return Discrete(num_actions=int(space.n))
     if "Box" in kinds and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
@@ -129,6 +133,48 @@ def checked_action(spec: EnvSpec, num_envs: int, action: Any) -> np.ndarray:
     return np.clip(action, space.low, space.high).astype(np.float32)
 
 
+def check_observation(spec: EnvSpec, num_envs: int, observation: Any, doing: str) -> None:
+    """Refuse observations of a group that are not what its description says.
+
+    Args:
+      spec: the description of the environments.
+      num_envs: N.
+      observation: what the group returned.
+      doing: the function that returned it, for the message.
+
+    Raises:
+      HostEnvironmentError: if shape or dtype differ.
+    """
+    _check_array(
+        spec.id,
+        doing,
+        "observation",
+        observation,
+        (num_envs, *spec.observation_shape),
+        spec.observation_dtype,
+    )
+
+
+def check_step(spec: EnvSpec, num_envs: int, step: Any) -> None:
+    """Refuse a step of a group that is not what `HostStep` and its description say.
+
+    Args:
+      spec: the description of the environments.
+      num_envs: N.
+      step: what the group returned.
+
+    Raises:
+      HostEnvironmentError: if it is no `HostStep`, or shape or dtype of a field differ.
+    """
+    if not isinstance(step, HostStep):
+        raise HostEnvironmentError(f"step() of {spec.id!r} must return a HostStep, got {shown(step)}")
+    check_observation(spec, num_envs, step.observation, "step")
+    for name in ("reward", "score"):
+        _check_array(spec.id, "step", name, getattr(step, name), (num_envs,), np.float32)
+    for name in ("terminated", "truncated", "ignored", "game_over"):
+        _check_array(spec.id, "step", name, getattr(step, name), (num_envs,), np.bool_)
+
+
 def checked_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
     """One seed for each of `num_envs` environments; an integer is the first of consecutive ones."""
     check_integer("num_envs", num_envs, 1)
@@ -155,6 +201,31 @@ def check_names(env_id: str, options: Mapping[str, Any], known: Sequence[str]) -
             raise InputError(f"{env_id!r} has no setting {option!r}; {hint}")
 
 
+def nearest_names(wanted: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The names that come nearest to another one, whatever its case, version and name space.
+
+    Args:
+      wanted: what was asked for.
+      names: `name-v0` or `name_space/name-v0`, those that there are.
+      count: how many to return at most, where none differs in nothing but that.
+
+    Returns:
+      The names, none if all are far.
+    """
+    lowered = {name: name.lower() for name in names}
+    same = {_bare(wanted), _without_version(wanted.lower())}
+    matches = [name for name, lower in lowered.items() if same & {_bare(lower), _without_version(lower)}]
+    if matches:
+        return matches
+    near = difflib.get_close_matches(wanted.lower(), lowered.values(), n=count, cutoff=0.6)
+    return [name for match in dict.fromkeys(near) for name, lower in lowered.items() if lower == match]
+
+
+def raised(env_id: str, doing: str, error: BaseException) -> str:
+    """The sentence, on one line, for what an environment raised."""
+    return f"{env_id!r} raised {type(error).__name__} in {doing}: {' '.join(str(error).split())}"
+
+
 class BoundedCalls:
     """Calls that are made on a thread of their own and given up after a time.
 
@@ -162,11 +233,20 @@ class BoundedCalls:
     keep the process alive. All calls share that thread: some libraries bind to the one that began.
     """
 
-    def __init__(self, env_id: str, timeout: float | None):
-        """Args: the environment, for messages, and seconds per call, None to call directly."""
+    def __init__(
+        self, env_id: str, timeout: float | None, *, way_out: Callable[[BaseException], str] | None = None
+    ):
+        """Nothing is started yet.
+
+        Args:
+          env_id: for messages.
+          timeout: seconds per call, None to call directly.
+          way_out: from what a call raised to what ends the message, `""` for nothing.
+        """
         check_timeout("timeout", timeout)
         self._env_id = env_id
         self._timeout = timeout
+        self._way_out = way_out or (lambda error: "")
         self._lost = ""
         self._free = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -186,8 +266,11 @@ class BoundedCalls:
         except queue.Empty:
             self._lost = f"{self._env_id!r} hangs: no answer within {self._timeout:g} seconds of {doing}"
             raise HostEnvironmentError(self._lost) from None
+        except HostEnvironmentError as error:  # its sentence is complete
+            self._lost = str(error)
+            raise
         except (Exception, SystemExit) as error:
-            self._lost = f"{self._env_id!r} raised {type(error).__name__} in {doing}: {error}"
+            self._lost = raised(self._env_id, doing, error) + self._way_out(error)
             raise HostEnvironmentError(self._lost) from error
         except BaseException:  # Ctrl-C: nobody waits for the answer, so that nothing more can be asked
             self._lost = f"{self._env_id!r} was left in {doing}"
@@ -224,21 +307,42 @@ class BoundedCalls:
             self._results.put(answer)
 
 
-def _kinds(space: Any) -> set[str]:
+def _without_version(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name)
+
+
+def _bare(name: str) -> str:
+    """A name in small letters, without version and name space."""
+    return _without_version(name.lower().rpartition("/")[2])
+
+
+def kinds_of(space: Any) -> set[str]:
+    """Names of the classes of a space, so that nobody has to import Gymnasium."""
     return {kind.__name__ for kind in type(space).__mro__}
+
+
+def _check_array(env_id: str, doing: str, name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """Refuse an array of another shape, or whose dtype NumPy casts only to another kind of number."""
+    array = np.asarray(value)
+    if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise HostEnvironmentError(
+            f"{doing}() of {env_id!r} must return {name} of shape {shape} and dtype {np.dtype(dtype)}, "
+            f"got shape {array.shape} and dtype {array.dtype}"
+        )
 
 
 def _box_layout(space: Any) -> Layout:
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
     if dtype == np.uint8 and len(shape) == 3 and shape[0] < min(shape[1:]):  # channels first
-        return Layout((*shape[1:], shape[0]), dtype, None, _channels_last)
+        return Layout((*shape[1:], shape[0]), dtype, None, largest_byte(space), _channels_last)
     if dtype in (np.uint8, np.bool_):
         target = dtype
     elif dtype.kind in "iu" and _fits_int32(space):
         target = np.dtype(np.int32)
     else:
         target = np.dtype(np.float32)
-    return Layout(shape, target, None, lambda x: np.asarray(x, target))
+    high = largest_byte(space) if target == np.uint8 else None
+    return Layout(shape, target, None, high, lambda x: np.asarray(x, target))
 
 
 def _channels_last(images: np.ndarray) -> np.ndarray:
@@ -248,6 +352,11 @@ def _channels_last(images: np.ndarray) -> np.ndarray:
     for channel in range(images.shape[1]):
         last[..., channel] = images[:, channel]
     return last
+
+
+def largest_byte(space: Any) -> float | None:
+    """The largest value that a space of uint8 declares; None if that is 0, by which nothing is divided."""
+    return float(np.max(space.high)) or None
 
 
 def _fits_int32(space: Any) -> bool:
@@ -261,7 +370,7 @@ Vector = tuple[int, Callable[[Any], np.ndarray]]
 
 def _vectors(env_id: str, space: Any, drop: tuple[str, ...] = ()) -> list[Vector]:
     """The parts of the vector that stands for a space, in order."""
-    kinds = _kinds(space)
+    kinds = kinds_of(space)
     if kinds & {"Text", "MissionSpace"}:
         return []
     if kinds & {"Dict", "Tuple"}:

@@ -32,12 +32,13 @@ class Trunk(nn.Module):
     torso: nn.Module
     core: LSTM | None = None
     num_categories: int | None = None
+    observation_high: float | None = None
 
     @nn.compact
     def __call__(self, carry: Carry, obs: Array, reset: Array) -> tuple[Carry, Array]:
         """`[T, *B, *obs_shape]` -> carry after the last step, features `[T, *B, F]` float32."""
         merged = obs.reshape(-1, *obs.shape[reset.ndim :])  # [T * B, *obs_shape]
-        features = self.torso(as_real(merged, self.num_categories))
+        features = self.torso(as_real(merged, self.num_categories, self.observation_high))
         features = features.reshape(*reset.shape, -1)
         if self.core is not None:
             carry, features = self.core(carry, features, reset)
@@ -57,6 +58,7 @@ class ActorCritic(nn.Module):
       min_variance: of the Gaussian, in squared action units.
       initial_stddev: of the Gaussian with variance "parameter", in action units.
       num_categories: observations are integers below this number, encoded one-hot; None for others.
+      observation_high: uint8 observations are divided by this number; None means 255.
       initialization: of the heads, "orthogonal" or "torch"; torso and core have their own field.
     """
 
@@ -68,6 +70,7 @@ class ActorCritic(nn.Module):
     min_variance: float = 1e-4
     initial_stddev: float = 1.0
     num_categories: int | None = None
+    observation_high: float | None = None
     initialization: str = "orthogonal"
 
     @property
@@ -142,6 +145,7 @@ class QNetwork(nn.Module):
       dueling: Q = V + A - mean A (Wang et al., 2016) with linear streams; the paper names it as a
         possible improvement.
       num_categories: observations are integers below this number, encoded one-hot; None for others.
+      observation_high: uint8 observations are divided by this number; None means 255.
       initialization: of the head, "orthogonal" or "torch"; torso and core have their own field.
     """
 
@@ -150,6 +154,7 @@ class QNetwork(nn.Module):
     core: LSTM | None = None
     dueling: bool = False
     num_categories: int | None = None
+    observation_high: float | None = None
     initialization: str = "orthogonal"
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
@@ -218,6 +223,7 @@ def actor_critic(
         min_variance=min_variance,
         initial_stddev=initial_stddev,
         num_categories=spec.num_categories,
+        observation_high=spec.observation_high,
         initialization=init,
     )
 
@@ -252,6 +258,7 @@ def q_network(
         core=_core(lstm, init=init, dtype=dtype),
         dueling=dueling,
         num_categories=spec.num_categories,
+        observation_high=spec.observation_high,
         initialization=init,
     )
 
@@ -260,7 +267,7 @@ def _trunk(network: ActorCritic | QNetwork, name: str) -> Trunk:
     """A trunk with torso and core of its own, made from unbound copies; for compact methods."""
     torso = network.torso.clone(parent=None, name=None)
     core = None if network.core is None else network.core.clone(parent=None, name=None)
-    return Trunk(torso, core, network.num_categories, name=name)
+    return Trunk(torso, core, network.num_categories, network.observation_high, name=name)
 
 
 def _spec(of: Any) -> Any:

@@ -14,15 +14,20 @@ from jax_a3c.types import Array
 
 GAIN = 2.0**0.5
 """Gain of orthogonal weights in hidden layers."""
+BYTE = 255.0
+"""The largest value of uint8 observations where the environment declares none."""
 
 
-def as_real(observations: Array, num_categories: int | None = None) -> Array:
+def as_real(
+    observations: Array, num_categories: int | None = None, observation_high: float | None = None
+) -> Array:
     """Turn any observation into real numbers.
 
     Args:
-      observations: `[M, *obs_shape]`. uint8 (bytes: pixels, RAM) is divided by 255, bool and other integers
-        are cast to float32, floats stay.
+      observations: `[M, *obs_shape]`. uint8 (pixels, RAM, boards) is divided by `observation_high`, bool and
+        other integers are cast to float32, floats stay.
       num_categories: the observations are integers below this number, encoded one-hot.
+      observation_high: the largest value of uint8 observations, above 0; None means 255.
 
     Returns:
       Float array, `[M, *obs_shape]`, with one more axis of `num_categories` for one-hot.
@@ -30,7 +35,7 @@ def as_real(observations: Array, num_categories: int | None = None) -> Array:
     if num_categories is not None:
         return jax.nn.one_hot(observations, num_categories, dtype=jnp.float32)
     if observations.dtype == jnp.uint8:
-        return observations.astype(jnp.float32) / 255.0
+        return observations.astype(jnp.float32) / (BYTE if observation_high is None else observation_high)
     if not jnp.issubdtype(observations.dtype, jnp.floating):
         return observations.astype(jnp.float32)
     return observations

@@ -33,8 +33,10 @@ def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
     first = [*flags, "--run-dir", str(run_dir)]  # refuses a folder that holds a run
     going_on = [*_without(flags, "--initial-params"), "--resume", str(run_dir)]
     command, newest, futile = going_on if resume else first, _newest(run_dir), 0
+    # `-m` puts the current folder first on the path, `-P` leaves that to how we were started.
+    own_path = [] if "" in sys.path or os.getcwd() in sys.path else ["-P"]
     while True:
-        code, told, stopped = _run([sys.executable, "-m", "jax_a3c.cli", *command])
+        code, told, stopped = _run([sys.executable, *own_path, "-m", "jax_a3c.cli", *command])
         if told is not None:
             return told
         if stopped or not (run_dir / "config.json").exists():
