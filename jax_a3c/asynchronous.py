@@ -25,6 +25,7 @@ from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import close_all, init_host_actors, lasting, resumed
 from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts, check_rows
+from jax_a3c.programs import shared_jit
 from jax_a3c.rollouts import RunnerConfig, as_key, init_actor
 from jax_a3c.segments import Segments, ravel, unraveller
 from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
@@ -184,7 +185,7 @@ class Asynchronous:
             device=self._device,
         )
         self._compiled = False
-        self._init_flat = jax.jit(lambda *args: ravel(self._init_params(*args)))
+        self._init_flat = shared_jit(lambda *args: ravel(self._init_params(*args)))
 
     def init(self, key: Array | int) -> A3CState:
         """Start a run: fresh parameters, and an acting state with random numbers of its own per worker.
@@ -402,7 +403,7 @@ class Asynchronous:
         env, needs = self._env, self._objective.actor_needs
         if isinstance(env, JaxEnvironment):
             carry = self._network.initial_carry((num_envs,))
-            start = jax.jit(lambda key: init_actor(env, carry, key, num_envs, **needs))
+            start = shared_jit(lambda key: init_actor(env, carry, key, num_envs, **needs))
             return [start(worker_key) for worker_key in jax.random.split(key, num_workers)]
         # Twice as many threads as cores in all: while a worker computes, its environments wait.
         num_threads = max(1, 2 * available_cores() // num_workers)

@@ -17,6 +17,7 @@ import numpy as np
 from jax_a3c import rollouts, types
 from jax_a3c.checks import InputError
 from jax_a3c.envs.base import Box, EnvSpec, HostEnvironment, HostFactory, HostStep, to_bounds
+from jax_a3c.envs.host import check_observation, check_step
 from jax_a3c.objectives import Network
 from jax_a3c.rollouts import NONE_CHOSEN
 from jax_a3c.types import Array, Carry, Rollout
@@ -131,9 +132,11 @@ def init_host_actor(
     _refuse_tracing(type(group))
     explore_key, key = jax.random.split(key)
     num_envs = group.num_envs
+    observation = group.reset()
+    check_observation(group.spec, num_envs, observation, "reset")
     return ActorState(
         env_state=group,
-        observation=group.reset(),
+        observation=observation,
         reset=np.ones(num_envs, bool),
         carry=carry,
         key=key,
@@ -203,7 +206,7 @@ def host_unroll(
     """
     state: Any = actor  # of NumPy arrays
     observation, reset, carry = jax.device_put(state.observation, device), state.reset, state.carry
-    space = state.env_state.spec.action_space
+    spec = state.env_state.spec
     looks_ahead, next_action = state.next_action is not None, state.next_action
     episode_return, episode_length = state.episode_return, state.episode_length
     discounted = state.discounted_return
@@ -216,7 +219,9 @@ def host_unroll(
         if next_action is not None:
             action = np.where(next_action == NONE_CHOSEN, action, next_action)
             next_action = None
-        step = yield to_bounds(space, action)
+        step = yield to_bounds(spec.action_space, action)
+        if t == 0:  # often enough, and of no cost
+            check_step(spec, len(reset), step)
         taken, ended = ~step.ignored, step.terminated | step.truncated
         if discounted is not None:
             # A reset row forgets: what ended is then behind, and its own reward is 0.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 KEPT = 32
 """Programs that are kept for others that are equal. Many runs in one process need a few at a time."""
@@ -61,6 +62,28 @@ def compile_program(
             while len(_programs) > KEPT:
                 _programs.popitem(last=False)
     return program
+
+
+def shared_jit(function: Callable, *, donate_argnums: tuple[int, ...] = ()) -> Callable:
+    """Compile as `jax.jit` does, but share the programs of equal functions; see `compile_program`.
+
+    Args:
+      function: a pure function of positional arguments.
+      donate_argnums: arguments whose buffers the program may take.
+
+    Returns:
+      The function, which compiles at its first call for each set of shapes and dtypes.
+    """
+    programs: dict[Any, Callable] = {}
+
+    def call(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        key = (structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves))
+        if key not in programs:
+            programs[key] = compile_program(function, *args, donate_argnums=donate_argnums)
+        return programs[key](*args)
+
+    return call
 
 
 def forget_programs() -> None:

@@ -32,7 +32,7 @@ from jax_a3c.objectives import (
     check_rows,
     gradient,
 )
-from jax_a3c.programs import compile_program
+from jax_a3c.programs import compile_program, shared_jit
 from jax_a3c.rollouts import EpisodeSums, RunnerConfig, as_key, init_actor, unroll
 from jax_a3c.types import ActorState, Array, Metrics, Params, Rollout
 
@@ -279,7 +279,7 @@ def _on_host(
     """Two groups of environments take turns: while the policy acts for one, the other steps."""
     half = config.num_envs // 2
     sizes = [config.num_envs - half] + [half] * (half > 0)
-    init_learner = jax.jit(learner.init)
+    init_learner = shared_jit(learner.init)
     programs: dict[str, Callable] = {}
 
     def act(params: Params, key: Array, t: Array, *args: Any) -> tuple:

@@ -32,7 +32,7 @@ RULES: dict[str, set[str]] = {
     "envs": BOTTOM | {"envs"},  # make()
     "optimizers": BOTTOM,
     "networks": BOTTOM | {"networks", "distributions", "envs.base"},
-    **dict.fromkeys(LEARNING, BOTTOM | MATHS | LEARNING | {"envs.base"}),
+    **dict.fromkeys(LEARNING, BOTTOM | MATHS | LEARNING | {"envs.base", "envs.host"}),
     # Neither runner knows the other, a network, an optimizer or an adapter: these are arguments.
     **dict.fromkeys(RUNNERS, BOTTOM | MATHS | LEARNING | {"envs.base"}),
     **dict.fromkeys(TOP, BELOW | TOP | {PACKAGE}),

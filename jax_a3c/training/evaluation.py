@@ -1,6 +1,5 @@
 """Evaluation: complete episodes on environments of their own, unclipped and undiscounted."""
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from jax_a3c.checks import MAX_EPISODES, MAX_STEPS, check_choice, check_integer
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, to_bounds
 from jax_a3c.exploration import epsilon_greedy
 from jax_a3c.objectives import Network
+from jax_a3c.programs import shared_jit
 from jax_a3c.types import Array, Carry, Params
 
 EPSILON = 0.05
@@ -134,7 +134,6 @@ def acting(network: Network, policy: str) -> Act:
     """
     check_choice("policy", policy, ACTIONS)
 
-    @jax.jit
     def act(
         params: Params, key: Array, carry: Carry, observation: Array, reset: Array
     ) -> tuple[Array, Carry, Array]:
@@ -142,7 +141,7 @@ def acting(network: Network, policy: str) -> Act:
         carry, distribution, values = network.apply(params, carry, observation[None], reset[None])
         return key, carry, ACTIONS[policy](action_key, distribution, values)[0]
 
-    return act
+    return shared_jit(act)
 
 
 def _expected_rest(length: np.ndarray, typical: float, limit: int) -> np.ndarray:
@@ -238,7 +237,6 @@ def _on_device(
             loop.lengths + loop.running,
         )
 
-    @jax.jit
     def begin(key: Array) -> _Loop:
         key, reset_key = jax.random.split(key)
         env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
@@ -247,7 +245,6 @@ def _on_device(
         carry = network.initial_carry((num_episodes,))
         return _Loop(key, env_state, observation, carry, true, true, zeros, zeros.astype(jnp.int32))
 
-    @functools.partial(jax.jit, donate_argnums=1)
     def go_on(params: Params, loop: _Loop, until: Array) -> tuple[_Loop, Array, Array]:
         def unfinished(loop: _Loop) -> Array:
             return jnp.any(loop.running) & (loop.lengths.max() < until)
@@ -255,11 +252,14 @@ def _on_device(
         loop = jax.lax.while_loop(unfinished, lambda loop: step(params, loop), loop)
         return loop, loop.running.sum(), jnp.sum(loop.lengths, where=~loop.running, dtype=jnp.float32)
 
+    begin_program = shared_jit(begin)
+    go_on_program = shared_jit(go_on, donate_argnums=(1,))
+
     def play(params: Params, key: Array) -> Evaluation:
-        loop, steps, until, running = begin(key), 1, 0, num_episodes
+        loop, steps, until, running = begin_program(key), 1, 0, num_episodes
         while running and until < limit:
             until, called = min(until + steps, limit), time.perf_counter()
-            loop, left, lengths = go_on(params, loop, np.int32(until))
+            loop, left, lengths = go_on_program(params, loop, np.int32(until))
             running = int(left)
             ended = num_episodes - running
             typical = float(lengths) / ended if ended else limit

@@ -11,7 +11,7 @@ import numpy as np
 from jax_a3c.checks import check_callable, check_kind
 from jax_a3c.counters import Counter
 from jax_a3c.host_rollouts import close_all, lasting, resumed
-from jax_a3c.programs import compile_program
+from jax_a3c.programs import compile_program, shared_jit
 from jax_a3c.rollouts import as_key
 from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
@@ -37,7 +37,7 @@ class Synchronous:
         self.latest: A2CState | None = None
         self._steps_per_update = config.num_envs * config.num_steps
         self._total_timesteps = total_timesteps
-        self._init: Callable[..., A2CState] = jax.jit(agent.init) if agent.traceable else agent.init
+        self._init: Callable[..., A2CState] = shared_jit(agent.init) if agent.traceable else agent.init
         self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
 
     def init(self, key: Array | int) -> A2CState:
