@@ -22,7 +22,9 @@ class WorkerHangError(RuntimeError):
 MAX_INTEGER = 2**31 - 1
 """The largest integer where a setting has no bound of its own: integers on the device have 32 bits."""
 MAX_STEPS = 10**18
-"""The largest number of environment steps, which are counted on the host."""
+"""The largest number of environment steps that may be asked for."""
+MAX_COUNT = 2**63 - 1
+"""The largest number that a run may have counted: its last update may go beyond what was asked for."""
 MAX_EPISODES = 10**6
 """Of an evaluation: on the device all are played at once."""
 LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38

@@ -141,6 +141,7 @@ class Train:
         for name, value in dataclasses.asdict(settings).items():
             print(f"  {name} = {value}")
         print(experiment.env.spec)
+        _print_unbounded_actions(experiment.env.spec.action_space)
         shapes = {name: leaf.shape for name, leaf in named_leaves(experiment.parameters_like()).items()}
         for name, shape in shapes.items():
             print(f"  {name} {shape}")
@@ -346,6 +347,17 @@ class Envs:
             )
         _print_table(rows)
         return ExitCode.DONE
+
+
+def _print_unbounded_actions(space: Any) -> None:
+    """Say which entries of a real action have no finite bounds, and so are not scaled."""
+    from jax_a3c.envs.base import Box, is_bounded
+
+    if not isinstance(space, Box):
+        return
+    unbounded = [str(entry) for entry, bounded in enumerate(is_bounded(space)) if not bounded]
+    if unbounded:
+        print(f"actions {', '.join(unbounded)} have no finite bounds: the policy acts in their own units")
 
 
 def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:

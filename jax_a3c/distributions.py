@@ -129,8 +129,8 @@ class DiagonalGaussian(NamedTuple):
         p(a) = prod_i N(a_i; mean_i, stddev_i^2)
 
     Attributes:
-      mean: `[*B, A]` float, in the unit of the action.
-      stddev: float > 0, in the unit of the action, of a shape that broadcasts to that of `mean`: `[*B, A]`,
+      mean: `[*B, A]` float, in units of the policy.
+      stddev: float > 0, in units of the policy, of a shape that broadcasts to that of `mean`: `[*B, A]`,
         or `[*B, 1]` for the paper's spherical Gaussian with a single variance.
 
     References:

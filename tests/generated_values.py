@@ -100,7 +100,7 @@ BOOLEAN = Kind(
 )
 UNIT, WEIGHT, POSITIVE = number(0.0, 1.0), number(0.0), number(1e-45)
 FIELDS = {
-    "total_timesteps": integer(1, 10**15, 10**12),
+    "total_timesteps": integer(1, 10**18, 10**12),
     "seed": integer(0, 2**31 - 1, 2**31 - 1),
     # What its strings may be depends on the environment: WRONG_OPTIONS.
     "env_options": Kind(lambda rng: (), (8, None, "a=1", b"a=1", {"a": 1}, (1,), (None,), (b"a=1",))),
@@ -123,7 +123,7 @@ FIELDS = {
     "ent_coef": WEIGHT,
     "normalize_advantages": BOOLEAN,
     "target_update_interval": integer(1, 10**9, 10**9),
-    "epsilon_anneal_steps": integer(1, 10**15, 10**12),
+    "epsilon_anneal_steps": integer(1, 10**18, 10**12),
     "final_epsilons": several(UNIT, 4),
     "final_epsilon_probabilities": several(UNIT, 4),
     "double_q": BOOLEAN,
@@ -144,7 +144,7 @@ FIELDS = {
     "dueling": BOOLEAN,
     "init": choice("orthogonal", "torch"),
     "eval_episodes": integer(0, 10**6, 10**6),
-    "eval_max_steps": integer(1, 10**15, 10**12, optional=True),
+    "eval_max_steps": integer(1, 10**18, 10**12, optional=True),
     "eval_policy": choice("greedy", "sampled", "epsilon-greedy"),
 }
 """By the name of the field of `Settings`."""

@@ -34,7 +34,10 @@ class CategoricalHead(nn.Module):
 
 
 class GaussianHead(nn.Module):
-    r"""Linear mean and one of three variances.
+    r"""Linear mean and one of three variances, in units of the policy.
+
+    Actions with finite bounds are those units mapped from [-1, 1], see `envs.base.to_bounds`; so the standard
+    deviation 1 means the same whatever the bounds are.
 
         "scalar"          sigma^2 = softplus(w x + b) + min_variance,  one for all dimensions (the paper)
         "per_dimension"   sigma_k^2 = softplus(w_k x + b_k) + min_variance
@@ -43,10 +46,10 @@ class GaussianHead(nn.Module):
     Attributes:
       size: number of entries of an action vector, A.
       variance: one of the three.
-      min_variance: lower bound of the variance in squared action units. It keeps log_prob
+      min_variance: lower bound of the variance in squared policy units. It keeps log_prob
         and its gradient finite.
       initialization: "orthogonal" with gain 0.01, or "torch".
-      initial_stddev: exp(log_stddev) at the start, above 0, in action units.
+      initial_stddev: exp(log_stddev) at the start, above 0, in policy units.
 
     References:
       Mnih et al. (2016), section 9 of the supplement.

@@ -55,8 +55,8 @@ class ActorCritic(nn.Module):
       shared: policy and value share torso and core, as in the paper's Atari network. False gives each its
         own, as in the paper's continuous control; with a core the carry is `(policy_carry, value_carry)`.
       variance: of the Gaussian, see `GaussianHead`.
-      min_variance: of the Gaussian, in squared action units.
-      initial_stddev: of the Gaussian with variance "parameter", in action units.
+      min_variance: of the Gaussian, in squared policy units, see `envs.base.to_bounds`.
+      initial_stddev: of the Gaussian with variance "parameter", in policy units.
       num_categories: observations are integers below this number, encoded one-hot; None for others.
       observation_high: uint8 observations are divided by this number; None means 255.
       initialization: of the heads, "orthogonal" or "torch"; torso and core have their own field.
@@ -195,8 +195,8 @@ def actor_critic(
       lstm: units of the LSTM after the torso; 0 for none.
       shared: policy and value share torso and core.
       variance: of a Gaussian policy: "parameter", "scalar" (the paper's) or "per_dimension".
-      min_variance: of a Gaussian policy, in squared action units.
-      initial_stddev: of a Gaussian policy with variance "parameter", above 0, in action units.
+      min_variance: of a Gaussian policy, in squared policy units.
+      initial_stddev: of a Gaussian policy with variance "parameter", above 0, in policy units.
       init: "orthogonal", or "torch" as the paper's.
       dtype: of torso and core, such as `jnp.bfloat16`; parameters, heads and outputs are float32.
 

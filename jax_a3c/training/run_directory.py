@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jax_a3c.checks import MAX_STEPS, InputError, check_integer, check_number, plain, shown
+from jax_a3c.checks import MAX_COUNT, InputError, check_integer, check_number, plain, shown
 from jax_a3c.envs.base import available_cores
 from jax_a3c.training.checkpoints import Checkpoint, Checkpoints, export_params, import_params
 from jax_a3c.training.files import append_line, locked, write_whole
@@ -221,7 +221,7 @@ class RunDirectory:
                     break
                 raise InputError(f"{path} is damaged in line {number}: {error}") from error
             where = f"in line {number} of {path}"
-            check_integer(f"env_steps {where}", row.get("env_steps"), 0, MAX_STEPS)
+            check_integer(f"env_steps {where}", row.get("env_steps"), 0, MAX_COUNT)
             if row.get("eval_return_mean") is not None or row.get("best"):
                 check_recorded(f"eval_return_mean {where}", row.get("eval_return_mean"))
             rows.append(row)
@@ -301,7 +301,7 @@ def _git_commit() -> str | None:
 def check_recorded(name: str, value: Any) -> None:
     """Refuse what a run cannot have recorded as a number; counts may be larger than 32 bits."""
     if isinstance(value, int) and not isinstance(value, bool):
-        check_integer(name, value, -MAX_STEPS, MAX_STEPS)
+        check_integer(name, value, -MAX_COUNT, MAX_COUNT)
     else:
         check_number(name, value)
 

@@ -68,7 +68,8 @@ class Settings:
       lstm_size: its units.
       shared_trunk: actor-critic: policy and value function share all but their last layers.
       variance: actor-critic: of a continuous policy; scalar is the paper's.
-      initial_stddev: actor-critic: of a continuous policy with variance=parameter, in action units.
+      initial_stddev: actor-critic: standard deviation of a continuous policy with variance=parameter at the
+        start, in policy units: a deviation of 1 reaches from the middle of the action's range to its bounds.
       dueling: value-based: the network adds a state value and advantages up to action values.
       init: of the weights; torch is the paper's.
       eval_episodes: episodes of the evaluation at the end, at most 1e6, for each policy: greedy and sampled

@@ -123,7 +123,8 @@ def resume(
             )
             return session.run()
         except DoesNotFitError as error:
-            raise InputError("; ".join([str(error), *changes.values()])) from error
+            way_out = "a new run can start from its parameters: jax-a3c export, then train --initial-params"
+            raise InputError("; ".join([str(error), *changes.values(), way_out])) from error
 
 
 def stored_run(
