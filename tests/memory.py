@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from jax_a3c import programs
+
 MAX_BYTES = 2 * 10**9
 """Resident memory that a process may take at any time."""
 
@@ -34,6 +36,7 @@ def bounded(what: str, max_bytes: int = MAX_BYTES) -> Iterator[None]:
 
 def release() -> None:
     """Drop all compiled programs and give free memory back to the system."""
+    programs.forget_programs()
     jax.clear_caches()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # only the C library of GNU has it
