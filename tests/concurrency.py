@@ -10,7 +10,7 @@ from jax_a3c import workers
 from jax_a3c.envs import host
 from jax_a3c.optimizers import InPlaceTransformation
 
-PATIENCE = 600.0
+PATIENCE = 1800.0
 """Seconds after which a test gives up waiting: far more than a busy machine needs."""
 
 
