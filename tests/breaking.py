@@ -1,8 +1,10 @@
 """Environments that a user may have written, for Gymnasium's registry."""
 
+import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -52,7 +54,10 @@ class NotANumber(Breaking):
 
 
 class Hanging(Breaking):
-    """A step, by default the 150th, and then `close`, do not return before they are `released`."""
+    """A step, by default the 150th, and then `close`, do not return before they are `released`.
+
+    `hung_at` and the file HUNG, if the variable of the environment names one, say so.
+    """
 
     def __init__(self, last=150):
         super().__init__()
@@ -69,6 +74,8 @@ class Hanging(Breaking):
     def _hang(self):
         if self._steps >= self._last:
             hung_at.append(time.monotonic())
+            if marker := os.environ.get("HUNG"):
+                Path(marker).touch()
             released.wait()
 
 

@@ -1,11 +1,16 @@
 """What makes threads and clocks predictable, so that no test depends on how busy the machine is."""
 
+import contextlib
+import queue
 import threading
 import time
+import types
 
+from jax_a3c import workers
+from jax_a3c.envs import host
 from jax_a3c.optimizers import InPlaceTransformation
 
-PATIENCE = 600.0
+PATIENCE = 1800.0
 """Seconds after which a test gives up waiting: far more than a busy machine needs."""
 
 
@@ -20,6 +25,44 @@ class Clock:
 
     def sleep(self, seconds):
         self.now += seconds
+
+
+class StandingClock:
+    """Stands in for the module `time`, and stands still until something hangs."""
+
+    def __init__(self, hangs):
+        self._hangs, self._since = hangs, None
+
+    def monotonic(self):
+        if self._since is None and self._hangs():
+            self._since = time.monotonic()
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+
+def patient(hangs, put=setattr):
+    """Let no worker and no environment count as hung until one `hangs()`: what is only slow takes no time.
+
+    Args:
+      hangs: whether something does.
+      put: `(module, name, value)`; pytest's `monkeypatch.setattr` takes it back.
+    """
+    clock = StandingClock(hangs)
+
+    class Queue(queue.SimpleQueue):
+        """Waits by that clock."""
+
+        def get(self, block=True, timeout=None):
+            if timeout is None:
+                return super().get(block)
+            deadline = clock.monotonic() + timeout
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    return super().get(timeout=0.05)
+                if clock.monotonic() >= deadline:
+                    raise queue.Empty
+
+    put(workers, "time", clock)
+    put(host, "queue", types.SimpleNamespace(SimpleQueue=Queue, Empty=queue.Empty))
 
 
 def wait_until(condition):

@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from concurrency import PATIENCE, wait_until
+from concurrency import PATIENCE, patient, wait_until
 from probes import EndlessReward
 from reliability.runs import FailingRuns, finish, saved_updates, start, worker_threads
 
@@ -20,18 +20,12 @@ pytestmark = pytest.mark.unoptimized
 WHILE_BUSY = 20.0
 """Seconds that the machine of the full counts may need for what takes milliseconds."""
 HANGS = {
-    # method, the environment's time-out, None for that of the test, and the error
-    "a2c": ("a2c", None, HostEnvironmentError),
-    "a3c": ("a3c", None, HostEnvironmentError),
-    "a3c without a time-out": ("a3c", "null", WorkerHangError),
-    "a3c with a longer time-out": ("a3c", "1000", WorkerHangError),
+    # method, settings of the environment, error
+    "a2c": ("a2c", ("timeout=2",), HostEnvironmentError),
+    "a3c": ("a3c", ("timeout=2",), HostEnvironmentError),
+    "a3c without a time-out": ("a3c", ("timeout=null",), WorkerHangError),
+    "a3c with a longer time-out": ("a3c", ("timeout=1000",), WorkerHangError),
 }
-
-
-@pytest.fixture
-def timeout(count):
-    """Seconds after which something hangs. On a busy machine it must not be what only takes its time."""
-    return count(5.0, 2.0)
 
 
 @pytest.fixture
@@ -46,22 +40,23 @@ def hanging():
     wait_until(lambda: not worker_threads())
 
 
-def test_environments_that_hang(timeout, count, figure, tmp_path, monkeypatch, hanging):
+def test_environments_that_hang(count, figure, tmp_path, monkeypatch, hanging):
     rng, total, seconds = np.random.default_rng(1), count(1, 5), {}
     stderr = (tmp_path / "stderr").open("a")
     monkeypatch.setattr(sys, "__stderr__", stderr)  # where the stacks of all threads go
     for name in count(("a2c", "a3c without a time-out"), tuple(HANGS)):
-        method, env_timeout, error = HANGS[name]
-        options = f"last={rng.integers(60, 300)}", f"timeout={env_timeout or timeout}"
-        settings = {"env_options": options, "num_envs": 2}
+        method, options, error = HANGS[name]
+        settings = {"env_options": (f"last={rng.integers(60, 300)}", *options), "num_envs": 2}
         if method == "a3c":
-            settings |= {"num_workers": 2, "worker_timeout": timeout}
+            settings |= {"num_workers": 2, "worker_timeout": 2.0}
             if error is HostEnvironmentError:
                 settings["worker_timeout"] = None
         (tmp_path / name).mkdir()
         runs = FailingRuns(monkeypatch, tmp_path / name, method, "gymnasium:breaking:Hanging-v0", **settings)
         for _ in range(total):
             hanging.hung_at.clear()
+            if count(1, 0):
+                patient(lambda: hanging.hung_at, monkeypatch.setattr)
             raised, run = runs.train(error)
             seconds.setdefault(name, []).append(time.monotonic() - hanging.hung_at[0])
             assert "hang" in str(raised)
@@ -75,11 +70,11 @@ def test_environments_that_hang(timeout, count, figure, tmp_path, monkeypatch, h
     cases = sum(map(len, seconds.values()))
     figure(
         f"{cases} of {cases} hanging environments named, {max(slowest.values()):.1f} s after they began to "
-        f"hang at the latest, with time-outs of {timeout:g} s; what was learned till then was saved",
+        "hang at the latest, with time-outs of 2 s; what was learned till then was saved",
         cases=cases,
         slowest_seconds=slowest,
     )
-    assert max(slowest.values()) < count(PATIENCE, timeout + WHILE_BUSY)
+    assert max(slowest.values()) < count(PATIENCE, 2.0 + WHILE_BUSY)
 
 
 class Blocking(EndlessReward):
@@ -98,17 +93,19 @@ class Blocking(EndlessReward):
 def blocking_agent(wait, **settings):
     """A3C on `Blocking`."""
     env = Blocking(wait)
-    config = A3CConfig(total_timesteps=10**12, num_steps=5, **settings)
+    config = A3CConfig(total_timesteps=10**12, num_steps=5, worker_timeout=2.0, **settings)
     network = networks.actor_critic(env, hidden=(8,))
     return a3c(lambda: env, network, optimizers.shared_rmsprop(1e-2), config)
 
 
 @pytest.mark.parametrize("lock", [False, True])
-def test_a_segment_or_an_update_that_blocks(lock, timeout, count, figure, tmp_path, monkeypatch):
+def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monkeypatch):
     """With the lock all other workers wait for the one that hangs within an update."""
     stderr, release, blocked_at = (tmp_path / "stderr").open("w"), threading.Event(), []
     monkeypatch.setattr(sys, "__stderr__", stderr)
     calls, seconds = itertools.count(), []
+    if count(1, 0):
+        patient(lambda: blocked_at, monkeypatch.setattr)
 
     def wait():
         if next(calls) >= stop_at:
@@ -116,8 +113,7 @@ def test_a_segment_or_an_update_that_blocks(lock, timeout, count, figure, tmp_pa
             release.wait()
         return 1.0
 
-    settings = {"num_workers": 3, "lock": lock, "worker_timeout": timeout}
-    agent, stop_at = blocking_agent(lambda: 1.0 if lock else wait(), **settings), 10**12
+    agent, stop_at = blocking_agent(lambda: 1.0 if lock else wait(), num_workers=3, lock=lock), 10**12
     rule = agent._in_place
     if lock:
         agent._in_place = lambda *args: wait() and rule(*args)
@@ -128,7 +124,7 @@ def test_a_segment_or_an_update_that_blocks(lock, timeout, count, figure, tmp_pa
             release.clear()
             blocked_at.clear()
             calls, stop_at = itertools.count(), 500
-            with pytest.raises(WorkerHangError, match=f"no segment ended within {timeout:g} seconds"):
+            with pytest.raises(WorkerHangError, match="no segment ended within 2 seconds"):
                 agent.run(state=state)
             seconds.append(time.monotonic() - blocked_at[0])
             release.set()
@@ -143,29 +139,46 @@ def test_a_segment_or_an_update_that_blocks(lock, timeout, count, figure, tmp_pa
         cases=total,
         slowest_seconds=round(max(seconds), 2),
     )
-    assert max(seconds) < count(PATIENCE, 2 * timeout + WHILE_BUSY)
+    assert max(seconds) < count(PATIENCE, 2 * 2.0 + WHILE_BUSY)
 
 
-BLOCKED = """
-import sys, threading
+PATIENT = """
+import os, sys, threading
+from pathlib import Path
+from concurrency import patient
 from jax_a3c.cli import main
+
+hung = Path(os.environ["HUNG"])
+patient(hung.exists)
+"""
+BLOCKED = """
 from jax_a3c.training import experiment
 from reliability.test_hangs import Blocking
 
 calls = iter(range(2000))
-env = Blocking(lambda: 1.0 if next(calls, None) is not None else threading.Event().wait())
+
+def wait():
+    if next(calls, None) is None:
+        hung.touch()
+        threading.Event().wait()
+    return 1.0
+
+env = Blocking(wait)
 experiment.envs.make = lambda *args, **kwargs: env
-sys.exit(main())
+"""
+GUARDED = """
+if __name__ == "__main__":
+    sys.exit(main())
 """
 
 
 @pytest.mark.parametrize(
     ("env_id", "options", "message"),
     [
-        ("gymnasium:breaking:Hanging-v0", ["timeout=5"], "hangs: no answer within 5 seconds of step"),
-        ("gymnasium:breaking:Hanging-v0", ["timeout=null"], "no segment ended within 5 seconds"),
+        ("gymnasium:breaking:Hanging-v0", ["timeout=2"], "hangs: no answer within 2 seconds of step"),
+        ("gymnasium:breaking:Hanging-v0", ["timeout=null"], "no segment ended within 2 seconds"),
         ("gymnasium:breaking:Hanging-v0", ["timeout=null", "processes=true"], "no segment ended within"),
-        ("gymnax:CartPole-v1", [], "no segment ended within 5 seconds"),
+        ("gymnax:CartPole-v1", [], "no segment ended within 2 seconds"),
     ],
     ids=["timed", "untimed", "processes", "blocked"],
 )
@@ -182,13 +195,11 @@ def test_a_process_with_a_worker_that_hangs_ends(env_id, options, message, tmp_p
         "--num-envs",
         "1",
     ]
-    words += ["--num-workers", "2", "--worker-timeout", "None" if options == ["timeout=5"] else "5"]
+    words += ["--num-workers", "2", "--worker-timeout", "None" if options == ["timeout=2"] else "2"]
     words += ["--run-dir", tmp_path / "run", *(["--env-options", *options] if options else [])]
-    script = None
-    if not options:
-        script = tmp_path / "blocked.py"
-        script.write_text(BLOCKED)
-    code, output = finish(start(*words, script=script))
+    script = tmp_path / "patient.py"
+    script.write_text(PATIENT + ("" if options else BLOCKED) + GUARDED)
+    code, output = finish(start(*words, script=script, env={"HUNG": str(tmp_path / "hung")}))
     assert code == 1, output
     last = output.strip().splitlines()[-1]
     assert last.startswith("jax-a3c: error: ") and message in last, output
