@@ -16,6 +16,7 @@ from jax_a3c import networks, objectives, optimizers
 from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
 from jax_a3c.envs.base import Box, Discrete, EnvSpec
 from jax_a3c.normalization import (
+    FADING_COUNT,
     MAX_COUNT,
     normalized_network,
     normalized_objective,
@@ -488,12 +489,12 @@ def test_before_the_first_step_what_is_seen_is_bounded():
 
 
 def test_the_first_rollouts_do_not_set_the_unit():
-    """Their steps differ by a tenth of what comes later; the floor is twice their deviation and more."""
+    """Their steps differ by a tenth of what comes later; the floor is many times their deviation."""
     first = np.array([[9.9, 0.0, 1.0], [10.0, 0.0, 1.0], [10.1, 0.0, 1.0]])
     variables = make_variables(make_network())
     variables = add(variables, observe(variables, rollout_of(first, np.zeros(3))))
     np.testing.assert_allclose(variables["statistics"]["observations"]["variance"][0], 0.02 / 3, rtol=1e-3)
-    deviation = np.sqrt((1.0 + 100.0 / 3.0) * 0.02 / 3.0)
+    deviation = np.sqrt((1.0 + FADING_COUNT / 3.0) * 0.02 / 3.0)
     np.testing.assert_allclose(
         seen_observations(SPEC, variables, [[11.0, 0.0, 1.0]])[0, 0], 1.0 / deviation, rtol=1e-3
     )
@@ -568,7 +569,7 @@ def test_the_network_sees_bounded_deviations():
     moments = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["statistics"]["observations"])
     obs = np.random.default_rng(8).normal(0.0, 50.0, (5, 2, 3)).astype(np.float32)
     obs[0, 0] = 1e6, -1e6, np.inf
-    widening = 1.0 + 100.0 / moments["count"]
+    widening = 1.0 + FADING_COUNT / moments["count"]
     deviation = np.sqrt(widening * moments["variance"] + (1e-6 * moments["mean"]) ** 2 + 1e-16)
     expected = np.clip((obs - moments["mean"]) / deviation, -10.0, 10.0)
     assert (expected[0, 0] == (10, -10, 10)).all()
@@ -638,7 +639,7 @@ def test_rewards_are_scaled_but_not_centred():
     rollout = rollout._replace(steps=rollout.steps._replace(reward=rollout.steps.reward.at[0, 0].set(1e9)))
     objective.loss(variables, rollout, "target")
     moments = {name: np.float64(x) for name, x in variables["statistics"]["returns"].items()}
-    widening = 1.0 + 100.0 / moments["count"]
+    widening = 1.0 + FADING_COUNT / moments["count"]
     deviation = np.sqrt(widening * moments["variance"] + (1e-6 * moments["mean"]) ** 2 + 1e-16)
     expected = np.clip(np.asarray(rollout.steps.reward, np.float64) / deviation, -10, 10)
     np.testing.assert_allclose(seen[0].steps.reward, expected, rtol=1e-5)
