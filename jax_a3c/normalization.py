@@ -27,7 +27,7 @@ from jax_a3c.objectives import Network, Objective, Statistics
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
 FADING_COUNT = 2e3
-"""Steps for which the variance is doubled, and after which that fades.
+"""The number of steps at which the variance counts double; the widening fades with 1 / count.
 
 The first rollouts are short and their steps resemble each other. In units of their own small deviation, what
 comes next would be very large. The variance of c steps is therefore taken to be 1 + FADING_COUNT / c times
