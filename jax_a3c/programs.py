@@ -47,12 +47,12 @@ def compile_program(
         if "callback" in text:  # the text names an address: it may be equal for another function
             return compile_it()
 
-        # The text says neither where the program runs nor how it is optimised.
+        # The text leaves out arguments that are not used, where the program runs, and how it is optimised.
         places = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args))
         optimised = jax.config.read("jax_disable_most_optimizations")
         digest = hashlib.sha256(text.encode()).digest()
         places += (device, getattr(jax.config, "jax_default_device", None))
-        key = (digest, lowered.in_tree, lowered.out_tree, places, optimised, str(options))
+        key = (digest, _kinds(args), lowered.out_tree, places, optimised, str(options))
         with _lock:
             program = _programs.pop(key, None)
         if program is None:
@@ -77,13 +77,18 @@ def shared_jit(function: Callable, *, donate_argnums: tuple[int, ...] = ()) -> C
     programs: dict[Any, Callable] = {}
 
     def call(*args: Any) -> Any:
-        leaves, structure = jax.tree.flatten(args)
-        key = (structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves))
+        key = _kinds(args)
         if key not in programs:
             programs[key] = compile_program(function, *args, donate_argnums=donate_argnums)
         return programs[key](*args)
 
     return call
+
+
+def _kinds(args: tuple[Any, ...]) -> Any:
+    """Structure, shapes and dtypes of arguments."""
+    leaves, structure = jax.tree.flatten(args)
+    return structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
 
 
 def forget_programs() -> None:

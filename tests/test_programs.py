@@ -40,6 +40,15 @@ def test_equal_functions_share_a_program_and_others_do_not():
     np.testing.assert_array_equal(first(x), [1, 2, 3])
 
 
+def test_arguments_that_are_not_used_tell_programs_apart_too():
+    """Their shapes are not in the program's text, but a program takes no others."""
+    x = jnp.arange(3.0)
+    for unused in (jnp.zeros(2), jnp.zeros(5), jnp.zeros(5, jnp.int32), {"a": jnp.zeros(5)}):
+        program = programs.compile_program(lambda x, unused: x + 1.0, x, unused)
+        np.testing.assert_array_equal(program(x, unused), [1, 2, 3])
+        np.testing.assert_array_equal(programs.shared_jit(lambda x, unused: x + 1.0)(x, unused), [1, 2, 3])
+
+
 def test_a_program_that_calls_back_is_never_shared():
     heard = []
 
