@@ -33,6 +33,13 @@ def bounded_memory(request):
 
 
 @pytest.fixture(autouse=True)
+def released_memory():
+    """Drop what was compiled when it is much, so that no module comes near the bound."""
+    yield
+    memory.release_above()
+
+
+@pytest.fixture(autouse=True)
 def unoptimized_compilation(request):
     """Compile modules marked `unoptimized` in half the time, but for their tests marked `optimized`."""
     before = jax.config.read("jax_disable_most_optimizations")

@@ -14,6 +14,10 @@ MAX_BYTES = 2 * 10**9
 """Resident memory that a process may take at any time."""
 
 
+RELEASED_ABOVE = 10**9
+"""Resident memory after a test from which compiled programs are dropped, before their module has ended."""
+
+
 @contextlib.contextmanager
 def bounded(what: str, max_bytes: int = MAX_BYTES) -> Iterator[None]:
     """Start and end without compiled programs, and fail if the process took more meanwhile.
@@ -34,6 +38,12 @@ def bounded(what: str, max_bytes: int = MAX_BYTES) -> Iterator[None]:
     )
 
 
+def release_above(max_bytes: int = RELEASED_ABOVE) -> None:
+    """Drop all compiled programs if the process has grown beyond a number of bytes."""
+    if resident_bytes() > max_bytes:
+        release()
+
+
 def release() -> None:
     """Drop all compiled programs and give free memory back to the system."""
     programs.forget_programs()
@@ -51,8 +61,17 @@ def reset_peak() -> None:
 
 def peak_bytes() -> int:
     """Return the peak of the resident memory, 0 where the system has no `/proc`."""
+    return _status("VmHWM")
+
+
+def resident_bytes() -> int:
+    """Return the resident memory, 0 where the system has no `/proc`."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0

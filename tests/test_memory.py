@@ -29,3 +29,12 @@ def test_compiled_programs_are_dropped():
         assert double._cache_size() == 0
         assert double(1) == 2
     assert double._cache_size() == 0
+
+
+def test_programs_are_dropped_early_where_they_are_many():
+    double = jax.jit(lambda x: 2 * x)
+    assert double(1) == 2
+    memory.release_above(memory.resident_bytes() + SIZE)
+    assert double._cache_size() == 1
+    memory.release_above(memory.resident_bytes() // 2)
+    assert double._cache_size() == 0
