@@ -362,7 +362,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("a2c", "envpool:HalfCheetah-v5"): Preset(
         settings=CONTROL,
-        result="1066, sampled, 1 run of 30 episodes, 466 s on 2 cores that had other work to do",
+        result="713, sampled, 1 run of 30 episodes, 525 s on 2 cores that had other work to do",
     ),
     ("a3c", "envpool:HalfCheetah-v5"): Preset(
         settings={**CONTROL, **MEAN, "num_workers": 2, "stop_at_episode_end": False},
