@@ -161,7 +161,7 @@ class Asynchronous:
           config: settings; the defaults if None.
         """
         self.config = config = AsynchronousConfig() if config is None else config
-        check_parts(env, network, optimizer, objective)
+        shapes = check_parts(env, network, optimizer, objective)
         check_kind("config", config, AsynchronousConfig)
         self._env = env
         self._network = network
@@ -172,9 +172,6 @@ class Asynchronous:
         # Lock-free updates of one buffer are an affair of threads and host memory: always the CPU.
         self._device = jax.local_devices(backend="cpu")[0]
         with jax.default_device(self._device):
-            shape = (config.num_envs, *env.spec.observation_shape)
-            observation = jax.ShapeDtypeStruct(shape, env.spec.observation_dtype)
-            shapes = jax.eval_shape(self._init_params, jax.random.key(0), observation)
             self._unravel = unraveller(shapes)
         self._segments = Segments(
             env,

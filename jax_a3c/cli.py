@@ -15,6 +15,7 @@ import tyro
 
 from jax_a3c.checks import HostEnvironmentError, InputError, WorkerHangError
 from jax_a3c.commands import Envs, Eval, Export, Given, GivenOptions, Info, Plot, Presets, Record, Train
+from jax_a3c.machine import current_folder, searches_current_folder
 from jax_a3c.training.settings import resolve
 from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end, tell
 
@@ -113,14 +114,11 @@ def _modules_from_here() -> Iterator[None]:
     A console script has the folder of the script on its path instead. Ours comes last: a file there does not
     stand before an installed package of the same name.
     """
-    try:
-        folder = os.getcwd()
-    except OSError:  # it was deleted
+    folder = current_folder()
+    if folder is None or searches_current_folder():
         yield
         return
-    if folder in sys.path or "" in sys.path:
-        yield
-        return
+
     sys.path.append(folder)
     try:
         yield

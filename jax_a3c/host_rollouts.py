@@ -161,9 +161,9 @@ def _refuse_tracing(kind: type) -> None:
         jax.tree_util.register_pytree_node(kind, refuse, refuse)
 
 
-def refuse_tracers(*values: Any) -> None:
-    """Refuse what JAX traces: host environments cannot step inside a compiled program."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+def refuse_tracer(key: Any) -> None:
+    """Refuse a key that JAX traces: host environments cannot step inside a compiled program."""
+    if isinstance(key, jax.core.Tracer):
         raise InputError(NOT_TRACEABLE)
 
 
@@ -220,8 +220,8 @@ def host_unroll(
             action = np.where(next_action == NONE_CHOSEN, action, next_action)
             next_action = None
         step = yield to_bounds(spec.action_space, action)
-        if t == 0:  # often enough, and of no cost
-            check_step(spec, len(reset), step)
+        if t == 0 and start.all():  # the first step of the group, and few others
+            check_step(spec, len(start), step)
         taken, ended = ~step.ignored, step.terminated | step.truncated
         if discounted is not None:
             # A reset row forgets: what ended is then behind, and its own reward is 0.

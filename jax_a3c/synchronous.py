@@ -20,7 +20,7 @@ from jax_a3c.host_rollouts import (
     close_all,
     host_unroll,
     init_host_actors,
-    refuse_tracers,
+    refuse_tracer,
     rollout_like,
 )
 from jax_a3c.objectives import (
@@ -299,7 +299,7 @@ def _on_host(
         programs["learn"] = compile_program(learn, state._replace(actor=None), rollouts)
 
     def init(key: Array) -> A2CState:
-        refuse_tracers(key)
+        refuse_tracer(key)
         params_key, actors_key = jax.random.split(as_key(key))
         actors = init_host_actors(env, network, actors_key, sizes, **objective.actor_needs)
         observation = np.concatenate([actor.observation for actor in actors])

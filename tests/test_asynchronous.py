@@ -10,6 +10,7 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,33 @@ def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_b
     np.testing.assert_array_equal(own, statistics)
 
 
+class Compared(NamedTuple):
+    """What one worker made of the first parameters, next to a plain loop of Optax."""
+
+    start: Any
+    end: Any
+    theta: np.ndarray
+    updates: int
+
+
+def compared_with_optax(optimizer, plain, total_timesteps):
+    """All actions are random: what is seen does not depend on the parameters, and rounding stays rounding."""
+    env = EitherEnd()
+    network = networks.q_network(env, hidden=(8,))
+    settings = ActionValueConfig(
+        gamma=0.5, target_update_interval=50, final_epsilons=(1.0,), final_epsilon_probabilities=(1.0,)
+    )
+    objective = one_step_q(network, settings)
+    config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=total_timesteps)
+    runner = Asynchronous(env, network, optimizer, objective, config)
+    result = runner.run(jax.random.key(7))
+    start = runner.params(runner.init(jax.random.key(7)))
+
+    updates, update = result.progress.updates, optax_updates(plain, start)
+    theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
+    return Compared(start, result.params, theta, updates)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "plain"),
     [
@@ -184,23 +212,11 @@ def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_b
     ids=["momentum_sgd", "rmsprop", "shared_rmsprop", "adam"],
 )
 def test_one_worker_equals_plain_optax_over_1000_updates(optimizer, plain):
-    """All actions are random: what is seen does not depend on the parameters, and rounding stays rounding."""
-    env = EitherEnd()
-    network = networks.q_network(env, hidden=(8,))
-    settings = ActionValueConfig(
-        gamma=0.5, target_update_interval=50, final_epsilons=(1.0,), final_epsilon_probabilities=(1.0,)
-    )
-    objective = one_step_q(network, settings)
-    config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=2500)
-    agent = Asynchronous(env, network, optimizer, objective, config)
-    result = agent.run(jax.random.key(7))
-    start = agent.init(jax.random.key(7))
-    initial, final = start.shared.parameters, result.state.shared.parameters
-    updates, update = result.progress.updates, optax_updates(plain, agent.params(start))
-    assert updates >= 1000
-    theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
-    assert np.abs(theta - initial).max() > 0.1
-    np.testing.assert_allclose(final, theta, rtol=1e-5, atol=1e-5)
+    run = compared_with_optax(optimizer, plain, 2500)
+    initial, final = ravel_pytree(run.start)[0], ravel_pytree(run.end)[0]
+    assert run.updates >= 1000
+    assert np.abs(run.theta - initial).max() > 0.1
+    np.testing.assert_allclose(final, run.theta, rtol=1e-5, atol=1e-5)
 
 
 def in_torso(params):
@@ -230,25 +246,13 @@ TREE_TRANSFORMATIONS = {
 
 @pytest.mark.parametrize("name", TREE_TRANSFORMATIONS)
 def test_transformations_that_look_at_names_ranks_or_layers_do_on_threads_what_they_do_in_optax(name):
-    env, transformation = EitherEnd(), TREE_TRANSFORMATIONS[name]
-    network = networks.q_network(env, hidden=(8,))
-    settings = ActionValueConfig(
-        gamma=0.5, target_update_interval=50, final_epsilons=(1.0,), final_epsilon_probabilities=(1.0,)
-    )
-    objective = one_step_q(network, settings)
-    config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=200)
-    runner = Asynchronous(env, network, transformation, objective, config)
-    result = runner.run(jax.random.key(7))
-    start = runner.params(runner.init(jax.random.key(7)))
-
-    update = optax_updates(transformation, start)
-    updates = result.progress.updates
-    theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
-    assert updates > 80 and np.abs(theta - ravel_pytree(start)[0]).max() > 0.01
-    np.testing.assert_allclose(result.state.shared.parameters, theta, rtol=1e-4, atol=1e-5)
+    run = compared_with_optax(TREE_TRANSFORMATIONS[name], TREE_TRANSFORMATIONS[name], 200)
+    initial, final = ravel_pytree(run.start)[0], ravel_pytree(run.end)[0]
+    assert run.updates > 80 and np.abs(run.theta - initial).max() > 0.01
+    np.testing.assert_allclose(final, run.theta, rtol=1e-4, atol=1e-5)
 
     if name in ("multi_transform", "masked"):
-        pairs = zip(*map(jax.tree.leaves, (in_torso(start), start, result.params)), strict=True)
+        pairs = zip(*map(jax.tree.leaves, (in_torso(run.start), run.start, run.end)), strict=True)
         moved = {torso: np.array_equal(before, after) for torso, before, after in pairs}
         assert moved == {True: True, False: False}, "the frozen torso stays as it was, bit for bit"
 

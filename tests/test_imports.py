@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "jax_a3c"
 
 # The layers, from the bottom up. A row may import what it names; a folder's name stands for all its files.
-BOTTOM = {"types", "checks"}
+BOTTOM = {"types", "checks", "machine"}
 MATHS = {"returns", "losses", "distributions", "exploration", "hogwild", "workers", "counters", "programs"}
 LEARNING = {"objectives", "rollouts", "host_rollouts", "normalization", "segments"}
 RUNNERS = {"synchronous", "asynchronous"}
@@ -24,6 +24,7 @@ TOP = {"methods", "presets", "training"}
 RULES: dict[str, set[str]] = {
     "types": set(),
     "checks": set(),
+    "machine": set(),
     "scores": {"checks"},
     **dict.fromkeys(MATHS, BOTTOM),
     "envs.base": BOTTOM,

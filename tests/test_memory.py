@@ -1,13 +1,10 @@
 """The bound on the memory of the suite's own processes."""
 
-from pathlib import Path
-
 import jax
 import memory
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
 SIZE = 300_000_000
 
 

@@ -1,5 +1,6 @@
 """The protocols of environments: a description, and two pure functions or a group that steps on the host."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,21 +78,41 @@ def to_bounds(space: ActionSpace, action: Any) -> Any:
     if isinstance(space, Discrete):
         return action
 
-    low = np.where(np.abs(space.low) < UNBOUNDED, space.low, -np.inf)
-    high = np.where(np.abs(space.high) < UNBOUNDED, space.high, np.inf)
-    bounded = is_bounded(space)
+    scaling = _scaling(tuple(space.low), tuple(space.high), np.dtype(action.dtype))
+    batch = (1,) * (action.ndim - 1)
+    low, high, centre, half_width, smallest, largest = (x.reshape(*batch, -1) for x in scaling)
+
+    scaled = centre + half_width * action.clip(smallest, largest)
+    return scaled.clip(low, high)  # rounding may have left the bounds
+
+
+class _Scaling(NamedTuple):
+    """Constants of `to_bounds`, each `[A]`; `smallest` and `largest` are in units of the policy."""
+
+    low: np.ndarray
+    high: np.ndarray
+    centre: np.ndarray
+    half_width: np.ndarray
+    smallest: np.ndarray
+    largest: np.ndarray
+
+
+@functools.lru_cache(maxsize=64)
+def _scaling(low: tuple[float, ...], high: tuple[float, ...], dtype: np.dtype) -> _Scaling:
+    """Make the constants once: host environments ask for them in each step."""
+    bounded = is_bounded(Box(low=low, high=high))
+    bottom = np.where(np.abs(low) < UNBOUNDED, low, -np.inf)
+    top = np.where(np.abs(high) < UNBOUNDED, high, np.inf)
     with np.errstate(invalid="ignore"):  # what infinite bounds give is not used
-        centre = np.where(bounded, (low + high) / 2, 0.0)
-        half_width = np.where(bounded, (high - low) / 2, 1.0)
-
-    def like_action(bound: np.ndarray) -> np.ndarray:
-        return bound.astype(action.dtype).reshape((1,) * (action.ndim - 1) + (-1,))
-
-    clipped = action.clip(
-        like_action(np.where(bounded, -1.0, low)), like_action(np.where(bounded, 1.0, high))
-    )
-    scaled = like_action(centre) + like_action(half_width) * clipped
-    return scaled.clip(like_action(low), like_action(high))  # rounding may have left the bounds
+        scaling = _Scaling(
+            low=bottom,
+            high=top,
+            centre=np.where(bounded, (bottom + top) / 2, 0.0),
+            half_width=np.where(bounded, (top - bottom) / 2, 1.0),
+            smallest=np.where(bounded, -1.0, bottom),
+            largest=np.where(bounded, 1.0, top),
+        )
+    return _Scaling(*(constant.astype(dtype) for constant in scaling))
 
 
 def is_bounded(space: Box) -> np.ndarray:

@@ -8,7 +8,6 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from jax_a3c.envs.single import (
     describe,
     describe_in_process,
 )
+from jax_a3c.machine import searches_current_folder
 
 INSTALL = "pip install 'jax-a3c[gymnasium]'"
 
@@ -284,7 +284,7 @@ def _import(module: str, env_id: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # of what the module imports
             raise InputError(f"{env_id!r} needs the module {module!r}, which needs more: {error}") from error
-        looked = "in the current folder and on" if _searches_here() else "on"
+        looked = "in the current folder and on" if searches_current_folder() else "on"
         spelling = "; write it as in `import`, without .py" if module.endswith(".py") or "/" in module else ""
         raise InputError(
             f"{env_id!r} needs the module {module!r}, which was looked for {looked} Python's path and not "
@@ -292,14 +292,6 @@ def _import(module: str, env_id: str) -> None:
         ) from error
     except (Exception, SystemExit) as error:  # a script that was meant to be run
         raise InputError(f"{env_id!r} needs the module {module!r}: {error}") from error
-
-
-def _searches_here() -> bool:
-    """Whether the current folder is on Python's path."""
-    try:
-        return "" in sys.path or os.getcwd() in sys.path
-    except OSError:  # it was deleted
-        return False
 
 
 def _registered_instead(module: str, name: str) -> str:

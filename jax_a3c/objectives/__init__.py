@@ -18,7 +18,7 @@ from jax_a3c.objectives.base import (
     gradient,
     next_values,
 )
-from jax_a3c.objectives.parts import check_parts
+from jax_a3c.objectives.parts import check_parts, parameters_like
 
 __all__ = [
     "ActionValueConfig",
@@ -35,4 +35,5 @@ __all__ = [
     "next_values",
     "one_step_q",
     "one_step_sarsa",
+    "parameters_like",
 ]

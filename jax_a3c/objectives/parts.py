@@ -34,7 +34,7 @@ COLLECTIONS = {"params", "statistics"}
 """Variables of a Flax module that a runner keeps."""
 
 
-def check_parts(env: Any, network: Any, optimizer: Any, objective: Any) -> None:
+def check_parts(env: Any, network: Any, optimizer: Any, objective: Any) -> Params:
     """Check that four parts make a runner.
 
     Args:
@@ -42,6 +42,9 @@ def check_parts(env: Any, network: Any, optimizer: Any, objective: Any) -> None:
       network: as `objectives.Network`.
       optimizer: an Optax transformation.
       objective: an `Objective`.
+
+    Returns:
+      As `parameters_like`.
 
     Raises:
       InputError: if one of them is something else, or they do not fit each other.
@@ -57,6 +60,20 @@ def check_parts(env: Any, network: Any, optimizer: Any, objective: Any) -> None:
     params = check_network(network, env.spec)
     _check_optimizer(optimizer, params)
     _check_act(objective, network, params, env.spec)
+    return params
+
+
+def parameters_like(network: Any, spec: EnvSpec) -> Params:
+    """Return the shapes and dtypes of a network's variables, in their tree.
+
+    Args:
+      network: as `objectives.Network`.
+      spec: of the environment.
+
+    Returns:
+      A tree of `jax.ShapeDtypeStruct`; nothing is computed.
+    """
+    return jax.eval_shape(network.init, jax.random.key(0), *_inputs_like(network, spec))
 
 
 def check_environment(env: JaxEnvironment) -> None:
@@ -109,18 +126,14 @@ def check_network(network: Any, spec: EnvSpec) -> Params:
       spec: of the environment.
 
     Returns:
-      Shapes and dtypes of its variables, in their tree.
+      As `parameters_like`.
 
     Raises:
       InputError: if it cannot be used; the message says what it returned and what is expected.
     """
-    carry = network.initial_carry((1,))
-    observation = jax.ShapeDtypeStruct((1, 1, *spec.observation_shape), spec.observation_dtype)
-    reset = jax.ShapeDtypeStruct((1, 1), bool)
-    inputs = (carry, observation, reset)
-
+    inputs = _inputs_like(network, spec)
     try:
-        params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+        params = parameters_like(network, spec)
         _check_collections(network, params)
         after, action, mode, numbers, values = jax.eval_shape(
             lambda params, *inputs: _outputs(network.apply(params, *inputs), spec), params, *inputs
@@ -131,7 +144,7 @@ def check_network(network: Any, spec: EnvSpec) -> Params:
             f"those layers deterministic ({_first_line(error)})"
         ) from error
 
-    _check_same("the network's carry", "initial_carry", carry, "apply", after)
+    _check_same("the network's carry", "initial_carry", inputs[0], "apply", after)
     _check_action("the policy's sample", spec, action)
     _check_action("the policy's mode", spec, mode)
     for name, number in numbers.items():
@@ -142,6 +155,13 @@ def check_network(network: Any, spec: EnvSpec) -> Params:
             )
     _check_values(spec, values)
     return params
+
+
+def _inputs_like(network: Any, spec: EnvSpec) -> tuple[Any, Any, Any]:
+    """Carry, observation and reset of one step of one environment, as shapes."""
+    carry = jax.eval_shape(lambda: network.initial_carry((1,)))
+    observation = jax.ShapeDtypeStruct((1, 1, *spec.observation_shape), spec.observation_dtype)
+    return carry, observation, jax.ShapeDtypeStruct((1, 1), bool)
 
 
 def _check_env_kind(env: Any) -> None:

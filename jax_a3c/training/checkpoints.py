@@ -84,7 +84,7 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """The files by number of steps, the newest first."""
         paths = self.folder.glob(f"[0-9]*{SUFFIX}")
-        return sorted((path for path in paths if path.stem.isdecimal()), key=_steps_of, reverse=True)
+        return sorted((path for path in paths if path.stem.isdecimal()), key=steps_of, reverse=True)
 
     def save(self, env_steps: int, arrays: Mapping[str, Any], facts: Mapping[str, Any], *, keep: int) -> Path:
         """Write a checkpoint, and remove what it makes superfluous only when it is on the disk.
@@ -146,7 +146,7 @@ class Checkpoints:
     def set_aside(self, newest: Path) -> None:
         """Rename the checkpoints after the newest whole one, so that nobody meets them again."""
         for path in self.paths():
-            if _steps_of(path) > _steps_of(newest):
+            if steps_of(path) > steps_of(newest):
                 path.rename(path.with_name(path.name + DAMAGED))
 
     def load(self, which: str) -> Checkpoint:
@@ -320,8 +320,8 @@ def refit(
     return fitted
 
 
-def _steps_of(path: Path) -> int:
-    """The environment steps that name a checkpoint."""
+def steps_of(path: Path) -> int:
+    """Return the environment steps that name the file of a checkpoint."""
     return int(path.stem)
 
 

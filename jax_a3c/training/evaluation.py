@@ -175,6 +175,7 @@ def _on_host(
         waits = np.zeros(num_envs, bool)  # its game was cut; the next one waits for the end of this one
         carry = network.initial_carry((num_envs,))
         steps = 0
+        typical = float(limit)
 
         while open_games.any():
             key, carry, action = act(params, key, carry, observation, reset)
@@ -193,8 +194,8 @@ def _on_host(
                 cut += (~step.game_over[over]).tolist()
                 score[over], length[over] = 0.0, 0
                 open_games -= over
+                typical = float(np.mean(lengths))
 
-            typical = float(np.mean(lengths)) if lengths else limit
             rest = _expected_rest(length, typical, limit) + (open_games - 1) * typical
             remaining = np.max(rest, where=open_games > 0, initial=0.0)
             progress(Standing(len(lengths), steps, float(remaining)))

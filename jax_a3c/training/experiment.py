@@ -36,7 +36,7 @@ class Experiment(NamedTuple):
 
     def parameters_like(self) -> Params:
         """Shapes and dtypes of the network's variables, in their tree; nothing is computed."""
-        return _parameters_like(self.env, self.network)
+        return objectives.parameters_like(self.network, self.env.spec)
 
 
 def build(method: str, env_id: str, settings: Settings) -> Experiment:
@@ -107,25 +107,13 @@ def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-def _parameters_like(env: JaxEnvironment | HostFactory, network: Any) -> Params:
-    """See `Experiment.parameters_like`."""
-    spec = env.spec
-    observation = jax.ShapeDtypeStruct((1, 1, *spec.observation_shape), spec.observation_dtype)
-    reset = jax.ShapeDtypeStruct((1, 1), bool)
-
-    def init(observation: jax.Array, reset: jax.Array) -> Params:
-        return network.init(jax.random.key(0), network.initial_carry((1,)), observation, reset)
-
-    return jax.eval_shape(init, observation, reset)
-
-
 def _check_sizes(
     env: JaxEnvironment | HostFactory, network: Any, settings: Settings, num_workers: int
 ) -> None:
     """Refuse a network that cannot take the observations, and what exceeds the memory of this machine."""
     spec, shape = env.spec, {name: getattr(settings, name) for name in ("network", "hidden", "lstm_size")}
     try:
-        parameters = _parameters_like(env, network)
+        parameters = objectives.parameters_like(network, spec)
     except InputError as error:
         raise InputError(f"network {settings.network!r} does not fit {spec.id!r}: {error}") from error
     except (OverflowError, TypeError, ValueError) as error:  # of sizes that no array can have

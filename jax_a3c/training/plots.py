@@ -115,11 +115,11 @@ def sets_of(runs: Sequence[RunDirectory]) -> dict[str, list[RunDirectory]]:
     found: dict[Any, list[tuple[RunDirectory, int]]] = {}
     paths = set()
     for run in runs:
+        method, env_id, settings = run.config()  # refuses a path that holds no run
         path = run.path.resolve()
         if path in paths:
             continue
         paths.add(path)
-        method, env_id, settings = run.config()
         found.setdefault((method, env_id, _seen(settings)), []).append((run, settings.seed))
 
     names = _differing(found)

@@ -14,7 +14,13 @@ import jax
 
 from jax_a3c.checks import MAX_COUNT, InputError, check_integer, check_number, plain, shown
 from jax_a3c.envs.base import available_cores
-from jax_a3c.training.checkpoints import Checkpoint, Checkpoints, export_params, import_params
+from jax_a3c.training.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    export_params,
+    import_params,
+    steps_of,
+)
 from jax_a3c.training.files import append_line, locked, write_whole
 from jax_a3c.training.settings import RunOptions, Settings, resolve
 from jax_a3c.training.signals import tell
@@ -203,7 +209,7 @@ class RunDirectory:
             ended = self.summary().get("env_steps")
         except InputError:  # the run did not end, or its summary is of no use
             return
-        steps = int(newest.path.stem) if newest else 0
+        steps = steps_of(newest.path) if newest else 0
         if ended is not None and ended != steps:
             tell(f"{str(self.path)!r} ended at {ended:,} steps, its newest whole checkpoint has {steps:,}")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jax_a3c.machine import searches_current_folder
 from jax_a3c.training.checkpoints import Checkpoints
 from jax_a3c.training.signals import SUPERVISED, ExitCode, handling, tell
 
@@ -34,7 +35,7 @@ def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
     going_on = [*_without(flags, "--initial-params"), "--resume", str(run_dir)]
     command, newest, futile = going_on if resume else first, _newest(run_dir), 0
     # `-m` puts the current folder first on the path, `-P` leaves that to how we were started.
-    own_path = [] if "" in sys.path or os.getcwd() in sys.path else ["-P"]
+    own_path = [] if searches_current_folder() else ["-P"]
     while True:
         code, told, stopped = _run([sys.executable, *own_path, "-m", "jax_a3c.cli", *command])
         if told is not None:

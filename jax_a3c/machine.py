@@ -1,0 +1,17 @@
+"""Facts about this process and the machine that it runs on. Standard library only."""
+
+import os
+import sys
+
+
+def current_folder() -> str | None:
+    """Return the path of the current folder, None if it was deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def searches_current_folder() -> bool:
+    """Tell whether Python looks for modules in the current folder."""
+    return "" in sys.path or current_folder() in sys.path
