@@ -36,7 +36,9 @@ EPISODES = 30
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("methods", nargs="*", help="a2c, a3c; trained at the same time")
     parser.add_argument("--game", default="Pong")
     parser.add_argument("--minutes", type=float, default=100)
@@ -124,7 +126,9 @@ def plot(rows: list[dict], path: Path) -> None:
             frame_axis.plot(epochs * FRAMES_PER_EPOCH, score, **shade, label=f"paper: {name}")
         frame_axis.set_xlim(0, max(longest, 10 * FRAMES_PER_EPOCH))
         frame_axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        time_axis.set(xlabel="minutes on 2 cores", ylabel=f"{game}, return of a game", xlim=(0, None))
+        time_axis.set(
+            xlabel="minutes on 2 cores", ylabel=f"{game}, return of a game", xlim=(0, None)
+        )
         frame_axis.set(xlabel="frames")
         for axis in (time_axis, frame_axis):
             axis.grid(alpha=0.3)

@@ -122,11 +122,15 @@ def main() -> None:
     parser = parser_of(__doc__, short="few cases, two short rounds, into runs/bench")
     parser.add_argument("--env", nargs="+", choices=list(ENVS), default=list(ENVS))
     parser.add_argument("--cores", type=int, nargs="+", default=CORES)
-    parser.add_argument("--only", default="", help="part of a name in the table, such as 'a3c, 2 workers'")
+    parser.add_argument(
+        "--only", default="", help="part of a name in the table, such as 'a3c, 2 workers'"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each window")
     parser.add_argument("--asynchronous-dispatch", action="store_true", help="JAX' own default")
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the confined process writes here
+    parser.add_argument(
+        "--part", type=Path, help=argparse.SUPPRESS
+    )  # the confined process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats, args.seconds = 2, 0.3
@@ -139,7 +143,12 @@ def main() -> None:
         rows = measure(args.env[0], cases_of(args.cores[0], args.only, args.short), args)
         args.part.write_text(json.dumps([{"cores": args.cores[0], **row} for row in rows]))
     else:
-        rows = [row for env_id in args.env for cores in args.cores for row in rows_of(env_id, cores, args)]
+        rows = [
+            row
+            for env_id in args.env
+            for cores in args.cores
+            for row in rows_of(env_id, cores, args)
+        ]
         names = ("repeats", "seconds", "asynchronous_dispatch")
         write_result(out, rows, **{name: getattr(args, name) for name in names})
         print(f"\n{markdown(rows)}\n\nwrote {out}")
@@ -148,7 +157,9 @@ def main() -> None:
 def cases_of(cores: int, only: str, short: bool) -> list[Case]:
     """What is measured on so many cores: the ceiling, then what `only` selects; empty if that is nothing."""
     threads = range(1, cores + 1)
-    ceiling, *others = [Case(kind="raw", threads=number, num_envs=RAW_ENVS) for number in reversed(threads)]
+    ceiling, *others = [
+        Case(kind="raw", threads=number, num_envs=RAW_ENVS) for number in reversed(threads)
+    ]
     others += [Case(kind="adapter", threads=number, num_envs=RAW_ENVS) for number in threads]
     others += [
         Case(kind="a3c", threads=workers, num_envs=num_envs, num_steps=num_steps)
@@ -178,7 +189,9 @@ def measure(env_id: str, cases: list[Case], args: argparse.Namespace) -> list[di
     runs: dict[Case, Run] = {}
     for case in cases:
         start = time.perf_counter()
-        runs[case] = stepping(env_id, case) if case.kind in ("raw", "adapter") else learning(env_id, case)
+        runs[case] = (
+            stepping(env_id, case) if case.kind in ("raw", "adapter") else learning(env_id, case)
+        )
         # JAX may compile once more for the second call, whose arguments come from the first.
         for _ in range(2):
             runs[case](min(1.0, args.seconds))
@@ -255,7 +268,9 @@ def raw_pool(env_id: str, case: Case) -> Any:
     name = env_id.partition(":")[2]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered")
-        return envpool.make_gymnasium(name, num_envs=case.num_envs, num_threads=case.threads, seed=0)
+        return envpool.make_gymnasium(
+            name, num_envs=case.num_envs, num_threads=case.threads, seed=0
+        )
 
 
 def learning(env_id: str, case: Case) -> Learning:
@@ -273,7 +288,15 @@ def settings_of(env_id: str, case: Case) -> Settings:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians, and the range over the rounds in brackets."""
-    heads = ("environment", "cores", "what", "steps/s", "share of raw envpool", "CPU us per step", "others")
+    heads = (
+        "environment",
+        "cores",
+        "what",
+        "steps/s",
+        "share of raw envpool",
+        "CPU us per step",
+        "others",
+    )
     lines = []
     for row in rows:
         others = row["others_share_of_machine"]

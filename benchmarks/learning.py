@@ -40,7 +40,10 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("a3c", "gymnax:CartPole-v1"): [{"num_workers": 8}],
     ("a2c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
     ("a3c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
-    ("a3c", "gymnax:Pendulum-v1"): [PAPER_CONTROL, {**PAPER_CONTROL, "lstm": True, "lstm_size": 128}],
+    ("a3c", "gymnax:Pendulum-v1"): [
+        PAPER_CONTROL,
+        {**PAPER_CONTROL, "lstm": True, "lstm_size": 128},
+    ],
     ("a2c", "gymnasium:LunarLander-v3"): [LARGER_STEPS],
 }
 
@@ -54,7 +57,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULTS / "learning.json")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="train nothing, play these on")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], help="train nothing, play these on"
+    )
     parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
     use_worker_threads()
@@ -74,7 +79,9 @@ def main() -> None:
         for variant in ({}, *VARIANTS.get((method, env_id), []))
         if set(args.only) <= {method, env_id}
     ]
-    on_the_host = sorted({env_id for _, env_id in PRESETS if not env_id.startswith("gymnax:")} - {ATARI})
+    on_the_host = sorted(
+        {env_id for _, env_id in PRESETS if not env_id.startswith("gymnax:")} - {ATARI}
+    )
     cases += [(RANDOM, env_id, {}) for env_id in on_the_host if set(args.only) <= {RANDOM, env_id}]
     with tqdm(total=len(cases) * args.seeds) as bar:
         for method, env_id, variant in cases:
@@ -88,16 +95,22 @@ def main() -> None:
                     learner = "a2c" if method == RANDOM else method
                     experiment = experiment or build(learner, env_id, settings)
                     params, costs = (
-                        untrained(experiment) if method == RANDOM else trained(experiment, seed, bar)
+                        untrained(experiment)
+                        if method == RANDOM
+                        else trained(experiment, seed, bar)
                     )
-                    scores = evaluate(experiment, learner, settings, params, jax.random.key(10_000 + seed))
+                    scores = evaluate(
+                        experiment, learner, settings, params, jax.random.key(10_000 + seed)
+                    )
                     rows.append(row_of(case, seed, commit, scores, costs, settings))
                     write_result(args.out, rows, episodes=args.episodes)
                 bar.update()
     print_table(rows)
 
 
-def row_of(case: dict, seed: int, commit: str, scores: dict, costs: dict, settings: Settings) -> dict:
+def row_of(
+    case: dict, seed: int, commit: str, scores: dict, costs: dict, settings: Settings
+) -> dict:
     """A row of the result."""
     return {
         **case,
@@ -131,7 +144,9 @@ def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Setti
     """Settings of a case; of a random agent only those that say what it acts in."""
     if method != RANDOM:
         return resolve(method, env_id, **variant, eval_episodes=episodes)
-    options = next(p.settings for (_, name), p in PRESETS.items() if name == env_id).get("env_options", ())
+    options = next(p.settings for (_, name), p in PRESETS.items() if name == env_id).get(
+        "env_options", ()
+    )
     return Settings(env_options=options, eval_episodes=episodes, eval_policy="sampled")
 
 
@@ -139,7 +154,9 @@ def trained(experiment: Experiment, seed: int, bar: tqdm) -> tuple[Params, dict]
     """Parameters after a whole run, and what it took."""
 
     def show(progress: Progress) -> None:
-        ended, total = (progress.metric_sums.get(name, 0.0) for name in ("episodes", "episode_return"))
+        ended, total = (
+            progress.metric_sums.get(name, 0.0) for name in ("episodes", "episode_return")
+        )
         bar.set_postfix(seed=seed, steps=progress.env_steps, return_so_far=total / max(1.0, ended))
 
     result = experiment.trainer.run(seed, callback=show)

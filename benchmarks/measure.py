@@ -68,7 +68,9 @@ def _machine_seconds() -> float | None:
     return (user + nice + system + sum(rest[:3])) / os.sysconf("SC_CLK_TCK")
 
 
-def interleaved_seconds(programs: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[float]]:
+def interleaved_seconds(
+    programs: dict[Any, Callable[[], Any]], repeats: int
+) -> dict[Any, list[float]]:
     """Seconds of each program, A B C A B C ..., so that a slow minute of the machine meets them all.
 
     Args:
@@ -101,7 +103,9 @@ class Learning:
     def __call__(self, seconds: float) -> int:
         """Train; return the environment steps, those that only reset left out."""
         result = self._trainer.run(
-            state=self._state, callback=lambda progress: progress.seconds >= seconds, interval=INTERVAL
+            state=self._state,
+            callback=lambda progress: progress.seconds >= seconds,
+            interval=INTERVAL,
         )
         taken = result.progress.env_steps - self._env_steps
         self._state, self._env_steps = result.state, result.progress.env_steps
@@ -126,7 +130,9 @@ def check_learned(name: str, before: Sequence[np.ndarray], after: Sequence[np.nd
     """RuntimeError unless every array moved and is finite."""
     for old, new in zip(before, after, strict=True):
         if np.array_equal(old, new) or not np.isfinite(new).all():
-            raise RuntimeError(f"{name} did not learn: some parameters did not move or are not finite")
+            raise RuntimeError(
+                f"{name} did not learn: some parameters did not move or are not finite"
+            )
 
 
 def fitting_count(run: Callable[[int], Any], seconds: float) -> int:
@@ -152,7 +158,9 @@ def plain_settings(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def rows_that_hold(rows: list[dict], case: dict[str, Any], settings: Settings) -> tuple[list[dict], set[int]]:
+def rows_that_hold(
+    rows: list[dict], case: dict[str, Any], settings: Settings
+) -> tuple[list[dict], set[int]]:
     """Drop the rows of a case that were made with other settings.
 
     Args:
@@ -194,8 +202,12 @@ def parser_of(doc: str | None, *, short: str) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--short", action="store_true", help=short)
-    parser.add_argument("--table", action="store_true", help="print the result that exists, as Markdown")
-    parser.add_argument("--out", type=Path, help="default: the committed result, if nothing was left out")
+    parser.add_argument(
+        "--table", action="store_true", help="print the result that exists, as Markdown"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="default: the committed result, if nothing was left out"
+    )
     return parser
 
 

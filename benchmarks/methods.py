@@ -51,13 +51,19 @@ Play = Callable[[Params, jax.Array], Evaluation]
 def main() -> None:
     """Train, evaluate, write the result, draw it and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[], help="a method, an environment id, or both")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="a method, an environment id, or both"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--total-timesteps", type=int, help="of each run, instead of the preset's")
     parser.add_argument("--workers", type=int, help="instead of the preset's")
-    parser.add_argument("--short", action="store_true", help="CartPole, one short run each, into runs/bench")
+    parser.add_argument(
+        "--short", action="store_true", help="CartPole, one short run each, into runs/bench"
+    )
     parser.add_argument("--plot-only", action="store_true", help="draw the result that exists")
-    parser.add_argument("--out", type=Path, default=RESULTS / "methods.json", help="the picture lies beside")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "methods.json", help="the picture lies beside"
+    )
     args = parser.parse_args()
     if args.short:
         args.only, args.seeds, args.total_timesteps, args.workers = [ENVS[0]], 1, 20_000, 2
@@ -76,7 +82,12 @@ def train_all(args: argparse.Namespace, rows: list[dict]) -> list[dict]:
     commit = environment()["git_commit"]
     given = {"total_timesteps": args.total_timesteps, "num_workers": args.workers}
     overrides = {name: value for name, value in given.items() if value is not None}
-    cases = [(method, env_id) for env_id in ENVS for method in LABELS if set(args.only) <= {method, env_id}]
+    cases = [
+        (method, env_id)
+        for env_id in ENVS
+        for method in LABELS
+        if set(args.only) <= {method, env_id}
+    ]
     with tqdm(total=len(cases) * args.seeds) as bar:
         for method, env_id in cases:
             settings = resolve(method, env_id, **OVERRIDES.get((method, env_id), {}), **overrides)
@@ -85,14 +96,22 @@ def train_all(args: argparse.Namespace, rows: list[dict]) -> list[dict]:
             bar.update(len(done & set(range(args.seeds))))
             experiment = build(method, env_id, settings)
             play, play_final = (
-                evaluator(experiment.env, experiment.network, num_episodes=n, policy=settings.eval_policy)
+                evaluator(
+                    experiment.env, experiment.network, num_episodes=n, policy=settings.eval_policy
+                )
                 for n in (EPISODES, settings.eval_episodes)
             )
             for seed in sorted(set(range(args.seeds)) - done):
                 bar.set_description(f"{method} {env_id}")
                 measured = train(experiment, settings, seed, play, play_final)
                 rows.append(
-                    {**case, "seed": seed, "commit": commit, **measured, "settings": plain_settings(settings)}
+                    {
+                        **case,
+                        "seed": seed,
+                        "commit": commit,
+                        **measured,
+                        "settings": plain_settings(settings),
+                    }
                 )
                 write_result(args.out, rows, episodes_per_point=EPISODES)
                 bar.update()
@@ -118,9 +137,13 @@ def train(
     key = jax.random.key(10_000 + seed)
     intervals = [interval_metrics(*pair) for pair in itertools.pairwise(moments)]
     curve = [
-        (row["env_steps"], row["seconds"], row["episode_return"]) for row in intervals if row["episodes"]
+        (row["env_steps"], row["seconds"], row["episode_return"])
+        for row in intervals
+        if row["episodes"]
     ]
-    evaluated = [(at.env_steps, at.seconds, play(params, key).returns.mean()) for at, params in copies]
+    evaluated = [
+        (at.env_steps, at.seconds, play(params, key).returns.mean()) for at, params in copies
+    ]
     final = play_final(result.params, key).returns
     return {
         "eval_policy": settings.eval_policy,
@@ -153,7 +176,9 @@ def print_table(rows: list[dict]) -> None:
     for env_id in ENVS:
         for method in LABELS:
             if runs := of(rows, method, env_id):
-                scores, seconds = ([run[x] for run in runs] for x in ("eval_return_mean", "seconds"))
+                scores, seconds = (
+                    [run[x] for run in runs] for x in ("eval_return_mean", "seconds")
+                )
                 print(
                     f"{env_id} {method}: {np.mean(scores):.1f} ({min(scores):.1f} to {max(scores):.1f}; "
                     f"{runs[0]['eval_policy']}) over {len(runs)} seeds, {runs[0]['env_steps']:,} steps, "
@@ -183,9 +208,14 @@ def plot(rows: list[dict], path: Path) -> None:
         axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
         axes[0].set_ylabel(f"{env_id.partition(':')[2]}\nevaluated return")
     seeds = len({row["seed"] for row in rows})
-    lines = [all_axes[0][0].plot([], [], color=f"C{number}", linewidth=2)[0] for number in range(len(LABELS))]
+    lines = [
+        all_axes[0][0].plot([], [], color=f"C{number}", linewidth=2)[0]
+        for number in range(len(LABELS))
+    ]
     meaning = f"mean over {seeds} seeds; shaded: from the lowest to the highest"
-    figure.legend(lines, list(LABELS.values()), loc="outside upper center", ncols=len(LABELS), title=meaning)
+    figure.legend(
+        lines, list(LABELS.values()), loc="outside upper center", ncols=len(LABELS), title=meaning
+    )
     figure.savefig(path, dpi=130, format="png")
     print(f"wrote {path}")
 

@@ -50,7 +50,9 @@ def layers_of(network: Any, spec: Any) -> list[Layer]:
         return output
 
     with nn.intercept_methods(note):
-        jax.eval_shape(network.init, jax.random.key(0), network.initial_carry((1,)), observation, reset)
+        jax.eval_shape(
+            network.init, jax.random.key(0), network.initial_carry((1,)), observation, reset
+        )
     return layers
 
 

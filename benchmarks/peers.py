@@ -66,7 +66,9 @@ from jax_a3c.asynchronous import use_worker_threads
 from jax_a3c.training.settings import Settings, resolve
 
 LEARNING_RATE, EPS = 7e-4, 1e-5  # of A2C, as Stable-Baselines3 has them
-CALIBRATION = 16_384  # environment steps of the program from whose time the size of the others follows
+CALIBRATION = (
+    16_384  # environment steps of the program from whose time the size of the others follows
+)
 OURS_AT_BEST = ((256, 16), (1024, 16), (4096, 16))
 STABLE_BASELINES_AT_BEST = (16, 64, 256)  # the first, which is usual, has a row of its own
 PONG = "envpool:Pong-v5"
@@ -134,7 +136,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each window")
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the process of a group writes here
+    parser.add_argument(
+        "--part", type=Path, help=argparse.SUPPRESS
+    )  # the process of a group writes here
     args = parser.parse_args()
     if args.short:
         args.repeats, args.seconds = 2, 0.3
@@ -150,7 +154,9 @@ def main() -> None:
         rows = [row for device in args.device for row in rows_of_device(device, args)]
         if not rows:
             raise SystemExit("nothing was measured")
-        versions = {name: version(name) for name in ("torch", "stable_baselines3") if is_installed(name)}
+        versions = {
+            name: version(name) for name in ("torch", "stable_baselines3") if is_installed(name)
+        }
         write_result(out, rows, repeats=args.repeats, seconds=args.seconds, peers=versions)
         print(f"\n{markdown(rows)}\n\nwrote {out}")
 
@@ -222,7 +228,9 @@ def fastest(names: tuple[str, ...], rates: dict[str, list[float]]) -> str | None
 class Compiled:
     """A learner on the device: a whole window is one call of one program."""
 
-    def __init__(self, name: str, init: Callable, train: Callable, config: A2CConfig, seconds: float):
+    def __init__(
+        self, name: str, init: Callable, train: Callable, config: A2CConfig, seconds: float
+    ):
         """Compile a program of as many updates as fill `seconds`; `train` is that of a `Reference`."""
         self._name = name
         self._steps_per_update = config.num_envs * config.num_steps
@@ -255,7 +263,9 @@ class Child:
         script = Path(__file__).with_name("torch_references.py")
         command = [sys.executable, str(script), algorithm, json.dumps(settings)]
         self._name, self._seconds = name, seconds
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self._expect("ready")
 
     def run(self) -> int:
@@ -272,7 +282,9 @@ class Child:
         learned = json.loads(self._expect('{"learned"'))["learned"]
         self._process.wait()
         if not learned:
-            raise RuntimeError(f"{self._name} did not learn: parameters did not move or are not finite")
+            raise RuntimeError(
+                f"{self._name} did not learn: parameters did not move or are not finite"
+            )
 
     def _expect(self, start: str) -> str:
         """Its next line that starts so; what libraries print in between is passed over."""
@@ -280,7 +292,9 @@ class Child:
         for line in self._process.stdout:
             if line.startswith(start):
                 return line
-        raise RuntimeError(f"{self._name} ended with code {self._process.wait()}; it has said why above")
+        raise RuntimeError(
+            f"{self._name} ended with code {self._process.wait()}; it has said why above"
+        )
 
 
 def same_setting(
@@ -309,7 +323,9 @@ def ours(env_name: str, layers: str, config: A2CConfig) -> tuple[Callable, Calla
     return agent.init, train
 
 
-def compiled(name: str, init: Callable, train: Callable, config: A2CConfig, seconds: float) -> Racer:
+def compiled(
+    name: str, init: Callable, train: Callable, config: A2CConfig, seconds: float
+) -> Racer:
     """A learner on the device, ready to run."""
     start = time.perf_counter()
     learner = Compiled(name, init, train, config, seconds)
@@ -318,11 +334,16 @@ def compiled(name: str, init: Callable, train: Callable, config: A2CConfig, seco
 
 def best_settings(seconds: float) -> dict[str, Racer]:
     """Ours and Stable-Baselines3's A2C on CartPole, each in several settings."""
-    if is_missing("R3", "peers", "torch", "stable_baselines3") or is_missing("R3", "gymnasium", "gymnasium"):
+    if is_missing("R3", "peers", "torch", "stable_baselines3") or is_missing(
+        "R3", "gymnasium", "gymnasium"
+    ):
         return {}
     racers = {}
     for num_envs, num_steps in OURS_AT_BEST:
-        config, name = A2CConfig(num_envs=num_envs, num_steps=num_steps), our_name(num_envs, num_steps)
+        config, name = (
+            A2CConfig(num_envs=num_envs, num_steps=num_steps),
+            our_name(num_envs, num_steps),
+        )
         racers[name] = compiled(name, *ours("CartPole-v1", "mlp", config), config, seconds)
     for num_envs in STABLE_BASELINES_AT_BEST:
         name, start = stable_baselines_name(num_envs), time.perf_counter()
@@ -352,7 +373,9 @@ def pong(seconds: float) -> dict[str, Racer]:
     for name, settings in ((A3C_PRESET, preset), (A3C_PAPER, paper)):
         start = time.perf_counter()
         learning = Learning(name, "a3c", PONG, settings)
-        learning(1.0)  # JAX may compile once more for the second call, whose arguments come from the first
+        learning(
+            1.0
+        )  # JAX may compile once more for the second call, whose arguments come from the first
         racers[name] = ready(name, start, functools.partial(learning, seconds), learning.close)
     if not is_missing("R4", "peers", "torch"):
         start = time.perf_counter()
@@ -374,7 +397,9 @@ def host_loop(settings: Settings, seconds: float) -> Racer:
         name, num_envs=settings.num_envs, num_threads=WORKERS, seed=0, reward_clip=True
     )
     assert settings.max_grad_norm is not None
-    rule = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), optax.adam(settings.learning_rate))
+    rule = optax.chain(
+        optax.clip_by_global_norm(settings.max_grad_norm), optax.adam(settings.learning_rate)
+    )
     loop = references.HostLoop(pool, settings.network, rule, settings)
     weights = copy_of_weights(loop.params)
     loop(0.5)

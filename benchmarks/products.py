@@ -22,7 +22,14 @@ from jax_a3c.types import Array
 
 SCAN_LENGTH = 20
 # M, F, G: heads on the default MLP, the layers before the heads of "minatar" and "mnih2013", a square one.
-SHAPES = ((80, 64, 2), (16384, 64, 2), (16384, 64, 1), (1024, 1024, 128), (80, 2592, 256), (16384, 64, 64))
+SHAPES = (
+    (80, 64, 2),
+    (16384, 64, 2),
+    (16384, 64, 1),
+    (1024, 1024, 128),
+    (80, 2592, 256),
+    (16384, 64, 64),
+)
 
 FORMS: dict[str, Callable[[Array, Array], Array]] = {
     "rows^T @ grad": lambda rows, grad: rows.T @ grad,
@@ -66,7 +73,11 @@ def main() -> None:
     lines = [
         (
             f"{m:,}, {f:,}, {g}",
-            *(f"{row['microseconds']['median']:,.0f}" for row in rows if shape_of(row) == (m, f, g)),
+            *(
+                f"{row['microseconds']['median']:,.0f}"
+                for row in rows
+                if shape_of(row) == (m, f, g)
+            ),
         )
         for m, f, g in SHAPES
     ]

@@ -65,12 +65,16 @@ class ActorCritic(nn.Module):
         wide = nn.initializers.orthogonal(2.0**0.5)
         x = observations / 255.0 if observations.dtype == jnp.uint8 else observations
         for channels, size, stride in convolutions:
-            layer = nn.Conv(channels, (size, size), (stride, stride), padding="VALID", kernel_init=wide)
+            layer = nn.Conv(
+                channels, (size, size), (stride, stride), padding="VALID", kernel_init=wide
+            )
             x = activation(layer(x))
         x = x.reshape(len(x), -1)
         for units in hidden:
             x = activation(nn.Dense(units, kernel_init=wide)(x))
-        logits = nn.Dense(self.num_actions, kernel_init=nn.initializers.orthogonal(0.01), name="logits")(x)
+        logits = nn.Dense(
+            self.num_actions, kernel_init=nn.initializers.orthogonal(0.01), name="logits"
+        )(x)
         values = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(x)
         return logits, values[..., 0]
 
@@ -139,7 +143,9 @@ def optimizer(
     return optax.chain(clip, optax.rmsprop(learning_rate, decay=decay, eps=eps, eps_in_sqrt=True))
 
 
-def second_pass(env_name: str, layers: str, rule: optax.GradientTransformation, config: Config) -> Reference:
+def second_pass(
+    env_name: str, layers: str, rule: optax.GradientTransformation, config: Config
+) -> Reference:
     """R1.
 
     Args:
@@ -173,12 +179,19 @@ def through_rollout(
 
     def rollout_loss(params: Params, state: State) -> tuple[Array, tuple[State, dict[str, Array]]]:
         step = functools.partial(_step, env, env_params, network)
-        state, transitions = jax.lax.scan(step, state._replace(params=params), None, config.num_steps)
+        state, transitions = jax.lax.scan(
+            step, state._replace(params=params), None, config.num_steps
+        )
         last_value = network.apply(params, state.observation)[1]
         fixed, last_value = jax.lax.stop_gradient((transitions, last_value))
         advantages, targets = advantages_and_targets(config, fixed, last_value)
         loss = _total(
-            config, transitions.log_prob, transitions.value, transitions.entropy, advantages, targets
+            config,
+            transitions.log_prob,
+            transitions.value,
+            transitions.entropy,
+            advantages,
+            targets,
         )
         return loss, (state, transitions.info)
 
@@ -224,14 +237,22 @@ def learn(
         logits, values = network.apply(params, observations)
         log_prob, entropy = _of_policy(logits, actions)
         return _total(
-            config, log_prob, values, entropy, advantages.reshape(-1), targets.reshape(-1), where=where
+            config,
+            log_prob,
+            values,
+            entropy,
+            advantages.reshape(-1),
+            targets.reshape(-1),
+            where=where,
         )
 
     changes, opt_state = rule.update(jax.grad(loss)(params), opt_state, params)
     return optax.apply_updates(params, changes), opt_state
 
 
-def advantages_and_targets(config: Config, transitions: Transition, last_value: Array) -> tuple[Array, Array]:
+def advantages_and_targets(
+    config: Config, transitions: Transition, last_value: Array
+) -> tuple[Array, Array]:
     """Generalized advantage estimates and the lambda-returns, `[T, N]` each, backwards in time."""
 
     def step(carry: tuple[Array, Array], row: Transition) -> tuple[tuple[Array, Array], Array]:
@@ -258,7 +279,9 @@ def _total(
     """The loss of A2C, averaged over steps."""
     policy_loss = -jnp.mean(log_prob * advantages, where=where)
     value_loss = 0.5 * jnp.mean(jnp.square(values - targets), where=where)
-    return policy_loss + config.vf_coef * value_loss - config.ent_coef * jnp.mean(entropy, where=where)
+    return (
+        policy_loss + config.vf_coef * value_loss - config.ent_coef * jnp.mean(entropy, where=where)
+    )
 
 
 def _of_policy(logits: Array, actions: Array) -> tuple[Array, Array]:
@@ -275,16 +298,18 @@ def _parts(env_name: str, layers: str) -> tuple[Any, Any, ActorCritic]:
     return env, env_params, ActorCritic(layers, int(env.action_space(env_params).n))
 
 
-def _step(env: Any, env_params: Any, network: nn.Module, state: State, _: None) -> tuple[State, Transition]:
+def _step(
+    env: Any, env_params: Any, network: nn.Module, state: State, _: None
+) -> tuple[State, Transition]:
     """One step of all environments, by the environment's own `step` with its reset."""
     key, action_key, env_key = jax.random.split(state.key, 3)
     logits, value = network.apply(state.params, state.observation)
     action = jax.random.categorical(action_key, logits)
     log_prob, entropy = _of_policy(logits, action)
     keys = jax.random.split(env_key, len(action))
-    observation, env_state, reward, terminated, truncated, _ = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
-        keys, state.env_state, action, env_params
-    )
+    observation, env_state, reward, terminated, truncated, _ = jax.vmap(
+        env.step, in_axes=(0, 0, 0, None)
+    )(keys, state.env_state, action, env_params)
     done = terminated | truncated
     episodes, info = _log(state.episodes, reward, done)
     transition = Transition(state.observation, action, reward, done, value, log_prob, entropy, info)
@@ -301,7 +326,9 @@ def _log(episodes: Episodes, reward: Array, done: Array) -> tuple[Episodes, dict
         jnp.where(done, length, episodes.last_length),
     )
     names = ("returned_episode_returns", "returned_episode_lengths", "returned_episode")
-    return episodes, dict(zip(names, (episodes.last_return, episodes.last_length, done), strict=True))
+    return episodes, dict(
+        zip(names, (episodes.last_return, episodes.last_length, done), strict=True)
+    )
 
 
 def _reference(
@@ -318,7 +345,9 @@ def _reference(
         observation, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
         params = network.init(params_key, observation)
         zeros = (jnp.zeros(config.num_envs), jnp.zeros(config.num_envs, jnp.int32))
-        return State(params, rule.init(params), env_state, observation, Episodes(*zeros, *zeros), key)
+        return State(
+            params, rule.init(params), env_state, observation, Episodes(*zeros, *zeros), key
+        )
 
     def train(state: State, num_updates: int) -> tuple[State, dict[str, Array]]:
         return jax.lax.scan(update, state, None, num_updates)
@@ -378,7 +407,9 @@ class HostLoop:
                 action = np.asarray(action)
                 observation, reward, terminated, truncated, _ = self._pool.step(action)
                 done, nothing = terminated | truncated, np.zeros(len(action), np.float32)
-                rows.append(Transition(self._observation, action, reward, done, value, nothing, nothing))
+                rows.append(
+                    Transition(self._observation, action, reward, done, value, nothing, nothing)
+                )
                 masks.append(~self._ended)  # after an episode's end envpool's next step only resets
                 taken += int(masks[-1].sum())
                 self._observation, self._ended = observation, done

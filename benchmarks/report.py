@@ -108,7 +108,9 @@ def caption_of(result: dict[str, Any]) -> str:
     machine = ", ".join([f"{made['cpu']}, {made['cpu_cores']} cores", *devices])
     load = result["load_average"][0]
     commit = (made.get("git_commit") or "unknown")[:10]
-    return f"{machine}; Python {made['python']}, {versions}; commit {commit}; load average {load:.1f}"
+    return (
+        f"{machine}; Python {made['python']}, {versions}; commit {commit}; load average {load:.1f}"
+    )
 
 
 def picture(figure: Figure, path: Path, caption: str) -> str:
@@ -176,7 +178,9 @@ def draw_throughput(rows: Rows) -> Figure | None:
         for row in rows:
             if row["env"] == env_id:
                 series.setdefault((row["device"], row["num_steps"], row["mode"]), []).append(row)
-        steps = {key[:2]: number for number, key in enumerate(dict.fromkeys(key[:2] for key in series))}
+        steps = {
+            key[:2]: number for number, key in enumerate(dict.fromkeys(key[:2] for key in series))
+        }
         for (device, num_steps, mode), points in series.items():
             style = {"env": ":", "act": "--", "learn": "-"}[mode]
             axis.errorbar(
@@ -218,9 +222,12 @@ def draw_devices(rows: Rows) -> Figure | None:
         places = [env_ids.index(row["env"]) + place * width for row in points]
         middle, bars = values_of(points, "env_steps_per_second")
         drawn = axis.bar(places, middle, width, yerr=bars, capsize=2, label=device)
-        axis.bar_label(drawn, [f"{number(rate(row))}\nN={row['num_envs']:,}" for row in points], fontsize=7)
+        axis.bar_label(
+            drawn, [f"{number(rate(row))}\nN={row['num_envs']:,}" for row in points], fontsize=7
+        )
     axis.set_xticks(
-        [i + width * (len(devices) - 1) / 2 for i in range(len(env_ids))], [short(e) for e in env_ids]
+        [i + width * (len(devices) - 1) / 2 for i in range(len(env_ids))],
+        [short(e) for e in env_ids],
     )
     axis.set(yscale="log", ylabel="steps per second, learning")
     axis.yaxis.set_major_formatter(EngFormatter(sep=""))
@@ -240,11 +247,17 @@ def draw_scaling(rows: Rows) -> Figure | None:
             points = [row for row in rows if row["env"] == env_id and row["lock"] is lock]
             workers = [row["workers"] * (1.02 if lock else 0.98) for row in points]
             axis.errorbar(
-                workers, *values_of(points, "ratio_to_one_worker"), marker="o", capsize=3, label=label
+                workers,
+                *values_of(points, "ratio_to_one_worker"),
+                marker="o",
+                capsize=3,
+                label=label,
             )
         axis.plot(ticks, ticks, color="0.6", linestyle=":", label="ideal, a core for each")
         known = [
-            (n, s) for n, s in zip(paper["threads"], paper["speedups"]["A3C"], strict=True) if n in ticks
+            (n, s)
+            for n, s in zip(paper["threads"], paper["speedups"]["A3C"], strict=True)
+            if n in ticks
         ]
         style = {"color": "0.4", "linestyle": "--", "marker": "s", "markersize": 4}
         axis.plot(*zip(*known, strict=True), **style, label="paper's Table 2: sooner to a score")
@@ -267,15 +280,20 @@ def draw_peers(rows: Rows) -> Figure | None:
     figure, (axis,) = canvas(1, height=1.6 + 0.42 * len(rows), width=9)
     for place, row in enumerate(rows):
         axis.plot(row["ratios"], [place] * len(row["ratios"]), ".", color="C0", alpha=0.4)
-        axis.plot(row["ratio"]["median"], place, "o", color="C0", label="" if place else "ours / peer")
+        axis.plot(
+            row["ratio"]["median"], place, "o", color="C0", label="" if place else "ours / peer"
+        )
         if row["goal"] is not None:
             axis.plot(row["goal"], place, "|", color="C3", markersize=16, markeredgewidth=2)
     axis.plot([], [], "|", color="C3", markersize=10, label="goal")
     axis.axvline(1.0, color="0.6", linewidth=1)
     groups = [
-        row["group"] + ("" if row.get("device", "cpu") == "cpu" else f", {row['device']}") for row in rows
+        row["group"] + ("" if row.get("device", "cpu") == "cpu" else f", {row['device']}")
+        for row in rows
     ]
-    names = [f"{group}: {row['ours']} / {row['peer']}" for group, row in zip(groups, rows, strict=True)]
+    names = [
+        f"{group}: {row['ours']} / {row['peer']}" for group, row in zip(groups, rows, strict=True)
+    ]
     axis.set_yticks(range(len(rows)), names)
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="times as many steps per second as the peer; a dot is one round")
@@ -295,7 +313,9 @@ def draw_worker_time(rows: Rows) -> Figure | None:
             share = us / row["us_per_segment"]
             axis.barh(place, share, left=left, color=f"C{names.index(name)}", height=0.7)
             if share > 0.04:
-                axis.text(left + share / 2, place, f"{us:,.0f}", ha="center", va="center", fontsize=8)
+                axis.text(
+                    left + share / 2, place, f"{us:,.0f}", ha="center", va="center", fontsize=8
+                )
             left += share
     for number, name in enumerate(names):
         axis.barh(0, 0, color=f"C{number}", label=name)
@@ -315,7 +335,9 @@ def pieces(row: dict[str, Any]) -> dict[str, float]:
     us = parts.pop(SEGMENT)
     alone = {name: max(0.0, of["us"]) for name, of in row["segment_alone"].items()}
     names = {"call": "call of the program"}
-    shares = {names.get(name, name): us * part / sum(alone.values()) for name, part in alone.items()}
+    shares = {
+        names.get(name, name): us * part / sum(alone.values()) for name, part in alone.items()
+    }
     return {**shares, **parts}
 
 

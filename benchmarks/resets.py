@@ -75,7 +75,10 @@ def train_all(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
         seeds = range(2 if args.short else args.seeds or case.seeds)
         plays = {
             name: evaluator(
-                built[name].env, built[name].network, num_episodes=x.eval_episodes, policy=x.eval_policy
+                built[name].env,
+                built[name].network,
+                num_episodes=x.eval_episodes,
+                policy=x.eval_policy,
             )
             for name, x in settings.items()
         }
@@ -85,7 +88,10 @@ def train_all(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
             final = plays[name](params, jax.random.key(10_000 + seed)).returns
             row = {"env": env_id, "auto_reset": name, "seed": seed, "threshold": case.threshold}
             row |= {"steps_to_threshold": steps_to(case.threshold, curve), **curve}
-            row |= {"eval_policy": ours.eval_policy, "eval_return_mean": round(float(final.mean()), 3)}
+            row |= {
+                "eval_policy": ours.eval_policy,
+                "eval_return_mean": round(float(final.mean()), 3),
+            }
             rows.append({**row, "total_timesteps": ours.total_timesteps})
     return rows, cases
 
@@ -102,7 +108,10 @@ def train(trainer: Any, seed: int, total_timesteps: int) -> tuple[Any, dict[str,
     points = [interval_metrics(*pair) for pair in itertools.pairwise(moments)]
     points = [point for point in points if point["episodes"]]
     returns = [round(point["episode_return"], 2) for point in points]
-    return params, {"env_steps": [point["env_steps"] for point in points], "episode_return": returns}
+    return params, {
+        "env_steps": [point["env_steps"] for point in points],
+        "episode_return": returns,
+    }
 
 
 def steps_to(threshold: float, curve: dict[str, list[float]]) -> float | None:
@@ -125,7 +134,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """Of both resets and their difference what `figures` names, over seeds, with 95 % intervals."""
     lines = []
     for env_id in dict.fromkeys(row["env"] for row in rows):
-        runs = {n: [figures(r) for r in rows if (r["env"], r["auto_reset"]) == (env_id, n)] for n in RESETS}
+        runs = {
+            n: [figures(r) for r in rows if (r["env"], r["auto_reset"]) == (env_id, n)]
+            for n in RESETS
+        }
         for what in runs[RESETS[0]][0]:
             rng = np.random.default_rng(0)
             samples = [np.array([run[what] for run in runs[name]]) for name in RESETS]
@@ -154,16 +166,24 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     env_ids = list(dict.fromkeys(row["env"] for row in rows))
     figure = Figure(figsize=(5 * len(env_ids), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, env_id in zip(figure.subplots(1, len(env_ids), squeeze=False)[0], env_ids, strict=True):
+    for axis, env_id in zip(
+        figure.subplots(1, len(env_ids), squeeze=False)[0], env_ids, strict=True
+    ):
         for number, name in enumerate(RESETS):
             runs = [row for row in rows if (row["env"], row["auto_reset"]) == (env_id, name)]
             grid = np.linspace(0, min(run["env_steps"][-1] for run in runs), 200)
-            curves = np.array([np.interp(grid, run["env_steps"], run["episode_return"]) for run in runs])
+            curves = np.array(
+                [np.interp(grid, run["env_steps"], run["episode_return"]) for run in runs]
+            )
             label = f"{name}: mean and range of {len(runs)} seeds"
             axis.plot(grid, curves.mean(axis=0), color=f"C{number}", label=label)
             low, high = curves.min(axis=0), curves.max(axis=0)
             axis.fill_between(grid, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
-        axis.set(title=env_id.partition(":")[2], xlabel="environment steps", ylabel="return while training")
+        axis.set(
+            title=env_id.partition(":")[2],
+            xlabel="environment steps",
+            ylabel="return while training",
+        )
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.legend(fontsize="small")
         axis.grid(alpha=0.3)

@@ -109,11 +109,15 @@ PAIRS: dict[str, Pair] = {
         ),
     ),
     "vtrace": Pair(
-        lambda x: tuple(returns.vtrace(x.rewards, x.discounts, x.values, x.next_values, x.log_rhos, LAMBDA)),
+        lambda x: tuple(
+            returns.vtrace(x.rewards, x.discounts, x.values, x.next_values, x.log_rhos, LAMBDA)
+        ),
         vtrace_of_rlax,
     ),
     "retrace": Pair(
-        lambda x: returns.retrace(x.rewards, x.discounts, x.values, x.next_values, x.log_rhos, LAMBDA),
+        lambda x: returns.retrace(
+            x.rewards, x.discounts, x.values, x.next_values, x.log_rhos, LAMBDA
+        ),
         retrace_of_rlax,
     ),
 }
@@ -125,8 +129,12 @@ def main() -> None:
     parser.add_argument("--device", nargs="+", choices=list(PLATFORMS), default=["cpu"])
     parser.add_argument("--only", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     parser.add_argument("--repeats", type=int, default=7, help="windows of each function")
-    parser.add_argument("--seconds", type=float, default=0.01, help="of each window, at least 0.005")
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # a device's process writes here
+    parser.add_argument(
+        "--seconds", type=float, default=0.01, help="of each window, at least 0.005"
+    )
+    parser.add_argument(
+        "--part", type=Path, help=argparse.SUPPRESS
+    )  # a device's process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats = 3
@@ -148,7 +156,9 @@ def rlax_module() -> Any:
     try:
         import rlax
     except ImportError as error:
-        raise SystemExit(f"this compares with rlax: pip install 'jax-a3c[test]' ({error})") from None
+        raise SystemExit(
+            f"this compares with rlax: pip install 'jax-a3c[test]' ({error})"
+        ) from None
     return rlax
 
 
@@ -162,7 +172,9 @@ def measure(device: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         bar.set_postfix_str(f"{name} [{num_steps}, {batch}]")
         data = make_data(num_steps, batch)
         row = compare(PAIRS[name], rlax, data, args.repeats, args.seconds)
-        rows.append({"device_kind": kind, "function": name, "num_steps": num_steps, "batch": batch, **row})
+        rows.append(
+            {"device_kind": kind, "function": name, "num_steps": num_steps, "batch": batch, **row}
+        )
     return rows
 
 
@@ -214,7 +226,15 @@ def largest_difference(ours: Any, theirs: Any) -> float:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians, and the range over the windows in brackets."""
-    heads = ("device", "function", "T, B", "ours, us", "rlax, us", "rlax / ours", "largest difference")
+    heads = (
+        "device",
+        "function",
+        "T, B",
+        "ours, us",
+        "rlax, us",
+        "rlax / ours",
+        "largest difference",
+    )
     lines = [
         (
             row["device"],

@@ -59,12 +59,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
-    parser.add_argument("--rates", type=int, default=20, help="learning rates for each method and optimizer")
-    parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="instead of RANGES")
-    parser.add_argument("--repeats", type=int, default=5, help="of the timing on the synchronous runner")
+    parser.add_argument(
+        "--rates", type=int, default=20, help="learning rates for each method and optimizer"
+    )
+    parser.add_argument(
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="instead of RANGES"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of the timing on the synchronous runner"
+    )
     parser.add_argument("--total-timesteps", type=int, default=300_000, help="of each run")
-    parser.add_argument("--workers", type=int, help="of the asynchronous methods, instead of the preset's")
-    parser.add_argument("--short", action="store_true", help="two methods, 3 short runs, into runs/bench")
+    parser.add_argument(
+        "--workers", type=int, help="of the asynchronous methods, instead of the preset's"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="two methods, 3 short runs, into runs/bench"
+    )
     parser.add_argument("--plot-only", action="store_true", help="draw the result that exists")
     parser.add_argument(
         "--out", type=Path, default=RESULTS / "robustness.json", help="the picture lies beside"
@@ -79,7 +89,9 @@ def main() -> None:
         result = json.loads(args.out.read_text())
     rows = result["rows"]
     if not args.plot_only:
-        with tempfile.TemporaryDirectory() as cache:  # an asynchronous program is the same for all rates
+        with (
+            tempfile.TemporaryDirectory() as cache
+        ):  # an asynchronous program is the same for all rates
             jax.config.update("jax_compilation_cache_dir", cache)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
             rows = train_all(args, rows, result["settings"]["cases"])
@@ -96,7 +108,9 @@ def train_all(args: argparse.Namespace, rows: list[dict], cases: dict[str, dict]
     use_worker_threads()
     commit = environment()["git_commit"]
     # One from each of as many equal parts of the range: so few draws would leave gaps.
-    quantiles = (np.arange(args.rates) + np.random.default_rng(0).uniform(size=args.rates)) / args.rates
+    quantiles = (
+        np.arange(args.rates) + np.random.default_rng(0).uniform(size=args.rates)
+    ) / args.rates
     wanted = [
         (method, name)
         for method in args.methods
@@ -128,7 +142,9 @@ def train_all(args: argparse.Namespace, rows: list[dict], cases: dict[str, dict]
             for seed, (rate, (params, counts)) in enumerate(zip(rates, runs, strict=True)):
                 score = float(play(params, jax.random.key(10_000 + seed)).returns.mean())
                 row = {"method": method, "optimizer": name, "learning_rate": rate, "seed": seed}
-                rows.append({**row, "commit": commit, "eval_return_mean": round(score, 3), **counts})
+                rows.append(
+                    {**row, "commit": commit, "eval_return_mean": round(score, 3), **counts}
+                )
                 bar.update()
             write_result(args.out, rows, env=ENV, summary=summary(rows), cases=cases)
     return rows
@@ -160,9 +176,14 @@ def train_together(method: str, settings: Settings, rates: list[float], repeats:
 
     seeds, values = np.arange(len(rates)), np.array(rates, np.float32)
     together, alone = jax.jit(jax.vmap(run)), jax.jit(run)
-    programs = {"together": lambda: together(seeds, values), "alone": lambda: alone(seeds[0], values[0])}
+    programs = {
+        "together": lambda: together(seeds, values),
+        "alone": lambda: alone(seeds[0], values[0]),
+    }
     times = interleaved_seconds(programs, repeats)
-    ratio = spread([all_ / one for all_, one in zip(times["together"], times["alone"], strict=True)], 1)
+    ratio = spread(
+        [all_ / one for all_, one in zip(times["together"], times["alone"], strict=True)], 1
+    )
     tqdm.write(
         f"{method} {settings.optimizer}: {len(rates)} runs in {ratio['median']} x the time of one "
         f"({ratio['min']} to {ratio['max']})"
@@ -198,7 +219,9 @@ def plot(rows: list[dict], path: Path) -> None:
     for key, method in METHODS.items():
         axis = axes[ROWS.index(method.runner), list(COLUMNS).index(method.objective)]
         for name, (colour, marker, _) in OPTIMIZERS.items():
-            points = sorted((run["learning_rate"], run["eval_return_mean"]) for run in of(rows, key, name))
+            points = sorted(
+                (run["learning_rate"], run["eval_return_mean"]) for run in of(rows, key, name)
+            )
             x, y = np.reshape(points, (-1, 2)).T
             axis.plot(x, y, color=colour, marker=marker, markersize=4, linestyle="none", alpha=0.8)
         axis.set_xscale("log")

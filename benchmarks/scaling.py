@@ -89,7 +89,9 @@ class Counted(SharedParameters):
         self.ones = aligned_empty(initial.size)
         self.ones[:] = 0.0
 
-    def apply(self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]) -> None:
+    def apply(
+        self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]
+    ) -> None:
         """The update, and directly after it, under the same lock if there is one, the one that counts."""
 
         def counted(parameters: np.ndarray, statistics: np.ndarray) -> None:
@@ -104,7 +106,10 @@ def main() -> None:
     parser = parser_of(__doc__, short="1 and 2 workers, two short rounds")
     parser.add_argument("--env", nargs="+", choices=list(TIMESTEPS), default=list(TIMESTEPS))
     parser.add_argument(
-        "--workers", type=int, nargs="+", help=f"default: {WORKERS}; on Pong at most two for each core"
+        "--workers",
+        type=int,
+        nargs="+",
+        help=f"default: {WORKERS}; on Pong at most two for each core",
     )
     parser.add_argument("--repeats", type=int, default=15, help="rounds")
     parser.add_argument("--timesteps", type=int, help=f"of each run; default: {TIMESTEPS}")
@@ -137,7 +142,9 @@ def measure(env_id: str, workers: list[int], timesteps: int, repeats: int) -> li
     trainers: dict[tuple[int, bool], Asynchronous] = {}
     for number in sorted({1, *workers}):
         for lock in (False, True):
-            settings = resolve("a3c", env_id, num_workers=number, lock=lock, total_timesteps=timesteps)
+            settings = resolve(
+                "a3c", env_id, num_workers=number, lock=lock, total_timesteps=timesteps
+            )
             trainers[number, lock] = build("a3c", env_id, settings).trainer  # type: ignore[assignment]
     rounds = []
     for round_ in tqdm(range(-1, repeats), desc=f"{env_id}: rounds"):
@@ -147,11 +154,17 @@ def measure(env_id: str, workers: list[int], timesteps: int, repeats: int) -> li
     lost = {}
     for key, trainer in tqdm(trainers.items(), desc=f"{env_id}: lost updates"):
         lost[key] = lost_updates(trainer)
-    sizes = {"env": env_id, "timesteps": timesteps, "num_parameters": lost[1, False].pop("elements")}
+    sizes = {
+        "env": env_id,
+        "timesteps": timesteps,
+        "num_parameters": lost[1, False].pop("elements"),
+    }
     return [{**sizes, **row_of(*key, rounds), "lost_updates": lost[key]} for key in trainers]
 
 
-def train(trainer: Asynchronous, seed: int, *, counted: bool = False) -> tuple[TrainingResult, A3CState]:
+def train(
+    trainer: Asynchronous, seed: int, *, counted: bool = False
+) -> tuple[TrainingResult, A3CState]:
     """One run from fresh parameters; its environments are closed afterwards."""
     state = trainer.init(seed)
     if counted:
@@ -160,7 +173,9 @@ def train(trainer: Asynchronous, seed: int, *, counted: bool = False) -> tuple[T
         state = state._replace(shared=shared)
     before = copy_of_weights(trainer.params(state))
     result = trainer.run(state=state)
-    check_learned(f"A3C with {trainer.config.num_workers} workers", before, copy_of_weights(result.params))
+    check_learned(
+        f"A3C with {trainer.config.num_workers} workers", before, copy_of_weights(result.params)
+    )
     trainer.close(state)
     return result, state
 
@@ -176,7 +191,9 @@ def lost_updates(trainer: Asynchronous) -> dict[str, Any]:
     return {**shares, "updates": shared.updates, "elements": lost.size}
 
 
-def row_of(workers: int, lock: bool, rounds: list[dict[tuple[int, bool], TrainingResult]]) -> dict[str, Any]:
+def row_of(
+    workers: int, lock: bool, rounds: list[dict[tuple[int, bool], TrainingResult]]
+) -> dict[str, Any]:
     """Medians, and the range over the rounds."""
 
     def ratios(reference: tuple[int, bool]) -> dict[str, float]:
@@ -190,7 +207,9 @@ def row_of(workers: int, lock: bool, rounds: list[dict[tuple[int, bool], Trainin
         "lock": lock,
         "env_steps_per_second": spread([result.env_steps_per_second for result in results], 0),
         "updates_per_second": round(
-            statistics.median(result.progress.updates / result.progress.seconds for result in results)
+            statistics.median(
+                result.progress.updates / result.progress.seconds for result in results
+            )
         ),
         "ratio_to_one_worker": ratios((1, False)),
         "mean_staleness": round(statistics.median(staleness), 2),

@@ -49,7 +49,12 @@ from tqdm import tqdm
 
 FORMS = {
     "cartpole": {"env": "gymnax:CartPole-v1", "network": "mlp", "num_envs": 16, "num_steps": 5},
-    "breakout": {"env": "gymnax:Breakout-MinAtar", "network": "minatar", "num_envs": 64, "num_steps": 16},
+    "breakout": {
+        "env": "gymnax:Breakout-MinAtar",
+        "network": "minatar",
+        "num_envs": 64,
+        "num_steps": 16,
+    },
 }
 LEARNERS = ("ours", "R1")
 NUM_UPDATES = 100
@@ -77,7 +82,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--updates", type=int, default=1000, help="U of the memory's short run")
-    parser.add_argument("--child", help=argparse.SUPPRESS)  # a process to be measured: its task as JSON
+    parser.add_argument(
+        "--child", help=argparse.SUPPRESS
+    )  # a process to be measured: its task as JSON
     args = parser.parse_args()
     if args.child:
         task = json.loads(args.child)
@@ -103,7 +110,8 @@ def imports(args: argparse.Namespace) -> list[Row]:
             times[name].append(process(words).seconds)
     # The first round brought files into memory.
     return [
-        {"part": "imports", "what": name, "seconds": spread(values[1:])} for name, values in times.items()
+        {"part": "imports", "what": name, "seconds": spread(values[1:])}
+        for name, values in times.items()
     ]
 
 
@@ -121,7 +129,10 @@ def compilation(args: argparse.Namespace) -> list[Row]:
                         runs.setdefault((learner, state), []).append(phases)
         for (learner, state), of_this in runs.items():
             row = {"part": "compilation", "what": form, "learner": learner, "cache": state}
-            row |= {f"{name}_seconds": spread([run[name] for run in of_this]) for name in (*PHASES, "sum")}
+            row |= {
+                f"{name}_seconds": spread([run[name] for run in of_this])
+                for name in (*PHASES, "sum")
+            }
             ratio = ("warm_over_cold", runs[learner, "cold"]) if state == "warm" else None
             if (learner, state) == ("ours", "cold"):
                 ratio = ("ours_over_r1", runs["R1", "cold"])
@@ -140,7 +151,13 @@ def command(args: argparse.Namespace) -> list[Row]:
         with tempfile.TemporaryDirectory() as cache:
             for name in names:
                 with tempfile.TemporaryDirectory() as folder:
-                    flags = ["--total-timesteps", str(COMMAND_STEPS), "--quiet", "--run-dir", folder]
+                    flags = [
+                        "--total-timesteps",
+                        str(COMMAND_STEPS),
+                        "--quiet",
+                        "--run-dir",
+                        folder,
+                    ]
                     words = ["-m", "jax_a3c.cli", "train", *COMMAND, *flags]
                     seconds = process(words, None if name == "without" else cache).seconds
                     summary = json.loads(Path(folder, "summary.json").read_text())
@@ -165,13 +182,17 @@ def memory(args: argparse.Namespace) -> list[Row]:
         runs: dict[int, list[dict[str, float]]] = {length: [] for length in lengths}
         for _ in tqdm(range(args.repeats), desc=f"memory, {method}"):
             for length in lengths:
-                runs[length].append(task("train", {"method": method, "total_timesteps": length * steps}))
+                runs[length].append(
+                    task("train", {"method": method, "total_timesteps": length * steps})
+                )
         for length, of_this in runs.items():
             row: Row = {"part": "memory", "what": method, "updates": round(of_this[-1]["updates"])}
             row["peak_mib"] = spread([run["peak_mib"] for run in of_this], 1)
             if length != args.updates:
                 pairs = zip(of_this, runs[args.updates], strict=True)
-                row["long_over_short"] = spread([run["peak_mib"] / short["peak_mib"] for run, short in pairs])
+                row["long_over_short"] = spread(
+                    [run["peak_mib"] / short["peak_mib"] for run, short in pairs]
+                )
             rows.append(row)
     return rows
 
@@ -235,7 +256,9 @@ def compile_loop(form: str, learner: str) -> dict[str, float]:
     program = lowered.compile()
     compiled = time.perf_counter()
     check_learned(learner, copy_of_weights(state.params), copy_of_weights(program(state)[0].params))
-    moments = zip(PHASES, (start, initialised, traced), (initialised, traced, compiled), strict=True)
+    moments = zip(
+        PHASES, (start, initialised, traced), (initialised, traced, compiled), strict=True
+    )
     return {name: end - begin for name, begin, end in moments}
 
 
@@ -282,12 +305,17 @@ def train_and_weigh(method: str, total_timesteps: int) -> dict[str, float]:
         experiment = build(method, env_id, settings)
         after = flatten(RunDirectory(Path(folder)).load_params(experiment.parameters_like()))
     trainer: Any = experiment.trainer
-    before = flatten(trainer.params(trainer.init(jax.random.split(jax.random.key(settings.seed))[0])))
+    before = flatten(
+        trainer.params(trainer.init(jax.random.split(jax.random.key(settings.seed))[0]))
+    )
     check_learned(method, copy_of_weights(before), [after[name] for name in sorted(before)])
     return {"peak_mib": peak, "updates": summary["updates"]}
 
 
-TASKS: dict[str, Callable[..., dict[str, float]]] = {"compile": compile_loop, "train": train_and_weigh}
+TASKS: dict[str, Callable[..., dict[str, float]]] = {
+    "compile": compile_loop,
+    "train": train_and_weigh,
+}
 
 
 def markdown(rows: list[Row]) -> str:

@@ -67,7 +67,11 @@ SEEDS_NUM_ENVS = 64
 """Environments of each of several seeds."""
 DEFAULTS: dict[str, dict[str, list]] = {
     "cpu": {"num_envs": [2**k for k in range(4, 14)], "dtype": ["float32"], "seeds": [1]},
-    "gpu": {"num_envs": [2**k for k in range(6, 21)], "dtype": ["float32", "bfloat16"], "seeds": [1, 256]},
+    "gpu": {
+        "num_envs": [2**k for k in range(6, 21)],
+        "dtype": ["float32", "bfloat16"],
+        "seeds": [1, 256],
+    },
 }
 MATRIX = {"cpu": 2048, "gpu": 8192}
 COPIED = {"cpu": 2**28, "gpu": 2**30}
@@ -138,13 +142,17 @@ def main() -> None:
     parser = parser_of(__doc__, short="two forms, short windows, into runs/bench")
     parser.add_argument("--device", nargs="+", choices=list(PLATFORMS), default=["cpu"])
     parser.add_argument("--env", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--num-envs", type=int, nargs="+", help="2^4 to 2^13 on a CPU, 2^6 to 2^20 on a GPU")
+    parser.add_argument(
+        "--num-envs", type=int, nargs="+", help="2^4 to 2^13 on a CPU, 2^6 to 2^20 on a GPU"
+    )
     parser.add_argument("--num-steps", type=int, default=NUM_STEPS, help="T of --num-envs")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], help="both on a GPU")
     parser.add_argument("--seeds", type=int, nargs="+", help="1 on a CPU, 1 and 256 on a GPU")
     parser.add_argument("--repeats", type=int, default=5, help="windows of each program")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each window")
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # a device's process writes here
+    parser.add_argument(
+        "--part", type=Path, help=argparse.SUPPRESS
+    )  # a device's process writes here
     args = parser.parse_args()
     chosen = args.short or args.num_envs or args.num_steps != NUM_STEPS or args.dtype or args.seeds
     partial = bool(chosen) or set(args.env) != set(NETWORKS)
@@ -172,7 +180,9 @@ def groups_of(device: str, args: argparse.Namespace) -> list[Group]:
         cases = [Case(dtype, 1, mode) for dtype in chosen["dtype"] for mode in MODES]
         groups += [Group(env, *form, cases) for form in forms]
         if max(chosen["seeds"]) > 1:
-            cases = [Case(chosen["dtype"][0], seeds, mode) for seeds in chosen["seeds"] for mode in MODES]
+            cases = [
+                Case(chosen["dtype"][0], seeds, mode) for seeds in chosen["seeds"] for mode in MODES
+            ]
             groups.append(Group(env, SEEDS_NUM_ENVS, args.num_steps, cases))
     return groups
 
@@ -211,7 +221,9 @@ def measure_group(device: str, group: Group, args: argparse.Namespace) -> list[d
     rows = []
     for case, of_case in rates.items():
         if case.mode == "learn":
-            check_learned(f"{group.env} {case}", before[case], copy_of_weights(loops[case].state.params))
+            check_learned(
+                f"{group.env} {case}", before[case], copy_of_weights(loops[case].state.params)
+            )
         first = next(other for other in rates if other.mode == case.mode)
         row = {
             "env": group.env,
@@ -259,7 +271,9 @@ def program(group: Group, case: Case) -> tuple[Callable[[Any], tuple[Any, Metric
         def step(state: Any) -> tuple[Any, Metrics]:
             params, actor = state
             policy = random if case.mode == "env" else functools.partial(act, params)
-            actor, _, episodes = unroll(env, policy, actor, group.num_steps, auto_reset=config.auto_reset)
+            actor, _, episodes = unroll(
+                env, policy, actor, group.num_steps, auto_reset=config.auto_reset
+            )
             return (params, actor), episodes._asdict()
 
     key = jax.random.key(0)
@@ -305,22 +319,38 @@ def roofline(
         "xla_bytes_per_step": round(counted.bytes / steps),
         "peak_gflops": spread([peak / 1e9 for peak in flops], 1),
         "peak_gbytes_per_second": spread([peak / 1e9 for peak in speeds], 1),
-        "share_of_peak_flops": spread([needed * r / p for r, p in zip(rates, flops, strict=True)], 4),
+        "share_of_peak_flops": spread(
+            [needed * r / p for r, p in zip(rates, flops, strict=True)], 4
+        ),
     }
     moved = counted.bytes / steps
-    row["share_of_peak_bytes"] = spread([moved * r / p for r, p in zip(rates, speeds, strict=True)], 4)
+    row["share_of_peak_bytes"] = spread(
+        [moved * r / p for r, p in zip(rates, speeds, strict=True)], 4
+    )
     return row
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians, and the range over the windows in brackets."""
     heads = (
-        *("device", "environment", "N, T", "network", "seeds", "env", "env + act", "learn", "to the first"),
+        *(
+            "device",
+            "environment",
+            "N, T",
+            "network",
+            "seeds",
+            "env",
+            "env + act",
+            "learn",
+            "to the first",
+        ),
         *("kflop, kB per step", "of peak flop/s", "of copy's B/s"),
     )
     forms: dict[tuple, dict[str, dict]] = {}
     for row in rows:
-        form = tuple(row[name] for name in ("device", "env", "num_envs", "num_steps", "dtype", "seeds"))
+        form = tuple(
+            row[name] for name in ("device", "env", "num_envs", "num_steps", "dtype", "seeds")
+        )
         # Forms of one seed are measured again beside several seeds: those come last.
         while row["mode"] in forms.get(form, {}):
             form = (*form, "again")
@@ -328,7 +358,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = []
     for (device, env, num_envs, num_steps, dtype, seeds, *_), modes in forms.items():
         rates = [
-            ranged(modes[mode]["env_steps_per_second"]) if mode in modes else "no memory" for mode in MODES
+            ranged(modes[mode]["env_steps_per_second"]) if mode in modes else "no memory"
+            for mode in MODES
         ]
         learn = modes.get("learn", {})
         cells = ["", "", ""]
@@ -340,7 +371,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             ]
         ratio = ranged(learn["ratio_to_first"], ".2f") if learn else ""
         name = env.partition(":")[2]
-        lines.append((device, name, f"{num_envs:,}, {num_steps}", dtype, str(seeds), *rates, ratio, *cells))
+        lines.append(
+            (device, name, f"{num_envs:,}, {num_steps}", dtype, str(seeds), *rates, ratio, *cells)
+        )
     return table(heads, lines)
 
 

@@ -27,7 +27,9 @@ def main() -> None:
     """Build what is asked for, then answer until the input ends."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("algorithm", choices=["a2c", "a3c"])
-    parser.add_argument("settings", type=json.loads, help="as JSON: num_envs or num_workers, weights, rates")
+    parser.add_argument(
+        "settings", type=json.loads, help="as JSON: num_envs or num_workers, weights, rates"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)  # more only cost time with networks and batches of this size
     learner = {"a2c": StableBaselines, "a3c": Processes}[args.algorithm](args.settings)
@@ -39,7 +41,8 @@ def main() -> None:
     learner.close()
     after = weights(learner.network)
     learned = all(
-        np.isfinite(b).all() and not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
+        np.isfinite(b).all() and not np.array_equal(a, b)
+        for a, b in zip(before, after, strict=True)
     )
     print(json.dumps({"learned": learned}), flush=True)
 
@@ -85,7 +88,9 @@ class StableBaselines:
 
         envs = DummyVecEnv([lambda: gymnasium.make("CartPole-v1")] * settings["num_envs"])
         shape = {"features_extractor_class": Trunk, "net_arch": []}
-        self._model = A2C("MlpPolicy", envs, ent_coef=0.01, policy_kwargs=shape, device="cpu", seed=0)
+        self._model = A2C(
+            "MlpPolicy", envs, ent_coef=0.01, policy_kwargs=shape, device="cpu", seed=0
+        )
         self.network = self._model.policy
 
     def run(self, seconds: float) -> int:
@@ -113,7 +118,9 @@ class ActorCritic(nn.Module):
             nn.init.orthogonal_(layer.weight, 2.0**0.5)
             nn.init.zeros_(layer.bias)
         hidden = linear(32 * 9 * 9, 256, 2.0**0.5)
-        self.trunk = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), hidden, nn.ReLU())
+        self.trunk = nn.Sequential(
+            first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), hidden, nn.ReLU()
+        )
         self.policy, self.value = linear(256, num_actions, 0.01), linear(256, 1, 1.0)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +228,9 @@ def segment(
         all_log_probs = torch.log_softmax(logits, -1)
         probs = all_log_probs.exp()
         action = torch.multinomial(probs.detach(), 1)
-        observation, reward, terminated, truncated, _ = pool.step(action[:, 0].numpy().astype(np.int32))
+        observation, reward, terminated, truncated, _ = pool.step(
+            action[:, 0].numpy().astype(np.int32)
+        )
         done = bool(terminated[0] or truncated[0])
         log_probs.append(all_log_probs.gather(1, action)[:, 0])
         entropies.append(-(probs * all_log_probs).sum(-1))

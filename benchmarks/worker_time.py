@@ -136,7 +136,9 @@ class Clock:
             name = getattr(function, "__name__", "")
             program = compile_(segments, function, *args)
             # The call of a program may return before it has run.
-            return self.timed(PARTS.get(name, PARTS["split"]), lambda *a: jax.block_until_ready(program(*a)))
+            return self.timed(
+                PARTS.get(name, PARTS["split"]), lambda *a: jax.block_until_ready(program(*a))
+            )
 
         return mock.patch.object(Segments, "on_one_core", on_one_core)
 
@@ -148,7 +150,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--repeats", type=int, default=5, help="windows")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each window")
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the confined process writes here
+    parser.add_argument(
+        "--part", type=Path, help=argparse.SUPPRESS
+    )  # the confined process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats, args.seconds = 2, 0.5
@@ -157,7 +161,9 @@ def main() -> None:
     if args.table:
         print_committed(out, markdown)
     elif args.part:
-        args.part.write_text(json.dumps(measure(args.env[0], args.workers[0], args.repeats, args.seconds)))
+        args.part.write_text(
+            json.dumps(measure(args.env[0], args.workers[0], args.repeats, args.seconds))
+        )
     else:
         rows = []
         for env_id in args.env:
@@ -200,9 +206,16 @@ def measure(env_id: str, workers: int, repeats: int, seconds: float) -> dict[str
     check_learned(f"A3C with {workers} workers", before, copy_of_weights(trainer.params(state)))
     alone = None
     if in_one_program:
-        alone = segment_in_parts(experiment, settings, trainer, state, calls=20 if seconds < 1 else 200)
+        alone = segment_in_parts(
+            experiment, settings, trainer, state, calls=20 if seconds < 1 else 200
+        )
     trainer.close(state)
-    return {"env": env_id, "workers": workers, **row_of(windows, alone), "timer_microseconds": timer_cost()}
+    return {
+        "env": env_id,
+        "workers": workers,
+        **row_of(windows, alone),
+        "timer_microseconds": timer_cost(),
+    }
 
 
 def booked(ledgers: list[Ledger], steps: int, window: Window) -> dict[str, Any]:
@@ -216,7 +229,13 @@ def booked(ledgers: list[Ledger], steps: int, window: Window) -> dict[str, Any]:
     rest = whole - sum(numbers[1:] for numbers in parts.values())
     segments = parts[PARTS["apply"]][0]
     parts[REST] = np.array([segments, *rest])
-    sums = {"parts": parts, "whole": whole, "segments": segments, "steps": steps, "workers": len(ledgers)}
+    sums = {
+        "parts": parts,
+        "whole": whole,
+        "segments": segments,
+        "steps": steps,
+        "workers": len(ledgers),
+    }
     return {**sums, **window._asdict()}
 
 
@@ -239,7 +258,9 @@ def row_of(windows: list[dict[str, Any]], alone: dict[str, Any] | None) -> dict[
 
     def held(window: dict[str, Any]) -> float:
         calls = 0.0 if alone is None else alone["call"]["cpu_us"] * 1e3 * window["segments"]
-        return (window["parts"][REST][2] + window["parts"][PARTS["count"]][2] + calls) / window["whole"][0]
+        return (window["parts"][REST][2] + window["parts"][PARTS["count"]][2] + calls) / window[
+            "whole"
+        ][0]
 
     idle = [1 - w["cpu_seconds"] / (w["workers"] * w["seconds"]) for w in windows]
     others = [window["others"] for window in windows if window["others"] is not None]
@@ -305,13 +326,18 @@ def segment_in_parts(
 
     def by_rule(params: Any, exploration: Any, env_steps: Any) -> Callable:
         # Push towards where the pole falls; it stays up.
-        return lambda key, carry, seen, reset: (carry, (seen[:, 2] + seen[:, 3] > 0).astype(jnp.int32))
+        return lambda key, carry, seen, reset: (
+            carry,
+            (seen[:, 2] + seen[:, 3] > 0).astype(jnp.int32),
+        )
 
     def by_network(params: Any, exploration: Any, env_steps: Any) -> Callable:
         return lambda *args: objective.act(params, *args, exploration, env_steps)
 
     functions = {"call": nothing, "environment": playing(by_rule), "inference": playing(by_network)}
-    programs = {name: segments.on_one_core(function, *arguments) for name, function in functions.items()}
+    programs = {
+        name: segments.on_one_core(function, *arguments) for name, function in functions.items()
+    }
     programs["gradient"] = whole
     ledgers = side_by_side(
         [[arguments[0].copy(), actor] for actor in state.actors], programs, calls, arguments[0].size
@@ -335,7 +361,9 @@ def side_by_side(
       For each thread and program, by turn: microseconds per call on the clock and on a core, steps per call.
     """
     ledgers: list[dict[str, list[tuple[float, float, float]]]] = [{} for _ in starts]
-    together = threading.Barrier(len(starts))  # the process' time on a core is that of one program then
+    together = threading.Barrier(
+        len(starts)
+    )  # the process' time on a core is that of one program then
 
     def run(thread: int) -> None:
         theta, first = starts[thread]
@@ -380,7 +408,15 @@ def timer_cost(calls: int = 20_000) -> float:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README: medians over the windows."""
-    heads = ("environment", "workers", "part", "us per segment", "on a core", "us per step", "share")
+    heads = (
+        "environment",
+        "workers",
+        "part",
+        "us per segment",
+        "on a core",
+        "us per step",
+        "share",
+    )
     lines = []
     for row in rows:
         name, workers = row["env"].partition(":")[2], str(row["workers"])
@@ -395,7 +431,15 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         idle, held = row["share_of_cores_idle"]["median"], row["share_holding_the_lock"]["median"]
         lock = f"all; cores idle {idle:.0%}, a worker holding the lock {held:.0%}"
         lines.append(
-            (name, workers, lock, f"{row['us_per_segment']:.1f}", "", f"{row['us_per_step']:.2f}", "100%")
+            (
+                name,
+                workers,
+                lock,
+                f"{row['us_per_segment']:.1f}",
+                "",
+                f"{row['us_per_step']:.2f}",
+                "100%",
+            )
         )
     return table(heads, lines)
 

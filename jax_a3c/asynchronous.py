@@ -24,7 +24,14 @@ from jax_a3c.checks import (
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
 from jax_a3c.hogwild import SharedParameters, aligned_empty
 from jax_a3c.host_rollouts import close_all, init_host_actors, lasting, resumed
-from jax_a3c.objectives import ActorCriticConfig, Network, Objective, actor_critic, check_parts, check_rows
+from jax_a3c.objectives import (
+    ActorCriticConfig,
+    Network,
+    Objective,
+    actor_critic,
+    check_parts,
+    check_rows,
+)
 from jax_a3c.programs import shared_jit
 from jax_a3c.rollouts import RunnerConfig, as_key, init_actor
 from jax_a3c.segments import Segments, ravel, unraveller
@@ -320,7 +327,9 @@ class Asynchronous:
         workers = Workers(self.config.num_workers, timeout=self.config.worker_timeout)
         try:
             workers.run(
-                lambda worker: self._work(worker, state, sums, workers), interval=interval, report=report
+                lambda worker: self._work(worker, state, sums, workers),
+                interval=interval,
+                report=report,
             )
         except BaseException:  # perhaps within a segment: nobody can go on from there
             self.close(state)
@@ -335,18 +344,24 @@ class Asynchronous:
         shared, size = state.shared, state.shared.parameters.size
         end = size + sums.shape[1]  # of the metrics in a packed vector
         theta, scratch = aligned_empty(size), aligned_empty(size)
-        while (env_steps := shared.env_steps) < self.config.total_timesteps and workers.go_on(worker):
+        while (env_steps := shared.env_steps) < self.config.total_timesteps and workers.go_on(
+            worker
+        ):
             version = shared.read(theta)  # theta' <- theta, a copy: XLA reads the buffer itself
             state.actors[worker], packed = self._segment(  # t_max steps and d theta
                 theta, state.actors[worker], shared.target, np.float32(env_steps)
             )
-            vector = np.asarray(packed)  # waits for the segment; others hold the interpreter meanwhile
+            vector = np.asarray(
+                packed
+            )  # waits for the segment; others hold the interpreter meanwhile
             # Slices take a tenth of the time of `np.split`, and all of it is under the interpreter lock.
             gradient, metrics, changes = vector[:size], vector[size:end], vector[end:]
             sums[worker] += metrics
             total = shared.count(worker, int(metrics[0]))  # T
             change = self._change(state, worker, theta, gradient, changes, scratch, total)
-            shared.apply(worker, version, change)  # theta <- theta - update(d theta), without a lock
+            shared.apply(
+                worker, version, change
+            )  # theta <- theta - update(d theta), without a lock
 
     def _change(
         self,
@@ -365,13 +380,20 @@ class Asynchronous:
         opt_state = state.opt_states[worker]
         rule, weights = self._in_place, slice(gradient.size - changes.size)
         if rule is None:
-            delta, state.opt_states[worker] = self._update(gradient, opt_state, theta, np.float32(env_steps))
+            delta, state.opt_states[worker] = self._update(
+                gradient, opt_state, theta, np.float32(env_steps)
+            )
 
         def change(parameters: np.ndarray, shared: np.ndarray) -> None:
             if rule is None:
                 np.add(parameters[weights], np.asarray(delta)[weights], out=parameters[weights])
             else:
-                vectors = (parameters, shared if self._shares_statistics else opt_state, gradient, scratch)
+                vectors = (
+                    parameters,
+                    shared if self._shares_statistics else opt_state,
+                    gradient,
+                    scratch,
+                )
                 rule(*(vector[weights] for vector in vectors), env_steps)
             parameters[weights.stop :] += changes
 
@@ -385,9 +407,13 @@ class Asynchronous:
         self._segment = self._segments.compile(theta, state.actors[0], target)
         if not self._in_place:
             # Optax sees trees: many transformations ask for names, ranks or layers.
-            def update(grad: Array, opt_state: Any, flat: Array, env_steps: Array) -> tuple[Array, Any]:
+            def update(
+                grad: Array, opt_state: Any, flat: Array, env_steps: Array
+            ) -> tuple[Array, Any]:
                 grads, params = self._unravel(grad), self._unravel(flat)
-                updates, opt_state = self._optimizer.update(grads, opt_state, params, env_steps=env_steps)
+                updates, opt_state = self._optimizer.update(
+                    grads, opt_state, params, env_steps=env_steps
+                )
                 return ravel(updates), opt_state
 
             arguments = (theta, state.opt_states[0], theta, np.float32(0))
@@ -426,6 +452,8 @@ class Asynchronous:
             updates_per_worker=shared.updates_per_worker,
             mean_staleness=shared.mean_staleness,
             max_staleness=shared.max_staleness,
-            metric_sums=dict(zip(self._segments.metric_names, sums.sum(axis=0).tolist(), strict=True)),
+            metric_sums=dict(
+                zip(self._segments.metric_names, sums.sum(axis=0).tolist(), strict=True)
+            ),
             seconds=time.perf_counter() - start,
         )

@@ -36,7 +36,12 @@ SHOWN = 100
 
 
 def check_number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float = -math.inf,
 ) -> None:
     """Refuse what is not a real number of float32 in [low, high] and greater than `above`.
 

@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import tyro
 
 from jax_a3c.checks import HostEnvironmentError, InputError, WorkerHangError
-from jax_a3c.commands import Envs, Eval, Export, Given, GivenOptions, Info, Plot, Presets, Record, Train
+from jax_a3c.commands import (
+    Envs,
+    Eval,
+    Export,
+    Given,
+    GivenOptions,
+    Info,
+    Plot,
+    Presets,
+    Record,
+    Train,
+)
 from jax_a3c.machine import current_folder, searches_current_folder
 from jax_a3c.training.settings import resolve
 from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end, tell
@@ -92,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, say, at the end of a run
         prints = arguments[:1] != ["train"] or "--dry-run" in arguments
         if isinstance(error, BrokenPipeError) and prints:
-            return ExitCode.DONE  # the reader of our output has had enough, `jax-a3c envs | head` say
+            return (
+                ExitCode.DONE
+            )  # the reader of our output has had enough, `jax-a3c envs | head` say
         tell(f"jax-a3c: error: {error}")
         return ExitCode.FAILED
     except KeyboardInterrupt:
@@ -134,7 +147,11 @@ def _train_defaults(arguments: list[str]) -> Train:
     method's name.
     """
     words = arguments[1:] if arguments[:1] == ["train"] else []
-    named = words[:2] if len(words) >= 2 and not any(word.startswith("-") for word in words[:2]) else None
+    named = (
+        words[:2]
+        if len(words) >= 2 and not any(word.startswith("-") for word in words[:2])
+        else None
+    )
     options = GivenOptions()
     if (run_dir := _value_of("--resume", words)) is not None:
         from jax_a3c.training.run_directory import RunDirectory
@@ -184,7 +201,9 @@ def _types() -> tyro.constructors.ConstructorRegistry:
         return Path(words[0])
 
     @registry.primitive_rule
-    def rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    def rule(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
         kind: Any = info.type
         if kind not in (int, Path):
             return None

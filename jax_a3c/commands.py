@@ -111,7 +111,9 @@ class Train:
             return
         for name in ("run_dir", "initial_params"):
             if getattr(self, name) is not None:
-                raise InputError(f"{name} is of no use with --resume, the run has its own: leave it out")
+                raise InputError(
+                    f"{name} is of no use with --resume, the run has its own: leave it out"
+                )
         from jax_a3c.training.run_directory import RunDirectory
 
         stored = RunDirectory(self.resume).config()[:2]
@@ -142,7 +144,9 @@ class Train:
             print(f"  {name} = {value}")
         print(experiment.env.spec)
         _print_unbounded_actions(experiment.env.spec.action_space)
-        shapes = {name: leaf.shape for name, leaf in named_leaves(experiment.parameters_like()).items()}
+        shapes = {
+            name: leaf.shape for name, leaf in named_leaves(experiment.parameters_like()).items()
+        }
         for name, shape in shapes.items():
             print(f"  {name} {shape}")
         print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
@@ -157,7 +161,9 @@ class Train:
 
     def new_run_dir(self) -> Path:
         """Where a new run goes."""
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")  # runs may start in the same second
+        now = datetime.datetime.now().strftime(
+            "%Y%m%d-%H%M%S-%f"
+        )  # runs may start in the same second
         env = re.sub(r"[^\w.-]+", "-", self.env, flags=re.ASCII)[:MAX_NAME]
         return self.run_dir or Path("runs", f"{self.method}-{env}-{now}")
 
@@ -357,7 +363,9 @@ def _print_unbounded_actions(space: Any) -> None:
         return
     unbounded = [str(entry) for entry, bounded in enumerate(is_bounded(space)) if not bounded]
     if unbounded:
-        print(f"actions {', '.join(unbounded)} have no finite bounds: the policy acts in their own units")
+        print(
+            f"actions {', '.join(unbounded)} have no finite bounds: the policy acts in their own units"
+        )
 
 
 def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
@@ -372,7 +380,9 @@ def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
         if summary.get("eval_return_std") is not None:
             row["return"] = f"{row['return']} ± {summary['eval_return_std']:.1f}"
         cut = f" ({summary['eval_episodes_cut']} cut)" if summary.get("eval_episodes_cut") else ""
-        row["evaluated"] = f"{summary.get('eval_episodes')} episodes{cut}, {summary.get('eval_policy')}"
+        row["evaluated"] = (
+            f"{summary.get('eval_episodes')} episodes{cut}, {summary.get('eval_policy')}"
+        )
     return {**row, "run": run_dir}
 
 
@@ -384,4 +394,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     lines = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
-        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        )

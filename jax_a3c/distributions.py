@@ -48,8 +48,12 @@ class Categorical(NamedTuple):
         Returns:
           `[*B]` int32 in [0, A).
         """
-        probs = jax.nn.softmax(self.logits.astype(jnp.promote_types(self.logits.dtype, jnp.float32)))
-        cumulative = jnp.cumsum(probs, axis=-1)  # summed in any order: it need not end in 1, nor be monotone
+        probs = jax.nn.softmax(
+            self.logits.astype(jnp.promote_types(self.logits.dtype, jnp.float32))
+        )
+        cumulative = jnp.cumsum(
+            probs, axis=-1
+        )  # summed in any order: it need not end in 1, nor be monotone
         reachable = jnp.where(probs > 0, cumulative, 0.0)
         # Scaled by the largest reachable entry, u stays below that entry, so some reachable one always
         # exceeds it.
@@ -79,8 +83,12 @@ class Categorical(NamedTuple):
                 f"action of shape {self.logits.shape[:-1]}."
             )
         if not jnp.issubdtype(action.dtype, jnp.integer):
-            raise ValueError(f"action has dtype {action.dtype}; expected integers, the indices of actions.")
-        log_probs = jnp.take_along_axis(jax.nn.log_softmax(self.logits), action[..., None], axis=-1)[..., 0]
+            raise ValueError(
+                f"action has dtype {action.dtype}; expected integers, the indices of actions."
+            )
+        log_probs = jnp.take_along_axis(
+            jax.nn.log_softmax(self.logits), action[..., None], axis=-1
+        )[..., 0]
         # An index of A or more gives NaN already, a negative one counts from the end.
         return jnp.where(action < 0, jnp.nan, log_probs)
 

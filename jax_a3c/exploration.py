@@ -57,7 +57,9 @@ def epsilon_greedy(key: Array, q_values: ArrayLike, epsilon: ArrayLike) -> Array
         )
     _check_probability("epsilon", epsilon)
     explore_key, action_key = jax.random.split(key)
-    explore = jax.random.uniform(explore_key, batch) < epsilon  # uniform in [0, 1): never at 0, always at 1
+    explore = (
+        jax.random.uniform(explore_key, batch) < epsilon
+    )  # uniform in [0, 1): never at 0, always at 1
     random_actions = jax.random.randint(action_key, batch, 0, q_values.shape[-1], jnp.int32)
     return jnp.where(explore, random_actions, jnp.argmax(q_values, axis=-1).astype(jnp.int32))
 

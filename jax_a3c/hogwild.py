@@ -92,7 +92,10 @@ class SharedParameters:
         """Copies of all but the parameters: statistics, target and counters. While nobody updates."""
         arrays: dict[str, Any] = {"statistics": self.statistics.copy()}
         if self.target is not None:
-            arrays |= {"target": self.target.copy(), "target_multiple": np.int64(self._target_multiple)}
+            arrays |= {
+                "target": self.target.copy(),
+                "target_multiple": np.int64(self._target_multiple),
+            }
         return arrays | {name: np.array(getattr(self, f"_{name}"), np.int64) for name in COUNTERS}
 
     def restore(self, parameters: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
@@ -118,7 +121,9 @@ class SharedParameters:
         self._env_steps[worker] += env_steps
         return self.env_steps
 
-    def apply(self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]) -> None:
+    def apply(
+        self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]
+    ) -> None:
         """Let `change(parameters, statistics)` update the shared buffers in place.
 
         Afterwards the target follows, if the steps counted so far have crossed a multiple of its interval

@@ -101,7 +101,9 @@ def init_host_actors(
         for size, actor_key in zip(sizes, keys, strict=True):
             group = factory.make(size, seed=seed, num_threads=num_threads)
             started.callback(group.close)
-            actors.append(init_host_actor(group, network.initial_carry((size,)), actor_key, **needs))
+            actors.append(
+                init_host_actor(group, network.initial_carry((size,)), actor_key, **needs)
+            )
             seed += size
         started.pop_all()
     return actors
@@ -225,7 +227,9 @@ def host_unroll(
         taken, ended = ~step.ignored, step.terminated | step.truncated
         if discounted is not None:
             # A reset row forgets: what ended is then behind, and its own reward is 0.
-            discounted = np.where(taken, np.float32(discount) * discounted + step.reward, np.float32(0))
+            discounted = np.where(
+                taken, np.float32(discount) * discounted + step.reward, np.float32(0)
+            )
         row = Transition(
             observation=None,  # they are in `observations`
             reset=start,
@@ -244,7 +248,11 @@ def host_unroll(
         over = step.game_over & taken
         if over.any():
             counted = over & np.isfinite(episode_return)
-            episodes += (counted.sum(), episode_return[counted].sum(), episode_length[counted].sum())
+            episodes += (
+                counted.sum(),
+                episode_return[counted].sum(),
+                episode_length[counted].sum(),
+            )
             episode_return = np.where(over, np.float32(0), episode_return)
             episode_length = np.where(over, 0, episode_length)
         observation, reset = jax.device_put(step.observation, device), step.ignored
@@ -258,8 +266,12 @@ def host_unroll(
         following = np.concatenate([steps.action[1:], next_action[None]])
         following[count - 1] = next_action
         steps = steps._replace(next_action=following)
-    if layers and count < num_steps:  # the row behind the last one has the value of the final observation
-        layers += [act(state.key, np.int32(num_steps), carry, observation, reset)[2]] * (num_steps - count)
+    if (
+        layers and count < num_steps
+    ):  # the row behind the last one has the value of the final observation
+        layers += [act(state.key, np.int32(num_steps), carry, observation, reset)[2]] * (
+            num_steps - count
+        )
     observations += [observation] * (num_steps - count)
     last = state._replace(
         observation=step.observation,
@@ -275,7 +287,9 @@ def host_unroll(
     return Finished(last, rollout, EpisodeSums(*episodes.astype(np.float32)))
 
 
-def rollout_like(actor: ActorState, spec: EnvSpec, num_steps: int, layers: Sequence[Any] = ()) -> HostRollout:
+def rollout_like(
+    actor: ActorState, spec: EnvSpec, num_steps: int, layers: Sequence[Any] = ()
+) -> HostRollout:
     """A rollout of the right shapes and dtypes to compile for, all zeros; `layers` are those of one step."""
     num_envs = len(actor.reset)
     space, batch = spec.action_space, (num_steps, num_envs)
@@ -356,7 +370,9 @@ def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:
     *rows, last = joined.observations
     steps = joined.steps._replace(observation=jnp.stack(rows))
     if joined.layers:
-        steps = steps._replace(layers=jax.tree.map(lambda *column: jnp.stack(column), *joined.layers))
+        steps = steps._replace(
+            layers=jax.tree.map(lambda *column: jnp.stack(column), *joined.layers)
+        )
     return Rollout(joined.carry, steps, last, joined.last_carry)
 
 
@@ -367,7 +383,9 @@ def _padded(column: np.ndarray, length: int) -> np.ndarray:
     """`[k, N, ...]` with zeros behind, up to `length` rows."""
     if len(column) == length:
         return column
-    return np.concatenate([column, np.zeros((length - len(column), *column.shape[1:]), column.dtype)])
+    return np.concatenate(
+        [column, np.zeros((length - len(column), *column.shape[1:]), column.dtype)]
+    )
 
 
 def _concatenated(parts: Sequence[Any], axis: int) -> Any:

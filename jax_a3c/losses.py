@@ -275,7 +275,9 @@ def double_q_learning_loss(
       >>> double_q_learning_loss(q, np.array([0]), one, 0.5 * one, 4.0 * q, selector).tolist()
       [2.0]
     """
-    q_tm1, q_t_value, q_t_selector = _same_shape(q_tm1=q_tm1, q_t_value=q_t_value, q_t_selector=q_t_selector)
+    q_tm1, q_t_value, q_t_selector = _same_shape(
+        q_tm1=q_tm1, q_t_value=q_t_value, q_t_selector=q_t_selector
+    )
     r_t, discount_t = _per_row("q_tm1", q_tm1, r_t=r_t, discount_t=discount_t)
     a_t = jnp.argmax(q_t_selector, axis=-1)
     targets = r_t + discount_t * _chosen("q_t_value", q_t_value, a_t=a_t)
@@ -319,7 +321,9 @@ def _same_shape(**arrays: ArrayLike) -> list[Array]:
     converted = {name: jnp.asarray(array) for name, array in arrays.items()}
     if len({array.shape for array in converted.values()}) > 1:
         given = ", ".join(f"{name} {array.shape}" for name, array in converted.items())
-        raise ValueError(f"shapes are {given}; expected one shape for all of them: nothing is broadcast.")
+        raise ValueError(
+            f"shapes are {given}; expected one shape for all of them: nothing is broadcast."
+        )
     return list(converted.values())
 
 
@@ -342,7 +346,9 @@ def _chosen(q_name: str, q_values: Array, **action: ArrayLike) -> Array:
     ((name, _),) = action.items()
     (actions,) = _per_row(q_name, q_values, **action)
     if not jnp.issubdtype(actions.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {actions.dtype}; expected integers, the indices of actions.")
+        raise ValueError(
+            f"{name} has dtype {actions.dtype}; expected integers, the indices of actions."
+        )
     chosen = jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
     # An index of A or more gives NaN already, a negative one counts from the end.
     return jnp.where(actions < 0, jnp.nan, chosen)

@@ -206,7 +206,9 @@ def normalized_objective(
     def change(params: Params, rollout: Rollout) -> dict[str, Any]:
         return {"statistics": observe(params, rollout, num_workers=num_workers)}
 
-    def loss(params: Params, rollout: Rollout, target_params: Params = None) -> tuple[Array, Metrics]:
+    def loss(
+        params: Params, rollout: Rollout, target_params: Params = None
+    ) -> tuple[Array, Metrics]:
         returns = jax.lax.stop_gradient(params["statistics"]["returns"])
         steps = rollout.steps._replace(reward=_in_deviations(rollout.steps.reward, returns))
         return objective.loss(params, rollout._replace(steps=steps), target_params)
@@ -256,7 +258,9 @@ def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Par
             raise InputError(
                 "rollout has no discounted_return; to normalise rewards, give its actor running returns"
             )
-        changes["returns"] = _change(statistics["returns"], steps.discounted_return, steps.mask, num_workers)
+        changes["returns"] = _change(
+            statistics["returns"], steps.discounted_return, steps.mask, num_workers
+        )
     return changes
 
 
@@ -319,7 +323,9 @@ def _change(moments: dict[str, Array], x: Array, mask: Array, num_workers: int) 
 
     weight = n / jnp.maximum(count + num_workers * n, 1.0)
     mean_change = weight * delta
-    variance_change = weight * (own_variance - variance + (1.0 - num_workers * weight) * jnp.square(delta))
+    variance_change = weight * (
+        own_variance - variance + (1.0 - num_workers * weight) * jnp.square(delta)
+    )
     finite = jnp.isfinite(mean_change) & jnp.isfinite(variance_change)
     return {
         "count": jnp.where(finite.any(), jnp.minimum(n, MAX_COUNT - count), 0.0),

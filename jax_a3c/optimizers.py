@@ -100,7 +100,9 @@ def linear_schedule(initial_value: float | Array, total_env_steps: float | Array
     total = _total(total_env_steps)
 
     def schedule(env_steps: Any) -> Any:
-        remaining = 1.0 - 1.0 * env_steps / total  # as a float first: an integer may have more than 32 bits
+        remaining = (
+            1.0 - 1.0 * env_steps / total
+        )  # as a float first: an integer may have more than 32 bits
         # max(0, x) = (x + |x|) / 2, for host numbers and traced arrays alike. Threads overshoot T_max.
         return initial_value * (remaining + abs(remaining)) / 2
 
@@ -120,7 +122,9 @@ def _total(total_env_steps: Any) -> Any:
     return float(number)
 
 
-def scale_by_learning_rate(learning_rate: float | Array | Schedule) -> optax.GradientTransformationExtraArgs:
+def scale_by_learning_rate(
+    learning_rate: float | Array | Schedule,
+) -> optax.GradientTransformationExtraArgs:
     r"""The last link of an Optax chain: the step `-eta u`, with eta scheduled over environment steps.
 
     Args:
@@ -151,7 +155,9 @@ def scale_by_learning_rate(learning_rate: float | Array | Schedule) -> optax.Gra
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def momentum_sgd(learning_rate: float | Array | Schedule, *, momentum: float = 0.99) -> InPlaceTransformation:
+def momentum_sgd(
+    learning_rate: float | Array | Schedule, *, momentum: float = 0.99
+) -> InPlaceTransformation:
     r"""SGD along a moving average of the gradient, damped: the average has the gradient's own size.
 
         m <- momentum m + (1 - momentum) grad,    theta <- theta - eta m
@@ -190,7 +196,11 @@ def momentum_sgd(learning_rate: float | Array | Schedule, *, momentum: float = 0
         return -eta * m
 
     def in_place(
-        parameters: np.ndarray, m: np.ndarray, gradient: np.ndarray, scratch: np.ndarray, env_steps: int
+        parameters: np.ndarray,
+        m: np.ndarray,
+        gradient: np.ndarray,
+        scratch: np.ndarray,
+        env_steps: int,
     ) -> None:
         np.multiply(gradient, np.float32(1.0 - momentum), out=scratch)
         m *= np.float32(momentum)
@@ -279,7 +289,11 @@ def _rmsprop(
         return -eta * grad / jnp.sqrt(g + eps)
 
     def in_place(
-        parameters: np.ndarray, g: np.ndarray, gradient: np.ndarray, scratch: np.ndarray, env_steps: int
+        parameters: np.ndarray,
+        g: np.ndarray,
+        gradient: np.ndarray,
+        scratch: np.ndarray,
+        env_steps: int,
     ) -> None:
         # Each line is one pass of NumPy, which drops the interpreter lock within: between any two
         # elements another worker may write. That is the paper's lock-free update.

@@ -22,7 +22,11 @@ class Preset:
 # What the presets of the value-based methods have in common. Their workers have several environments each:
 # every one draws a final epsilon of its own, and with two draws alone a run depends on their luck.
 SMALL_TASK = {"epsilon_anneal_steps": 100_000, "target_update_interval": 1000}
-MEAN = {"loss_reduction": "mean", "max_grad_norm": 0.5, "rmsprop_eps": 1e-5}  # the three belong together
+MEAN = {
+    "loss_reduction": "mean",
+    "max_grad_norm": 0.5,
+    "rmsprop_eps": 1e-5,
+}  # the three belong together
 TWO_WORKERS = {"num_workers": 2, "num_envs": 8, "stop_at_episode_end": False}
 CLASSIC = {**SMALL_TASK, "reward_scale": 0.1, "total_timesteps": 1_000_000}
 CLASSIC_ON_THREADS = {**CLASSIC, **TWO_WORKERS, "num_steps": 5, "learning_rate": 5e-3}
@@ -129,7 +133,12 @@ PRESETS: dict[tuple[str, str], Preset] = {
         result="500 (500 to 500), greedy, 10 seeds, at most 1 s on 2 cores",
     ),
     ("a3c", "gymnax:CartPole-v1"): Preset(
-        settings={"total_timesteps": 500_000, "num_workers": 2, "learning_rate": 5e-3, "reward_scale": 0.1},
+        settings={
+            "total_timesteps": 500_000,
+            "num_workers": 2,
+            "learning_rate": 5e-3,
+            "reward_scale": 0.1,
+        },
         result="500 (500 to 500), greedy, 10 seeds, at most 8 s on 2 cores",
     ),
     ("a2c", "gymnax:Acrobot-v1"): Preset(

@@ -72,11 +72,15 @@ def lambda_returns(
       >>> lambda_returns(np.array([1.0, 1.0]), np.array([0.5, 0.5]), np.array([2.0, 4.0]), 0.0).tolist()
       [2.0, 3.0]
     """
-    rewards, discounts, next_values = _prepare(rewards=rewards, discounts=discounts, next_values=next_values)
+    rewards, discounts, next_values = _prepare(
+        rewards=rewards, discounts=discounts, next_values=next_values
+    )
     return _lambda_recursion(rewards, discounts, next_values, _prepare_lambda(lambda_, rewards))
 
 
-def discounted_returns(rewards: ArrayLike, discounts: ArrayLike, bootstrap_value: ArrayLike) -> Array:
+def discounted_returns(
+    rewards: ArrayLike, discounts: ArrayLike, bootstrap_value: ArrayLike
+) -> Array:
     r"""Discounted sums of the rewards that follow each step, up to the end of the rollout.
 
         G_t = r_t + gamma_t G_{t+1},    G_T = bootstrap_value
@@ -153,8 +157,12 @@ def n_step_returns(
       [6.0, 12.0, 20.0]
     """
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n is {n!r}; expected a Python integer >= 1, known when the function is traced.")
-    rewards, discounts, next_values = _prepare(rewards=rewards, discounts=discounts, next_values=next_values)
+        raise ValueError(
+            f"n is {n!r}; expected a Python integer >= 1, known when the function is traced."
+        )
+    rewards, discounts, next_values = _prepare(
+        rewards=rewards, discounts=discounts, next_values=next_values
+    )
     lambda_, num_steps = _prepare_lambda(lambda_, rewards), rewards.shape[0]
     if n >= num_steps:  # every window reaches the end of the rollout
         return _lambda_recursion(rewards, discounts, next_values, lambda_)
@@ -166,7 +174,9 @@ def n_step_returns(
     start = np.arange(num_steps)
     step = np.arange(n)[:, None] + start  # [n, T], the step of the rollout
     bootstraps = next_values[np.minimum(start + n, num_steps) - 1]
-    return _backward_recursion(constants[step], factors[step], bootstraps)[0]  # [n, T, *B] -> [T, *B]
+    return _backward_recursion(constants[step], factors[step], bootstraps)[
+        0
+    ]  # [n, T, *B] -> [T, *B]
 
 
 def generalized_advantage_estimation(
@@ -261,7 +271,11 @@ def vtrace(
       ([2.0], [1.0])
     """
     rewards, discounts, values, next_values, log_rhos = _prepare(
-        rewards=rewards, discounts=discounts, values=values, next_values=next_values, log_rhos=log_rhos
+        rewards=rewards,
+        discounts=discounts,
+        values=values,
+        next_values=next_values,
+        log_rhos=log_rhos,
     )
     lambda_ = _prepare_lambda(lambda_, rewards)
     clip_rho, clip_pg_rho = _positive_scalars(rewards, clip_rho=clip_rho, clip_pg_rho=clip_pg_rho)
@@ -271,7 +285,9 @@ def vtrace(
     targets = values + errors
     next_targets = _from_next_step(targets, next_values[-1])
     bootstraps = (1 - lambda_) * next_values + lambda_ * next_targets
-    advantages = _clipped_ratios(log_rhos, clip_pg_rho) * (rewards + discounts * bootstraps - values)
+    advantages = _clipped_ratios(log_rhos, clip_pg_rho) * (
+        rewards + discounts * bootstraps - values
+    )
     return VTrace(targets, advantages)
 
 
@@ -336,7 +352,9 @@ def _backward_recursion(constants: Array, factors: Array, final: Array) -> Array
     return _recursion_of_terms(lambda a, b: (a, b), (constants, factors), final)
 
 
-def _lambda_recursion(rewards: Array, discounts: Array, next_values: Array, lambda_: Array) -> Array:
+def _lambda_recursion(
+    rewards: Array, discounts: Array, next_values: Array, lambda_: Array
+) -> Array:
     """The same with the terms of the lambda-return, each made where it is used.
 
     Made before the loop they would be written to memory and read again: half of the time of a large batch on
@@ -344,7 +362,9 @@ def _lambda_recursion(rewards: Array, discounts: Array, next_values: Array, lamb
     """
     rows, final = (rewards, discounts, next_values), next_values[-1]
     if lambda_.ndim == 0:
-        return _recursion_of_terms(lambda r, gamma, v: _lambda_terms(r, gamma, v, lambda_), rows, final)
+        return _recursion_of_terms(
+            lambda r, gamma, v: _lambda_terms(r, gamma, v, lambda_), rows, final
+        )
     if rewards.shape[0] <= _LONGEST_UNROLLED:
         return _backward_recursion(*_lambda_terms(*rows, lambda_), final)
     return _recursion_of_terms(_lambda_terms, (*rows, lambda_), final)
@@ -388,7 +408,9 @@ def _prepare(**arrays: ArrayLike) -> list[Array]:
     shapes = [array.shape for array in converted.values()]
     if len(set(shapes)) > 1 or not shapes[0] or shapes[0][0] == 0:
         given = ", ".join(f"{name} {array.shape}" for name, array in converted.items())
-        raise ValueError(f"shapes are {given}; expected one shape [T, *B] for all of them, with T >= 1.")
+        raise ValueError(
+            f"shapes are {given}; expected one shape [T, *B] for all of them, with T >= 1."
+        )
     dtype = jnp.result_type(jnp.float32, *converted.values())
     return [array.astype(dtype) for array in converted.values()]
 

@@ -39,7 +39,9 @@ def as_key(key: Array | int) -> Array:
         typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
         if (key.ndim == 0 and typed) or (key.ndim == 1 and key.dtype == jnp.uint32):
             return key
-    raise InputError(f"key must be a random key or a seed, got {shown(key)}; a batch of keys needs jax.vmap")
+    raise InputError(
+        f"key must be a random key or a seed, got {shown(key)}; a batch of keys needs jax.vmap"
+    )
 
 
 class EpisodeSums(NamedTuple):
@@ -210,8 +212,12 @@ def unroll(
             carry=carry,
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
-            next_action=None if actor.next_action is None else jnp.full_like(actor.next_action, NONE_CHOSEN),
-            discounted_return=None if discounted_return is None else jnp.where(ended, 0.0, discounted_return),
+            next_action=None
+            if actor.next_action is None
+            else jnp.full_like(actor.next_action, NONE_CHOSEN),
+            discounted_return=None
+            if discounted_return is None
+            else jnp.where(ended, 0.0, discounted_return),
         )
         return (actor, sums), transition
 
@@ -262,16 +268,22 @@ def row_after_each_step(
       `[T, *B, ...]`. Of no meaning where the episode terminated.
     """
     following = jnp.concatenate([rows[1:], last[None]])
-    if steps.next_observation is None:  # a host environment: each final observation has a row of its own
+    if (
+        steps.next_observation is None
+    ):  # a host environment: each final observation has a row of its own
         return following
-    cut = (steps.truncated & ~steps.terminated).at[-1].set(False)  # the last row has its own already
+    cut = (
+        (steps.truncated & ~steps.terminated).at[-1].set(False)
+    )  # the last row has its own already
     times = jnp.arange(len(cut)).reshape(-1, *[1] * (cut.ndim - 1))
 
     def replace(loop: tuple) -> tuple:
         i, cut, result = loop
         first = jnp.argmax(cut, axis=0)  # of each environment, 0 where none is left
         chosen = cut & (times == first[None])
-        row = jax.tree.map(lambda x: jnp.take_along_axis(x, _spread(first[None], x), axis=0)[0], steps)
+        row = jax.tree.map(
+            lambda x: jnp.take_along_axis(x, _spread(first[None], x), axis=0)[0], steps
+        )
         return i + 1, cut & ~chosen, _where(chosen, own(row, i)[None], result)
 
     return jax.lax.while_loop(lambda loop: jnp.any(loop[1]), replace, (0, cut, following))[2]

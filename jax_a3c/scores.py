@@ -20,7 +20,10 @@ from jax_a3c.checks import InputError, check_choice, check_integer, check_number
 
 # scipy.stats is imported where it is used: it loads for longer than all else here together.
 
-COLUMNS = {"noop": ("random_noop", "human_noop"), "human": ("random_humanstart", "human_humanstart")}
+COLUMNS = {
+    "noop": ("random_noop", "human_noop"),
+    "human": ("random_humanstart", "human_humanstart"),
+}
 """By how an episode starts, the columns of the table."""
 IMPLIED_RANDOM = {("VideoPinball", "human"): 0.0}
 """In place of the table's random score. The published one of Video Pinball from human starts, 20452, exceeds
@@ -254,7 +257,9 @@ def bootstrap_interval(
 
     scores = _runs_by_games(scores)
     if scores.ndim != 2 or len(scores) < 2:
-        raise InputError(f"scores must be [runs, games] with at least 2 runs, got shape {scores.shape}")
+        raise InputError(
+            f"scores must be [runs, games] with at least 2 runs, got shape {scores.shape}"
+        )
     check_number("confidence", confidence, above=0.0, high=1.0)
     check_integer("num_resamples", num_resamples, 2)
     if not isinstance(seed, np.random.Generator):
@@ -272,7 +277,9 @@ def bootstrap_interval(
         return values
 
     interval = bootstrap(
-        tuple(scores.T),  # a sample for each game, and paired=False: drawn independently of each other
+        tuple(
+            scores.T
+        ),  # a sample for each game, and paired=False: drawn independently of each other
         statistic,
         paired=False,
         vectorized=True,

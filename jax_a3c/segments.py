@@ -105,8 +105,12 @@ class Segments:
         def act_at(params: Params, key: Array, t: Array, *args: Any) -> Any:
             return self._objective.act(params, jax.random.fold_in(key, t), *args)
 
-        def gradient_of(flat: Array, target: Array | None, rollout: HostRollout, episodes: Any) -> Array:
-            return self._packed_gradient(self._unravel(flat), target, as_rollout([rollout]), episodes)
+        def gradient_of(
+            flat: Array, target: Array | None, rollout: HostRollout, episodes: Any
+        ) -> Array:
+            return self._packed_gradient(
+                self._unravel(flat), target, as_rollout([rollout]), episodes
+            )
 
         num_steps = self._config.num_steps
         split = self.on_one_core(self._unravel, theta)
@@ -138,7 +142,9 @@ class Segments:
         self, params: Params, target: Array | None, rollout: Rollout, episodes: EpisodeSums
     ) -> Array:
         target_params = None if target is None else self._unravel(target)
-        grads, metrics = gradient(self._objective, params, rollout, self._config.max_grad_norm, target_params)
+        grads, metrics = gradient(
+            self._objective, params, rollout, self._config.max_grad_norm, target_params
+        )
         taken = rollout.steps.mask.sum().astype(jnp.float32)
         metrics = {"env_steps": taken, **metrics, **episodes._asdict()}
         self.metric_names = tuple(metrics)

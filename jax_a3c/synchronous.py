@@ -231,7 +231,9 @@ def _learner(
 
         target_params = None if target is None else target.params
         grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params, env_steps=env_steps.as_float())
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, params, env_steps=env_steps.as_float()
+        )
         if objective.statistics is not None:
             updates = {**updates, **objective.statistics.change(params, rollout)}
         params = optax.apply_updates(params, updates)
@@ -274,7 +276,11 @@ def _on_device(
 
 
 def _on_host(
-    env: HostFactory, network: Network, objective: Objective, learner: _Learner, config: SynchronousConfig
+    env: HostFactory,
+    network: Network,
+    objective: Objective,
+    learner: _Learner,
+    config: SynchronousConfig,
 ) -> A2C:
     """Two groups of environments take turns: while the policy acts for one, the other steps."""
     half = config.num_envs // 2
@@ -337,7 +343,9 @@ def _on_host(
 def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> Target:
     """Copy the parameters if `env_steps` more steps cross a multiple of `interval`, one or several."""
     since = target.env_steps + env_steps
-    copied = jax.tree.map(lambda old, new: jnp.where(since >= interval, new, old), target.params, params)
+    copied = jax.tree.map(
+        lambda old, new: jnp.where(since >= interval, new, old), target.params, params
+    )
     return Target(copied, since % interval)
 
 

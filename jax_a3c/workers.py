@@ -32,7 +32,9 @@ class Workers:
         self._heartbeats[worker] = time.monotonic()
         return not self._stop.is_set()
 
-    def run(self, work: Callable[[int], None], *, interval: float, report: Callable[[], bool]) -> None:
+    def run(
+        self, work: Callable[[int], None], *, interval: float, report: Callable[[], bool]
+    ) -> None:
         """Let every worker work; when this returns or raises, none does any more, but for one that hangs.
 
         Args:
@@ -45,7 +47,9 @@ class Workers:
           WorkerHangError: if a worker gives no sign of life; the stacks of all threads are on stderr.
         """
         threads = [
-            threading.Thread(target=self._guarded, args=(work, i), name=f"a3c-worker-{i}", daemon=True)
+            threading.Thread(
+                target=self._guarded, args=(work, i), name=f"a3c-worker-{i}", daemon=True
+            )
             for i in range(self._count)
         ]
         hung: int | None = None

@@ -20,7 +20,9 @@ hypothesis.settings.load_profile("suite")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--full", action="store_true", help="full counts of tests/reliability; figures are written there"
+        "--full",
+        action="store_true",
+        help="full counts of tests/reliability; figures are written there",
     )
     parser.addoption("--hours", type=float, default=2.0, help="of its long runs, with --full")
 

@@ -47,7 +47,10 @@ class Crashing(Standing):
             self._life = len(list(folder.iterdir()))
             rng = random.Random(int(os.environ.get("CRASH_SEED", "0")) * 1000 + self._life)
             seconds = 0.0 if "CRASH_AT_ONCE" in os.environ else rng.uniform(0.3, 1.0)
-            self._end, self._way = time.monotonic() + seconds, rng.choice([segmentation_fault, os.abort])
+            self._end, self._way = (
+                time.monotonic() + seconds,
+                rng.choice([segmentation_fault, os.abort]),
+            )
         if self._life <= int(os.environ["CRASHES"]) and time.monotonic() >= self._end:
             self._way()
 

@@ -25,7 +25,12 @@ class Case(NamedTuple):
 
 
 VECTOR, IMAGE, REAL, CATEGORIES = (
-    *("gymnax:CartPole-v1", "gymnax:Breakout-MinAtar", "gymnax:Pendulum-v1", "gymnax:FrozenLake-misc"),
+    *(
+        "gymnax:CartPole-v1",
+        "gymnax:Breakout-MinAtar",
+        "gymnax:Pendulum-v1",
+        "gymnax:FrozenLake-misc",
+    ),
 )
 WRONG_ENVS = (
     *(
@@ -38,7 +43,13 @@ WRONG_ENVS = (
         "gymnax:CartPole-v2",
         "gymnax:cartpole-v1",
     ),
-    *("gymnax::CartPole-v1", "gym:CartPole-v1", "gymnax:CartPole-v1 ", "gymnax:CartPole-v1\x00", "gymnax:\n"),
+    *(
+        "gymnax::CartPole-v1",
+        "gym:CartPole-v1",
+        "gymnax:CartPole-v1 ",
+        "gymnax:CartPole-v1\x00",
+        "gymnax:\n",
+    ),
     *(
         "gymnasium:no_such_module:X-v0",
         "gymnasium:json:X-v0",
@@ -46,20 +57,56 @@ WRONG_ENVS = (
         "gymnasium:X",
         "envpool:Pog-v5",
     ),
-    *("envpool:", "gymnax:ü", "gymnax:" + "x" * 10**5, "gymnax:../CartPole-v1", "gymnax:CartPole-v1:x"),
+    *(
+        "envpool:",
+        "gymnax:ü",
+        "gymnax:" + "x" * 10**5,
+        "gymnax:../CartPole-v1",
+        "gymnax:CartPole-v1:x",
+    ),
 )
 WRONG_OPTIONS = (
-    *("", "=", "a", "=1", "1=1", "a b=1", "max_steps_in_episode", "max_step_in_episode=5", "gravity=heavy"),
-    *("max_steps_in_episode=0", "max_steps_in_episode=1.5", "max_steps_in_episode=true", "gravity=null"),
-    *("max_steps_in_episode=99999999999", "gravity=NaN", "gravity=-Infinity", "gravity=[9.8]", "gravity={}"),
-    *("gravity=" + "[" * 10**5, "gravity=" + "9" * 5000, "gravity=1e39", "gravity=", "ü=1", "ramping=true"),
+    *(
+        "",
+        "=",
+        "a",
+        "=1",
+        "1=1",
+        "a b=1",
+        "max_steps_in_episode",
+        "max_step_in_episode=5",
+        "gravity=heavy",
+    ),
+    *(
+        "max_steps_in_episode=0",
+        "max_steps_in_episode=1.5",
+        "max_steps_in_episode=true",
+        "gravity=null",
+    ),
+    *(
+        "max_steps_in_episode=99999999999",
+        "gravity=NaN",
+        "gravity=-Infinity",
+        "gravity=[9.8]",
+        "gravity={}",
+    ),
+    *(
+        "gravity=" + "[" * 10**5,
+        "gravity=" + "9" * 5000,
+        "gravity=1e39",
+        "gravity=",
+        "ü=1",
+        "ramping=true",
+    ),
 )
 
 
 def applicable(method: str) -> list[str]:
     """The fields that the method has a use for."""
     foreign = [
-        name for kind in (METHODS[method].runner, kind_of(method)) for name in FOREIGN.get(kind, ("", ()))[1]
+        name
+        for kind in (METHODS[method].runner, kind_of(method))
+        for name in FOREIGN.get(kind, ("", ()))[1]
     ]
     return [name for name in FIELDS if name not in foreign]
 
@@ -112,7 +159,9 @@ def wrong_value(rng: Rng, case: Case, words: bool = False) -> Case:
     name = str(rng.choice(names))
     choices = FIELDS[name].words if words else FIELDS[name].wrong
     value = choices[rng.integers(len(choices))]
-    return case._replace(overrides={**case.overrides, name: value}, field=name, value=text_of(value))
+    return case._replace(
+        overrides={**case.overrides, name: value}, field=name, value=text_of(value)
+    )
 
 
 def foreign_setting(rng: Rng, case: Case) -> Case:
@@ -121,7 +170,9 @@ def foreign_setting(rng: Rng, case: Case) -> Case:
     name = str(rng.choice(names))
     default = getattr(Settings, name)
     value = next(v for _ in iter(int, 1) if (v := FIELDS[name].right(rng)) != default)
-    return case._replace(overrides={**case.overrides, name: value}, field=name, value=text_of(value))
+    return case._replace(
+        overrides={**case.overrides, name: value}, field=name, value=text_of(value)
+    )
 
 
 def unknown_name(rng: Rng, case: Case, words: bool = False) -> Case:
@@ -136,8 +187,12 @@ def unknown_name(rng: Rng, case: Case, words: bool = False) -> Case:
         method = methods[rng.integers(6 if words else len(methods))]
         return case._replace(method=method, field="method", value=text_of(method))
     name = str(rng.choice(list(FIELDS)))
-    name = str(rng.choice([f"{name}s", name[:-1], name.upper(), name.replace("_", "") + "_", "method_"]))
-    return case._replace(overrides={**case.overrides, name: 1}, field="setting", value=text_of(name))
+    name = str(
+        rng.choice([f"{name}s", name[:-1], name.upper(), name.replace("_", "") + "_", "method_"])
+    )
+    return case._replace(
+        overrides={**case.overrides, name: 1}, field="setting", value=text_of(name)
+    )
 
 
 def wrong_option(rng: Rng, case: Case) -> Case:
@@ -157,7 +212,13 @@ def wrong_option(rng: Rng, case: Case) -> Case:
 def wrong_mixture(rng: Rng, case: Case) -> Case:
     """Probabilities that do not sum to 1, or are not one for each epsilon."""
     method = str(rng.choice([name for name in METHODS if METHODS[name].value_based]))
-    pairs = [((0.1,), (0.5,)), ((0.1, 0.2), (1.0,)), ((), ()), ((0.1,), (0.5, 0.5)), ((0.1, 0.1), (0.5, 0.6))]
+    pairs = [
+        ((0.1,), (0.5,)),
+        ((0.1, 0.2), (1.0,)),
+        ((), ()),
+        ((0.1,), (0.5, 0.5)),
+        ((0.1, 0.1), (0.5, 0.6)),
+    ]
     epsilons, probabilities = pairs[rng.integers(len(pairs))]
     mixture = {"final_epsilons": epsilons, "final_epsilon_probabilities": probabilities}
     field, value = "final_epsilon_probabilities", text_of(probabilities)

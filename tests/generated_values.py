@@ -35,11 +35,57 @@ class Broken:
 
 
 NOT_A_NUMBER = (
-    *("1", "", b"1", [1], (1,), {}, {1}, True, False, 1j, math.nan, math.inf, -math.inf, 10**400, -(10**400)),
-    *(np.array([1, 2]), np.array("1"), np.array(1j), np.float32("nan"), np.float64("-inf"), np.bool_(True)),
-    *(np.datetime64("2016-02-04"), Decimal("0.5"), Fraction(1, 2), ..., Broken(), "x" * 10**6, 1e39, -1e300),
+    *(
+        "1",
+        "",
+        b"1",
+        [1],
+        (1,),
+        {},
+        {1},
+        True,
+        False,
+        1j,
+        math.nan,
+        math.inf,
+        -math.inf,
+        10**400,
+        -(10**400),
+    ),
+    *(
+        np.array([1, 2]),
+        np.array("1"),
+        np.array(1j),
+        np.float32("nan"),
+        np.float64("-inf"),
+        np.bool_(True),
+    ),
+    *(
+        np.datetime64("2016-02-04"),
+        Decimal("0.5"),
+        Fraction(1, 2),
+        ...,
+        Broken(),
+        "x" * 10**6,
+        1e39,
+        -1e300,
+    ),
 )
-NO_NUMBER_WORDS = ("few", "", "1j", "nan", "inf", "-inf", "1e400", "0x10", "1,5", "½", "[1]", "True", "\x00")
+NO_NUMBER_WORDS = (
+    "few",
+    "",
+    "1j",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "0x10",
+    "1,5",
+    "½",
+    "[1]",
+    "True",
+    "\x00",
+)
 
 
 def integer(low: int, high: int, usual: int, *, optional: bool = False) -> Kind:
@@ -54,7 +100,9 @@ def integer(low: int, high: int, usual: int, *, optional: bool = False) -> Kind:
     outside = (low - 1, -1, -(10**30), high + 1, 10**30)
     words = (*NO_NUMBER_WORDS, "1.5", "1e-3", *map(str, outside), "9" * 5000)
     none = () if optional else (None,)
-    return Kind(right, (*NOT_A_NUMBER, *none, *outside, 1.0, 1.5, np.float32(2), np.array(3)), words)
+    return Kind(
+        right, (*NOT_A_NUMBER, *none, *outside, 1.0, 1.5, np.float32(2), np.array(3)), words
+    )
 
 
 def number(low: float = -1e38, high: float = 1e38, *, optional: bool = False) -> Kind:
@@ -78,7 +126,16 @@ def number(low: float = -1e38, high: float = 1e38, *, optional: bool = False) ->
 
 def choice(*names: str) -> Kind:
     """One of some names."""
-    wrong = ("", names[0].upper(), f"{names[-1]}x", names[0][:-1], f" {names[0]}", "None", "\n", "ü")
+    wrong = (
+        "",
+        names[0].upper(),
+        f"{names[-1]}x",
+        names[0][:-1],
+        f" {names[0]}",
+        "None",
+        "\n",
+        "ü",
+    )
     others = (None, 0, True, names[0].encode(), [names[0]], np.array(names), Broken(), "x" * 10**6)
     return Kind(lambda rng: str(rng.choice(names)), (*wrong, *others), wrong)
 
@@ -103,7 +160,9 @@ FIELDS = {
     "total_timesteps": integer(1, 10**18, 10**12),
     "seed": integer(0, 2**31 - 1, 2**31 - 1),
     # What its strings may be depends on the environment: WRONG_OPTIONS.
-    "env_options": Kind(lambda rng: (), (8, None, "a=1", b"a=1", {"a": 1}, (1,), (None,), (b"a=1",))),
+    "env_options": Kind(
+        lambda rng: (), (8, None, "a=1", b"a=1", {"a": 1}, (1,), (None,), (b"a=1",))
+    ),
     "num_envs": integer(1, 2**31 - 1, 32),
     "num_steps": integer(1, 2**31 - 1, 32),
     "num_workers": integer(1, 1024, 8),

@@ -45,7 +45,9 @@ class Probe:
         state = State(state.time + 1, state.cue)
         terminated, truncated = self.ends(state, action)
         reward = jnp.asarray(reward, jnp.float32)
-        return state, TimeStep(self.observe(state), reward, jnp.asarray(terminated), jnp.asarray(truncated))
+        return state, TimeStep(
+            self.observe(state), reward, jnp.asarray(terminated), jnp.asarray(truncated)
+        )
 
     def observe(self, state: State) -> Array:
         return jnp.array([state.time, state.cue], jnp.float32)

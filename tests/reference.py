@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 
-def per_stream(function: Callable[..., np.ndarray], *arrays: np.ndarray, **settings: object) -> np.ndarray:
+def per_stream(
+    function: Callable[..., np.ndarray], *arrays: np.ndarray, **settings: object
+) -> np.ndarray:
     """Apply a function of `[T]` streams to every batch element of `[T, *B]` arrays."""
     shape = arrays[0].shape
     columns = [array.reshape(shape[0], -1) for array in arrays]
-    streams = [function(*(c[:, i] for c in columns), **settings) for i in range(columns[0].shape[1])]
+    streams = [
+        function(*(c[:, i] for c in columns), **settings) for i in range(columns[0].shape[1])
+    ]
     return np.stack(streams, axis=1).reshape(shape)
 
 
@@ -35,12 +39,16 @@ def n_step_return(rewards, gamma, next_values, terminated, t: int, n: int) -> fl
     return total if terminated[t + n - 1] else total + gamma**n * next_values[t + n - 1]
 
 
-def n_step_returns(rewards, next_values, terminated, truncated, *, gamma: float, n: int) -> np.ndarray:
+def n_step_returns(
+    rewards, next_values, terminated, truncated, *, gamma: float, n: int
+) -> np.ndarray:
     """n-step returns of a stream; fewer steps where the episode or the rollout ends earlier."""
     result = np.zeros(len(rewards))
     for episode in episodes(terminated, truncated):
         r, v, done = rewards[episode], next_values[episode], terminated[episode]
-        result[episode] = [n_step_return(r, gamma, v, done, t, min(n, len(r) - t)) for t in range(len(r))]
+        result[episode] = [
+            n_step_return(r, gamma, v, done, t, min(n, len(r) - t)) for t in range(len(r))
+        ]
     return result
 
 
@@ -96,13 +104,25 @@ def vtrace_targets(
         delta = errors[episode] * np.minimum(clip_rho, ratios[episode])
         c = lambda_ * np.minimum(1.0, ratios[episode])
         for t in range(len(delta)):
-            corrections = [gamma**k * np.prod(c[t : t + k]) * delta[t + k] for k in range(len(delta) - t)]
+            corrections = [
+                gamma**k * np.prod(c[t : t + k]) * delta[t + k] for k in range(len(delta) - t)
+            ]
             result[episode.start + t] = values[episode][t] + sum(corrections)
     return result
 
 
 def vtrace_advantages(
-    rewards, values, next_values, ratios, terminated, truncated, *, gamma, lambda_, clip_rho, clip_pg_rho
+    rewards,
+    values,
+    next_values,
+    ratios,
+    terminated,
+    truncated,
+    *,
+    gamma,
+    lambda_,
+    clip_rho,
+    clip_pg_rho,
 ) -> np.ndarray:
     """Espeholt et al. (2018), section 4.2; the last step of an episode bootstraps with the plain value."""
     targets = vtrace_targets(
@@ -137,7 +157,8 @@ def retrace(
         delta, c = errors[episode], lambda_ * np.minimum(1.0, ratios[episode])
         for t in range(len(delta)):
             corrections = [
-                gamma**k * np.prod(c[t + 1 : t + 1 + k]) * delta[t + k] for k in range(len(delta) - t)
+                gamma**k * np.prod(c[t + 1 : t + 1 + k]) * delta[t + k]
+                for k in range(len(delta) - t)
             ]
             result[episode.start + t] = q_values[episode][t] + sum(corrections)
     return result
@@ -170,7 +191,9 @@ def categorical_entropy(logits: np.ndarray) -> float:
 
 def categorical_kl(logits: np.ndarray, other: np.ndarray) -> float:
     """sum p (log p - log q) over the actions that can be drawn."""
-    return sum(p * np.log(p / q) for p, q in zip(softmax(logits), softmax(other), strict=True) if p > 0)
+    return sum(
+        p * np.log(p / q) for p, q in zip(softmax(logits), softmax(other), strict=True) if p > 0
+    )
 
 
 def normal_log_density(x: float, mean: float, stddev: float) -> float:
@@ -186,5 +209,7 @@ def normal_entropy(stddev: float) -> float:
 def normal_kl(mean: float, stddev: float, other_mean: float, other_stddev: float) -> float:
     """KL between two normal distributions."""
     return (
-        np.log(other_stddev / stddev) + (stddev**2 + (mean - other_mean) ** 2) / (2 * other_stddev**2) - 0.5
+        np.log(other_stddev / stddev)
+        + (stddev**2 + (mean - other_mean) ** 2) / (2 * other_stddev**2)
+        - 0.5
     )

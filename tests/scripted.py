@@ -56,7 +56,9 @@ class ScriptedGroup:
         rows = [self._step(i) for i in range(self.num_envs)]
         reward, terminated, truncated, ignored, game_over = map(np.array, zip(*rows, strict=True))
         reward = reward.astype(np.float32)
-        return HostStep(self._observations(), reward, terminated, truncated, ignored, 2 * reward, game_over)
+        return HostStep(
+            self._observations(), reward, terminated, truncated, ignored, 2 * reward, game_over
+        )
 
     def close(self):
         self.closed = True

@@ -26,7 +26,9 @@ class Script:
 
     def make(self, num_envs, *, seed=0, num_threads=None):
         self.seeds.append(seed)
-        self.made.append(Group(self.spec, [self.scripts[i % len(self.scripts)] for i in range(num_envs)]))
+        self.made.append(
+            Group(self.spec, [self.scripts[i % len(self.scripts)] for i in range(num_envs)])
+        )
         return self.made[-1]
 
     def make_rendered(self, *, seed=0):

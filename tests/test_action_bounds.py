@@ -76,12 +76,17 @@ def test_the_same_return_whatever_the_bounds():
         network = networks.actor_critic(env, hidden=(8,))
         agent = a2c(env, network, optax.adam(1e-2), A2CConfig(num_envs=16, ent_coef=0.0))
         train = jax.jit(
-            lambda key, agent=agent: jax.lax.scan(lambda s, _: agent.step(s), agent.init(key), length=300)
+            lambda key, agent=agent: jax.lax.scan(
+                lambda s, _: agent.step(s), agent.init(key), length=300
+            )
         )
         state, metrics = train(jax.random.key(0))
         mean = metrics["episode_return"][-50:].sum() / metrics["episodes"][-50:].sum()
         play = evaluator(env, network, num_episodes=20, policy="greedy")
-        returns[low, high] = float(mean), float(play(state.params, jax.random.key(1)).returns.mean())
+        returns[low, high] = (
+            float(mean),
+            float(play(state.params, jax.random.key(1)).returns.mean()),
+        )
     first = returns[BOXES[0]]
     assert first[0] > -0.1 and first[1] > -0.01, returns
     for box in BOXES[1:]:

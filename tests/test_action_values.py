@@ -38,14 +38,22 @@ NETWORKS = {lstm: networks.q_network(EITHER_END, hidden=(8,), lstm=lstm) for lst
 
 PLAIN = ActionValueConfig(gamma=0.9)
 SCALED = ActionValueConfig(
-    gamma=0.9, vf_coef=0.7, loss_reduction="mean", reward_scale=0.9, reward_clip=2.0, huber_delta=2.0
+    gamma=0.9,
+    vf_coef=0.7,
+    loss_reduction="mean",
+    reward_scale=0.9,
+    reward_clip=2.0,
+    huber_delta=2.0,
 )
 DOUBLE = dataclasses.replace(SCALED, double_q=True)
 
 
 def fixed_epsilon(epsilon, **settings):
     return ActionValueConfig(
-        final_epsilons=(epsilon,), final_epsilon_probabilities=(1.0,), epsilon_anneal_steps=1, **settings
+        final_epsilons=(epsilon,),
+        final_epsilon_probabilities=(1.0,),
+        epsilon_anneal_steps=1,
+        **settings,
     )
 
 
@@ -106,7 +114,9 @@ def weighted_gradient(lstm):
     def weighted(params, weights, rollout):
         steps = rollout.steps
         _, _, q_values = NETWORKS[lstm].apply(params, rollout.carry, steps.observation, steps.reset)
-        return jnp.sum(weights * jnp.take_along_axis(q_values, steps.action[..., None], axis=-1)[..., 0])
+        return jnp.sum(
+            weights * jnp.take_along_axis(q_values, steps.action[..., None], axis=-1)[..., 0]
+        )
 
     return jax.jit(jax.grad(weighted))
 
@@ -124,7 +134,9 @@ def values_after(lstm, params, rollout, *, own_state):
         behaviour = jax.tree.map(lambda x, t=t: x[t], steps.next_carry)
         own = advanced(lstm)(params, own, steps.observation[t][None], steps.reset[t][None])
         following = steps.next_observation[t][None]
-        lent, unrolled = (applied(lstm)(params, carry, following, never)[0] for carry in (behaviour, own))
+        lent, unrolled = (
+            applied(lstm)(params, carry, following, never)[0] for carry in (behaviour, own)
+        )
         cut = steps.truncated[t] & ~steps.terminated[t] & (t < NUM_STEPS - 1)
         rows.append(np.where(own_state & ~cut[:, None], unrolled, lent))
     return np.asarray(rows, np.float64)
@@ -136,7 +148,9 @@ def reference_loss(build, config, lstm, params, target_params, rollout):
     Returns the loss, and for each step the factor of grad Q(s_t, a_t) in its gradient.
     """
     steps = rollout.steps
-    q_values = np.asarray(applied(lstm)(params, rollout.carry, steps.observation, steps.reset), np.float64)
+    q_values = np.asarray(
+        applied(lstm)(params, rollout.carry, steps.observation, steps.reset), np.float64
+    )
     online = values_after(lstm, params, rollout, own_state=False)
     target = values_after(lstm, target_params, rollout, own_state=True)
     steps = jax.tree.map(np.asarray, steps)
@@ -182,11 +196,15 @@ def assert_trees_close(ours, theirs, **tolerance):
         pytest.param(n_step_q, DOUBLE, id="n_step_q-double"),
     ],
 )
-def test_loss_and_gradient_equal_a_plain_loop_through_terminations_and_truncations(build, config, lstm):
+def test_loss_and_gradient_equal_a_plain_loop_through_terminations_and_truncations(
+    build, config, lstm
+):
     """The gradient is that of Algorithms 1 and S2: the sum of (Q - y) grad Q, y constant."""
     params, target_params, rollout = random_play(EITHER_END, lstm)
     steps = rollout.steps
-    assert (steps.truncated & ~steps.terminated)[:-1].any() and (steps.terminated & ~steps.truncated).any()
+    assert (steps.truncated & ~steps.terminated)[:-1].any() and (
+        steps.terminated & ~steps.truncated
+    ).any()
     assert (steps.truncated & steps.terminated).any(), "both flags at once: it terminated"
     expected, factors = reference_loss(build, config, lstm, params, target_params, rollout)
     if config.huber_delta is not None:
@@ -198,7 +216,9 @@ def test_loss_and_gradient_equal_a_plain_loop_through_terminations_and_truncatio
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     mean = expected / (NUM_STEPS if config.loss_reduction == "sum" else 1)
     np.testing.assert_allclose(metrics["loss"], mean, rtol=1e-5)
-    assert_trees_close(grads, weighted_gradient(lstm)(params, factors, rollout), rtol=2e-4, atol=1e-5)
+    assert_trees_close(
+        grads, weighted_gradient(lstm)(params, factors, rollout), rtol=2e-4, atol=1e-5
+    )
     assert all((x == 0.0).all() for x in jax.tree.leaves(target_grads))
     q_values = applied(lstm)(params, rollout.carry, steps.observation, steps.reset)
     taken = np.take_along_axis(np.asarray(q_values), np.asarray(steps.action)[..., None], axis=-1)
@@ -210,11 +230,17 @@ def test_the_settings_under_test_change_the_loss(lstm):
     params, target_params, rollout = random_play(EITHER_END, lstm)
     configs = [
         PLAIN,
-        *(dataclasses.replace(PLAIN, **change) for change in ({"double_q": True}, {"huber_delta": 2.0})),
+        *(
+            dataclasses.replace(PLAIN, **change)
+            for change in ({"double_q": True}, {"huber_delta": 2.0})
+        ),
     ]
     losses = [
         reference_loss(build, config, lstm, params, target_params, rollout)[0]
-        for build, config in [*itertools.product((one_step_q, n_step_q), configs), (one_step_sarsa, PLAIN)]
+        for build, config in [
+            *itertools.product((one_step_q, n_step_q), configs),
+            (one_step_sarsa, PLAIN),
+        ]
     ]
     assert min(abs(a - b) for a, b in itertools.combinations(losses, 2)) > 1e-3
 
@@ -229,13 +255,17 @@ def test_rows_after_the_end_of_a_segment_do_not_count(build, end):
         steps = steps._replace(terminated=steps.truncated, truncated=steps.terminated)
     fields = ("observation", "action", "reward", "next_observation", "next_action")
     rubbish = steps._replace(**{name: getattr(steps, name).at[3:].set(1) for name in fields})
-    expected, factors = reference_loss(build, PLAIN, 0, params, target_params, rollout._replace(steps=steps))
+    expected, factors = reference_loss(
+        build, PLAIN, 0, params, target_params, rollout._replace(steps=steps)
+    )
     for filled in (steps, rubbish):
         filled = rollout._replace(steps=filled)
         (loss, metrics), (grads, _) = differentiated(build, PLAIN, 0)(params, target_params, filled)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         np.testing.assert_allclose(metrics["loss"], expected / 3, rtol=1e-5)
-        assert_trees_close(grads, weighted_gradient(0)(params, factors, rollout), rtol=2e-4, atol=1e-5)
+        assert_trees_close(
+            grads, weighted_gradient(0)(params, factors, rollout), rtol=2e-4, atol=1e-5
+        )
 
 
 class TwoEnds(Probe):
@@ -310,7 +340,9 @@ def test_without_looking_ahead_there_is_no_next_action():
 def test_sarsa_without_next_actions_is_refused():
     params, target_params, rollout = random_play(EITHER_END, 0)
     rollout = rollout._replace(steps=rollout.steps._replace(next_action=None))
-    with pytest.raises(InputError, match="rollout has no next_action; start its actor with looks_ahead=True"):
+    with pytest.raises(
+        InputError, match="rollout has no next_action; start its actor with looks_ahead=True"
+    ):
         one_step_sarsa(NETWORKS[0], PLAIN).loss(params, rollout, target_params)
 
 
@@ -410,8 +442,15 @@ def test_exploration_falls_from_uniform_to_each_environments_final_epsilon():
     params = network.init(jax.random.key(0), (), observation[None], reset[None])
     best = int(jnp.argmax(network.apply(params, (), observation[None], reset[None])[2][0, 0]))
     finals = jnp.where(jnp.arange(count) % 2, 0.5, 0.0)
-    for env_steps, epsilons in [(0, (1.0, 1.0)), (500, (0.5, 0.75)), (1000, (0.0, 0.5)), (5000, (0.0, 0.5))]:
-        _, actions = act(params, jax.random.key(1), (), observation, reset, finals, np.float32(env_steps))
+    for env_steps, epsilons in [
+        (0, (1.0, 1.0)),
+        (500, (0.5, 0.75)),
+        (1000, (0.0, 0.5)),
+        (5000, (0.0, 0.5)),
+    ]:
+        _, actions = act(
+            params, jax.random.key(1), (), observation, reset, finals, np.float32(env_steps)
+        )
         for half, epsilon in zip((actions[0::2], actions[1::2]), epsilons, strict=True):
             for action in range(num_actions):
                 expected = epsilon / num_actions + (1 - epsilon) * (action == best)
@@ -436,7 +475,10 @@ class Anywhere(TerminalReward):
 
 
 def test_environments_of_the_synchronous_runner_explore_differently():
-    objective, config = one_step_q(NETWORKS[0], ActionValueConfig()), SynchronousConfig(num_envs=2000)
+    objective, config = (
+        one_step_q(NETWORKS[0], ActionValueConfig()),
+        SynchronousConfig(num_envs=2000),
+    )
     agent = synchronous(Anywhere(), NETWORKS[0], optax.sgd(0.1), objective, config)
     actor = jax.jit(agent.init)(jax.random.key(0)).actor
     assert paper_mixture(actor.exploration) and actor.next_action is None
@@ -446,14 +488,20 @@ def test_environments_of_the_synchronous_runner_explore_differently():
 def test_asynchronous_workers_explore_differently():
     objective = one_step_q(NETWORKS[0], ActionValueConfig())
     config = AsynchronousConfig(num_workers=64, num_envs=16)
-    actors = Asynchronous(Anywhere(), NETWORKS[0], optimizers.rmsprop(0.1), objective, config).init(0).actors
+    actors = (
+        Asynchronous(Anywhere(), NETWORKS[0], optimizers.rmsprop(0.1), objective, config)
+        .init(0)
+        .actors
+    )
     assert all(actor.next_action is None for actor in actors)
     explorations = np.stack([actor.exploration for actor in actors])
     assert explorations.shape == (64, 16) and paper_mixture(explorations)
     assert all(set(column.tolist()) == {*np.float32([0.1, 0.01, 0.5])} for column in explorations.T)
     assert len(np.unique(explorations, axis=0)) == 64
     assert len(np.unique([jax.random.key_data(actor.key) for actor in actors], axis=0)) == 64
-    assert len(np.unique(np.concatenate([actor.observation for actor in actors]), axis=0)) == 64 * 16
+    assert (
+        len(np.unique(np.concatenate([actor.observation for actor in actors]), axis=0)) == 64 * 16
+    )
 
 
 def telling_objective():
@@ -465,7 +513,10 @@ def telling_objective():
     def loss(params, rollout, target_params):
         assert target_params is None
         first, last = rollout.steps.action.min(), rollout.steps.action.max()
-        return 0.0 * optax.tree.sum(params), {"first": first.astype(float), "last": last.astype(float)}
+        return 0.0 * optax.tree.sum(params), {
+            "first": first.astype(float),
+            "last": last.astype(float),
+        }
 
     return Objective(act, loss, lambda key, num_envs: 1000 * jnp.arange(num_envs))
 
@@ -485,7 +536,9 @@ def test_the_behaviour_is_told_the_steps_of_all_workers_on_the_asynchronous_runn
     alone = AsynchronousConfig(
         num_workers=1, num_envs=3, num_steps=2, total_timesteps=60, stop_at_episode_end=False
     )
-    agent = Asynchronous(TERMINAL_REWARD, NETWORKS[0], optimizers.rmsprop(0.1), telling_objective(), alone)
+    agent = Asynchronous(
+        TERMINAL_REWARD, NETWORKS[0], optimizers.rmsprop(0.1), telling_objective(), alone
+    )
     sums = agent.run(0).progress.metric_sums
     assert sums["first"] == sum(range(0, 60, 6)) and sums["last"] - sums["first"] == 10 * 2000
     agent.config = dataclasses.replace(alone, num_workers=2, total_timesteps=10**9)
@@ -515,7 +568,9 @@ def chain_values(best_after, epsilon, gamma):
 def chain_table(network, params):
     """What the network says of all states: its values and logits, `[step, last action, ...]`."""
     observations = jnp.eye(2 * CHAIN.length + 2)[None, : 2 * CHAIN.length]
-    _, distribution, values = network.apply(params, (), observations, jnp.zeros((1, 2 * CHAIN.length), bool))
+    _, distribution, values = network.apply(
+        params, (), observations, jnp.zeros((1, 2 * CHAIN.length), bool)
+    )
     return (
         np.asarray(x[0], np.float64).reshape(CHAIN.length, 2, *x.shape[2:])
         for x in (values, distribution.logits)
@@ -530,7 +585,9 @@ def train_on_chain(runner, network, build_objective, num_steps, updates):
     if runner == "synchronous":
         agent = synchronous(CHAIN, network, optimizer, objective, SynchronousConfig(**sizes))
         run = jax.jit(
-            lambda key: jax.lax.scan(lambda s, _: (agent.step(s)[0], None), agent.init(key), length=updates)
+            lambda key: jax.lax.scan(
+                lambda s, _: (agent.step(s)[0], None), agent.init(key), length=updates
+            )
         )
         return run(jax.random.key(0))[0].params
     config = AsynchronousConfig(num_workers=2, total_timesteps=total, **sizes)
@@ -572,8 +629,12 @@ def test_the_exact_values_of_the_methods_are_far_enough_apart_to_tell():
     for one, other in itertools.combinations((q_learning, sarsa, two_step), 2):
         assert (np.abs(one - other) / np.abs(other)).max() > 0.02
         assert np.abs(one[:, 0] - one[:, 1]).min() > 0.3, "no ties"
-    assert np.argmax(q_learning[0]) != np.argmax(sarsa[0]), "Sarsa keeps away from where exploring costs"
-    assert np.mean(np.argmax(CHAIN.rewards[REACHED], axis=-1) != np.argmax(q_learning, axis=-1)) > 0.3
+    assert np.argmax(q_learning[0]) != np.argmax(sarsa[0]), (
+        "Sarsa keeps away from where exploring costs"
+    )
+    assert (
+        np.mean(np.argmax(CHAIN.rewards[REACHED], axis=-1) != np.argmax(q_learning, axis=-1)) > 0.3
+    )
 
 
 @pytest.mark.parametrize("runner", ["synchronous", "asynchronous"])
@@ -600,9 +661,13 @@ def test_an_lstm_learns_to_recall(build):
     network = networks.q_network(env, hidden=(8,), lstm=8)
     objective = build(network, fixed_epsilon(0.2, target_update_interval=1000))
     optimizer = optimizers.rmsprop(1e-2, eps=1e-5)
-    agent = synchronous(env, network, optimizer, objective, SynchronousConfig(num_envs=32, num_steps=3))
+    agent = synchronous(
+        env, network, optimizer, objective, SynchronousConfig(num_envs=32, num_steps=3)
+    )
     run = jax.jit(
-        lambda key: jax.lax.scan(lambda s, _: (agent.step(s)[0], None), agent.init(key), length=300)[0]
+        lambda key: jax.lax.scan(
+            lambda s, _: (agent.step(s)[0], None), agent.init(key), length=300
+        )[0]
     )
     observations = jnp.array([[[0, 1], [0, -1]], [[1, 0], [1, 0]], [[2, 0], [2, 0]]], jnp.float32)
     reset = jnp.array([[True] * 2, [False] * 2, [False] * 2])
@@ -633,7 +698,8 @@ def test_the_step_compiles_once_and_maps_over_learning_rates(build):
         state = step(rates, state)
     assert len(traces) == 1
     before, after = (
-        np.concatenate([x.reshape(3, -1) for x in jax.tree.leaves(s.params)], 1) for s in (first, state)
+        np.concatenate([x.reshape(3, -1) for x in jax.tree.leaves(s.params)], 1)
+        for s in (first, state)
     )
     changes = np.abs(after - before).sum(axis=1)
     assert changes[0] == 0.0 and changes[1] > 0.1 and changes[2] > 1.5 * changes[1]
@@ -648,14 +714,26 @@ def test_the_step_compiles_once_and_maps_over_learning_rates(build):
             r"with the sum 1, got \(0.4, 0.3, 0.4\)",
         ),
         ({"final_epsilons": (0.1, 0.5)}, "final_epsilon_probabilities must be one number for each"),
-        ({"final_epsilons": (0.1, 0.01, 1.5)}, "final_epsilons must be a number between 0 and 1, got 1.5"),
+        (
+            {"final_epsilons": (0.1, 0.01, 1.5)},
+            "final_epsilons must be a number between 0 and 1, got 1.5",
+        ),
         (
             {"final_epsilon_probabilities": (1.4, -0.4, 0.0)},
             "final_epsilon_probabilities must be a number between 0 and 1, got 1.4",
         ),
-        ({"target_update_interval": 0}, "target_update_interval must be an integer of at least 1, got 0"),
-        ({"target_update_interval": 1e4}, "target_update_interval must be an integer of at least 1, got 1"),
-        ({"epsilon_anneal_steps": 0}, "epsilon_anneal_steps must be an integer of at least 1, got 0"),
+        (
+            {"target_update_interval": 0},
+            "target_update_interval must be an integer of at least 1, got 0",
+        ),
+        (
+            {"target_update_interval": 1e4},
+            "target_update_interval must be an integer of at least 1, got 1",
+        ),
+        (
+            {"epsilon_anneal_steps": 0},
+            "epsilon_anneal_steps must be an integer of at least 1, got 0",
+        ),
         ({"final_epsilons": 0.1}, "final_epsilons must be a tuple of numbers, got 0.1"),
         ({"huber_delta": 0.0}, "huber_delta must be a number above 0, got 0.0"),
         ({"double_q": 1}, "double_q must be True or False, got 1"),

@@ -140,7 +140,9 @@ def test_one_worker_equals_the_sequential_loop_bit_for_bit_over_1000_updates(sto
     assert updates >= 1000
     statistics = np.zeros_like(shared.statistics)
     update, objective = in_place_updates(optimizer, statistics), actor_critic(NETWORK, config)
-    theta = sequential_loop(CARTPOLE, NETWORK, objective, config, update, updates, jax.random.key(7))
+    theta = sequential_loop(
+        CARTPOLE, NETWORK, objective, config, update, updates, jax.random.key(7)
+    )
     np.testing.assert_array_equal(shared.parameters, theta)
     np.testing.assert_array_equal(shared.statistics, statistics)
 
@@ -153,7 +155,9 @@ def test_one_worker_equals_the_sequential_loop_bit_for_bit_over_1000_updates(sto
         (n_step_q, optimizers.rmsprop),
     ],
 )
-def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_bit(build, make_optimizer):
+def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_bit(
+    build, make_optimizer
+):
     env = EitherEnd()
     network = networks.q_network(env, hidden=(8,))
     settings = ActionValueConfig(target_update_interval=17, epsilon_anneal_steps=1000)
@@ -185,7 +189,10 @@ def compared_with_optax(optimizer, plain, total_timesteps):
     env = EitherEnd()
     network = networks.q_network(env, hidden=(8,))
     settings = ActionValueConfig(
-        gamma=0.5, target_update_interval=50, final_epsilons=(1.0,), final_epsilon_probabilities=(1.0,)
+        gamma=0.5,
+        target_update_interval=50,
+        final_epsilons=(1.0,),
+        final_epsilon_probabilities=(1.0,),
     )
     objective = one_step_q(network, settings)
     config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=total_timesteps)
@@ -206,7 +213,10 @@ def compared_with_optax(optimizer, plain, total_timesteps):
             optax.chain(optax.ema(0.99, debias=False), optax.scale(-1e-2)),
         ),
         (optimizers.rmsprop(1e-2), optax.rmsprop(1e-2, decay=0.99, eps=0.1, eps_in_sqrt=True)),
-        (optimizers.shared_rmsprop(1e-2), optax.rmsprop(1e-2, decay=0.99, eps=0.1, eps_in_sqrt=True)),
+        (
+            optimizers.shared_rmsprop(1e-2),
+            optax.rmsprop(1e-2, decay=0.99, eps=0.1, eps_in_sqrt=True),
+        ),
         (optax.adam(1e-3), optax.adam(1e-3)),
     ],
     ids=["momentum_sgd", "rmsprop", "shared_rmsprop", "adam"],
@@ -221,7 +231,9 @@ def test_one_worker_equals_plain_optax_over_1000_updates(optimizer, plain):
 
 def in_torso(params):
     """Which leaves belong to the torso, as the masks of Optax ask for it."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "torso" in jax.tree_util.keystr(path), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "torso" in jax.tree_util.keystr(path), params
+    )
 
 
 def labels(params):
@@ -245,7 +257,9 @@ TREE_TRANSFORMATIONS = {
 
 
 @pytest.mark.parametrize("name", TREE_TRANSFORMATIONS)
-def test_transformations_that_look_at_names_ranks_or_layers_do_on_threads_what_they_do_in_optax(name):
+def test_transformations_that_look_at_names_ranks_or_layers_do_on_threads_what_they_do_in_optax(
+    name,
+):
     run = compared_with_optax(TREE_TRANSFORMATIONS[name], TREE_TRANSFORMATIONS[name], 200)
     initial, final = ravel_pytree(run.start)[0], ravel_pytree(run.end)[0]
     assert run.updates > 80 and np.abs(run.theta - initial).max() > 0.01
@@ -263,7 +277,9 @@ def test_a_run_with_masked_moments_is_saved_and_restored():
     params, saved = runner.snapshot(result.state)
     restored = runner.restore(runner.init(1), params, saved)
     np.testing.assert_array_equal(restored.shared.parameters, result.state.shared.parameters)
-    for ours, theirs in zip(*map(jax.tree.leaves, (restored.opt_states, saved["opt_states"])), strict=True):
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (restored.opt_states, saved["opt_states"])), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -322,7 +338,13 @@ def test_workers_learn_together(lock, optimizer):
     env = MatchingAction()
     network = networks.actor_critic(env, hidden=(16,))
     agent = make_agent(
-        env, network, optimizer, num_workers=3, lock=lock, total_timesteps=10**9, stop_at_episode_end=False
+        env,
+        network,
+        optimizer,
+        num_workers=3,
+        lock=lock,
+        total_timesteps=10**9,
+        stop_at_episode_end=False,
     )
 
     def enough(progress):
@@ -340,7 +362,9 @@ def test_workers_learn_together(lock, optimizer):
 
 def test_segments_end_with_episodes_and_steps_are_counted_exactly():
     env = TerminalReward()
-    agent = make_agent(env, networks.actor_critic(env, hidden=(4,)), num_workers=2, total_timesteps=600)
+    agent = make_agent(
+        env, networks.actor_critic(env, hidden=(4,)), num_workers=2, total_timesteps=600
+    )
     result = agent.run(0)
     assert result.progress.env_steps == 3 * result.progress.updates  # episodes of 3 steps, t_max 5
     assert result.progress.metric_sums["episodes"] == result.progress.updates
@@ -412,7 +436,9 @@ def test_the_workers_program_is_compiled_once(monkeypatch):
     agent = make_agent(network=network, num_workers=4)
     segments = agent._segments
     packed = segments._packed_gradient
-    monkeypatch.setattr(segments, "_packed_gradient", lambda *args: traces.append(1) or packed(*args))
+    monkeypatch.setattr(
+        segments, "_packed_gradient", lambda *args: traces.append(1) or packed(*args)
+    )
     for seed in range(3):
         agent.run(seed)
     assert len(traces) == 1
@@ -421,7 +447,9 @@ def test_the_workers_program_is_compiled_once(monkeypatch):
 @pytest.mark.parametrize("num_workers", [1, 2, 8])
 def test_a_workers_exception_is_raised_with_its_traceback_and_all_end(num_workers):
     worker = num_workers - 1
-    agent = make_agent(optimizer=failing_optimizer(worker), num_workers=num_workers, total_timesteps=10**9)
+    agent = make_agent(
+        optimizer=failing_optimizer(worker), num_workers=num_workers, total_timesteps=10**9
+    )
     state = agent.init(jax.random.key(0))
     with pytest.raises(RuntimeError, match="the cat pulled the plug") as caught:
         agent.run(state=state)
@@ -450,7 +478,9 @@ def test_ctrl_c_ends_all_workers():
         if progress.updates > 10:
             os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored in a shell's background job
     try:
         with pytest.raises(KeyboardInterrupt):
             agent.run(state=state, callback=interrupt, interval=0.05)
@@ -499,7 +529,9 @@ def test_memory_does_not_grow_with_the_number_of_updates():
 def test_staleness_is_zero_alone_and_reported_in_company():
     assert make_agent(num_workers=1).run(0).progress.max_staleness == 0
     company = make_agent(num_workers=4, total_timesteps=10**9)
-    progress = company.run(0, callback=lambda progress: progress.mean_staleness > 0, interval=0.05).progress
+    progress = company.run(
+        0, callback=lambda progress: progress.mean_staleness > 0, interval=0.05
+    ).progress
     assert 0 < progress.mean_staleness <= progress.max_staleness
 
 
@@ -507,7 +539,10 @@ def test_staleness_is_zero_alone_and_reported_in_company():
     ("settings", "message"),
     [
         ({"num_workers": 0}, "num_workers must be an integer of at least 1, got 0"),
-        ({"total_timesteps": 1e6}, "total_timesteps must be an integer of at least 1, got 1000000.0"),
+        (
+            {"total_timesteps": 1e6},
+            "total_timesteps must be an integer of at least 1, got 1000000.0",
+        ),
         ({"lock": "no"}, "lock must be True or False, got 'no'"),
         ({"gamma": np.float32(2)}, "gamma must be a number between 0 and 1, got 2.0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be a number above 0, got -1.0"),

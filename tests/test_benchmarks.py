@@ -36,7 +36,9 @@ def test_the_layers_of_an_mlp_are_counted_from_its_shapes():
     products = [4 * 64, 64 * 64, 64 * 2, 64 * 1]
     assert sorted(layer.flops for layer in layers) == sorted(2 * product for product in products)
     assert [layer.is_first for layer in layers] == [True, False, False, False]
-    assert update_flops(layers, 5) == pytest.approx(1.2 * forward_flops(layers) + gradient_flops(layers))
+    assert update_flops(layers, 5) == pytest.approx(
+        1.2 * forward_flops(layers) + gradient_flops(layers)
+    )
 
 
 @pytest.mark.parametrize("env_id", throughput.NETWORKS)
@@ -63,7 +65,9 @@ def test_the_body_of_a_loop_is_counted_as_often_as_it_runs():
 
     x = jnp.zeros((size, size))
     for unroll in (1, length):
-        counted = counted_cost(lambda x, unroll=unroll: jax.jit(loop, static_argnums=1)(x, unroll), x)
+        counted = counted_cost(
+            lambda x, unroll=unroll: jax.jit(loop, static_argnums=1)(x, unroll), x
+        )
         assert counted.flops == pytest.approx(length * 2 * size**3, rel=0.01)
         assert counted.bytes >= length * 2 * x.nbytes
 
@@ -85,7 +89,10 @@ def test_groups_are_the_forms_of_one_seed_and_then_the_seeds():
         env=["gymnax:CartPole-v1"], num_envs=None, num_steps=16, dtype=None, seeds=[1, 3]
     )
     groups = throughput.groups_of("cpu", args)
-    assert [(group.num_envs, group.num_steps) for group in groups[:2]] == [throughput.SMALL, (16, 16)]
+    assert [(group.num_envs, group.num_steps) for group in groups[:2]] == [
+        throughput.SMALL,
+        (16, 16),
+    ]
     assert {case.seeds for case in groups[-1].cases} == {1, 3}
     assert {case.seeds for group in groups[:-1] for case in group.cases} == {1}
 
@@ -148,7 +155,13 @@ def test_tables_are_markdown():
     assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
     assert ranged(spread([1.0, 2.0, 4.0]), ".1f") == "2.0 (1.0 to 4.0)"
     some = spread([1.0, 2.0])
-    row = {"device": "cpu", "env": "gymnax:X-v1", "num_envs": 16, "num_steps": 5, "dtype": "float32"}
+    row = {
+        "device": "cpu",
+        "env": "gymnax:X-v1",
+        "num_envs": 16,
+        "num_steps": 5,
+        "dtype": "float32",
+    }
     rows = [
         {**row, "seeds": 1, "mode": mode, "env_steps_per_second": some, "ratio_to_first": some}
         for mode in throughput.MODES
@@ -158,6 +171,11 @@ def test_tables_are_markdown():
         .splitlines()[2]
         .startswith("| cpu | X-v1 | 16, 5 | float32 | 1 | 2 (1 to 2)")
     )
-    assert len(throughput.markdown([*rows, *rows]).splitlines()) == 4  # one seed again, beside several
-    rows = [{"part": "imports", "what": "nothing", "seconds": some}, {"part": "memory", "peak_mib": some}]
+    assert (
+        len(throughput.markdown([*rows, *rows]).splitlines()) == 4
+    )  # one seed again, beside several
+    rows = [
+        {"part": "imports", "what": "nothing", "seconds": some},
+        {"part": "memory", "peak_mib": some},
+    ]
     assert startup.markdown(rows).count("---") == 3

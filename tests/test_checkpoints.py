@@ -29,7 +29,9 @@ TREE = {
 
 
 def stored(folder, env_steps, **arrays):
-    return Checkpoints(folder).save(env_steps, arrays or flatten(TREE), {"steps": env_steps}, keep=3)
+    return Checkpoints(folder).save(
+        env_steps, arrays or flatten(TREE), {"steps": env_steps}, keep=3
+    )
 
 
 def test_arrays_and_facts_come_back(tmp_path):
@@ -66,7 +68,9 @@ def test_the_newest_ones_and_the_best_are_kept(tmp_path):
     assert [int(path.stem) for path in folder.paths()] == [40000, 3000, 200]
     stored(tmp_path, 50000)
     assert [int(path.stem) for path in folder.paths()] == [50000, 40000, 3000]
-    assert folder.load("best").facts == {"steps": 200} and folder.load("last").facts == {"steps": 50000}
+    assert folder.load("best").facts == {"steps": 200} and folder.load("last").facts == {
+        "steps": 50000
+    }
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys):
@@ -129,12 +133,17 @@ def variables(path):
         ("n-step-q", {"target_update_interval": 512}),
         ("a3c", {"num_workers": 1}),
         ("a3c", {"num_workers": 1, "lstm": True, "lstm_size": 8, "optimizer": "adam"}),
-        ("async-one-step-sarsa", {"num_workers": 1, "target_update_interval": 512, "optimizer": "rmsprop"}),
+        (
+            "async-one-step-sarsa",
+            {"num_workers": 1, "target_update_interval": 512, "optimizer": "rmsprop"},
+        ),
     ],
 )
 def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(method, more, tmp_path, monkeypatch):
     monkeypatch.setattr("jax_a3c.training.session.CHECKPOINTS_SHARE", np.inf)  # on a slow disk too
-    settings = resolve(method, CARTPOLE, total_timesteps=40_000, hidden=(8,), eval_episodes=2, **more)
+    settings = resolve(
+        method, CARTPOLE, total_timesteps=40_000, hidden=(8,), eval_episodes=2, **more
+    )
     whole = train(method, CARTPOLE, settings, tmp_path / "whole", options=OFTEN)
     run = RunDirectory(tmp_path / "whole")
     undisturbed, paths = variables(run.path), run.checkpoints.paths()
@@ -235,7 +244,12 @@ def test_what_does_not_fit_begins_anew():
         ("n-step-q", CARTPOLE, {"num_envs": 4}, {"num_envs": 6}),
         ("a3c", CARTPOLE, {"num_workers": 1}, {"num_workers": 3}),
         ("a3c", CARTPOLE, {"num_workers": 3}, {"num_workers": 1}),
-        ("a3c", CARTPOLE, {"num_workers": 2, "optimizer": "rmsprop"}, {"num_workers": 3, "num_envs": 2}),
+        (
+            "a3c",
+            CARTPOLE,
+            {"num_workers": 2, "optimizer": "rmsprop"},
+            {"num_workers": 3, "num_envs": 2},
+        ),
         ("async-one-step-q", CARTPOLE, {"num_workers": 2}, {"num_workers": 2, "num_envs": 3}),
     ],
 )
@@ -262,7 +276,10 @@ def test_a_run_goes_on_from_its_step_with_other_settings(method, env, before, af
         (["--resume", "nowhere"], "holds no config.json"),
         (["a2c", CARTPOLE, "--force"], "force is a setting of --resume"),
         (["a2c", CARTPOLE, "--run-dir", "RUN"], "holds a run already"),
-        (["a2c", CARTPOLE, "--checkpoint-interval", "0"], "checkpoint_interval must be a number above 0"),
+        (
+            ["a2c", CARTPOLE, "--checkpoint-interval", "0"],
+            "checkpoint_interval must be a number above 0",
+        ),
     ],
 )
 def test_what_cannot_be_resumed_is_refused(words, message, tmp_path, monkeypatch, capsys):

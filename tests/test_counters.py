@@ -30,7 +30,9 @@ def test_a_counter_is_exact_across_a_border(border):
     start, steps = border - 3, [1, 2, 5, 2**31 - 1, 2**31 - 1, 7]
     final, seen = jax.jit(
         lambda counter: jax.lax.scan(
-            lambda counter, count: (counter.add(count), counter), counter, jnp.array(steps, jnp.int32)
+            lambda counter, count: (counter.add(count), counter),
+            counter,
+            jnp.array(steps, jnp.int32),
         )
     )(Counter.of(start))
     totals = [start + sum(steps[:i]) for i in range(len(steps) + 1)]
@@ -75,7 +77,11 @@ def test_the_target_follows_and_exploration_ends_beyond_the_border():
     )
     objective = n_step_q(network, settings)
     agent = synchronous(
-        ENV, network, optimizers.rmsprop(1e-2), objective, SynchronousConfig(num_envs=2, num_steps=1)
+        ENV,
+        network,
+        optimizers.rmsprop(1e-2),
+        objective,
+        SynchronousConfig(num_envs=2, num_steps=1),
     )
     state = agent.init(jax.random.key(0))
     state = state._replace(updates=Counter.of(2**31), env_steps=Counter.of(2**32))
@@ -134,7 +140,12 @@ def test_a_checkpoint_beyond_the_border_is_found_again(method, tmp_path, monkeyp
 
     monkeypatch.undo()
     longer = resolve(
-        method, "gymnax:CartPole-v1", total_timesteps=total + 300, eval_episodes=1, hidden=(4,), **sizes
+        method,
+        "gymnax:CartPole-v1",
+        total_timesteps=total + 300,
+        eval_episodes=1,
+        hidden=(4,),
+        **sizes,
     )
     summary = resume(run, settings=longer, force=True, options=RunOptions(quiet=True))
     assert summary["env_steps"] == total + 300

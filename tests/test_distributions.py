@@ -11,7 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from jax_a3c.distributions import Categorical, DiagonalGaussian
 
-PRECISIONS = [pytest.param(np.float32, 1e-5, id="float32"), pytest.param(np.float64, 1e-10, id="float64")]
+PRECISIONS = [
+    pytest.param(np.float32, 1e-5, id="float32"),
+    pytest.param(np.float64, 1e-10, id="float64"),
+]
 INF = np.inf
 LOGITS = np.array([[0.5, -1.0, 2.0, 0.0], [100.0, 0.0, -200.0, 99.0], [-INF, 1.0, -INF, 1.0]])
 OTHER = np.array([[0.0, 0.0, 1.0, -1.0], [50.0, 50.0, 50.0, 50.0], [0.0, 0.0, -INF, 2.0]])
@@ -28,14 +31,19 @@ def rows(function, *arrays):
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 def test_categorical_equals_the_specification(dtype, tolerance):
     with jax.enable_x64(dtype is np.float64):
-        policy, other = Categorical(jnp.asarray(LOGITS, dtype)), Categorical(jnp.asarray(OTHER, dtype))
+        policy, other = (
+            Categorical(jnp.asarray(LOGITS, dtype)),
+            Categorical(jnp.asarray(OTHER, dtype)),
+        )
         close = {"rtol": tolerance, "atol": tolerance}
         probs = rows(reference.softmax, LOGITS)
         for action in range(4):
             log_prob = policy.log_prob(jnp.full(3, action))
             assert log_prob.dtype == dtype
             np.testing.assert_allclose(np.exp(log_prob), probs[:, action], **close)
-        np.testing.assert_allclose(policy.entropy(), rows(reference.categorical_entropy, LOGITS), **close)
+        np.testing.assert_allclose(
+            policy.entropy(), rows(reference.categorical_entropy, LOGITS), **close
+        )
         expected = rows(reference.categorical_kl, LOGITS, OTHER)
         np.testing.assert_allclose(policy.kl_divergence(other), expected, **close)
         np.testing.assert_array_equal(policy.mode(), [2, 0, 1])  # the first of two equal ones
@@ -50,7 +58,9 @@ def test_categorical_log_prob_of_unlikely_and_forbidden_actions():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("action", [-1, -4, -5, 4, 100])
-def test_categorical_log_prob_of_an_action_that_does_not_exist_is_nan_without_a_gradient(action, dtype):
+def test_categorical_log_prob_of_an_action_that_does_not_exist_is_nan_without_a_gradient(
+    action, dtype
+):
     """The other rows, and their gradients, stay as they are."""
     logits = jnp.asarray(OTHER, dtype).at[2].set(0.0)
 
@@ -60,7 +70,10 @@ def test_categorical_log_prob_of_an_action_that_does_not_exist_is_nan_without_a_
     actions = jnp.array([0, action, 2])
     by_logits = jax.grad(lambda logits, actions: jnp.sum(log_prob(logits, actions)))
     found, gradient = jax.jit(log_prob)(logits, actions), by_logits(logits, actions)
-    expected, its_gradient = log_prob(logits, jnp.array([0, 0, 2])), by_logits(logits, jnp.array([0, 0, 2]))
+    expected, its_gradient = (
+        log_prob(logits, jnp.array([0, 0, 2])),
+        by_logits(logits, jnp.array([0, 0, 2])),
+    )
 
     assert found.dtype == gradient.dtype == dtype
     found, expected, gradient, its_gradient = (
@@ -93,7 +106,9 @@ def test_categorical_entropy_gradient_is_the_analytic_one():
     logits = jnp.array(LOGITS[0], jnp.float32)
     log_probs = jax.nn.log_softmax(logits)
     expected = -jnp.exp(log_probs) * (log_probs + Categorical(logits).entropy())
-    np.testing.assert_allclose(jax.grad(lambda x: Categorical(x).entropy())(logits), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.grad(lambda x: Categorical(x).entropy())(logits), expected, rtol=1e-4
+    )
 
 
 def test_categorical_frequencies():
@@ -117,7 +132,9 @@ def test_categorical_draws_of_a_batch_are_independent():
 def test_categorical_rounding_never_draws_a_forbidden_action(monkeypatch, dtype):
     """At the extreme uniform numbers, and with sums as inexact as a parallel prefix sum may make them."""
     extremes = np.resize([0.0, 0.5, 1 - 2**-23], (900, 1))
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.asarray(extremes, dtype))
+    monkeypatch.setattr(
+        jax.random, "uniform", lambda key, shape, dtype: jnp.asarray(extremes, dtype)
+    )
     exact, noise = jnp.cumsum, np.random.default_rng(0).uniform(0.99, 1.01, (900, 300))
     monkeypatch.setattr(
         jnp, "cumsum", lambda x, axis: exact(x, axis) * jnp.asarray(noise[:, : x.shape[1]], x.dtype)
@@ -135,7 +152,9 @@ def test_categorical_rounding_never_draws_a_forbidden_action(monkeypatch, dtype)
 @settings(max_examples=20)
 @given(
     hnp.arrays(
-        np.float32, (3, 5), elements=st.one_of(st.floats(-(2.0**100), 2.0**100, width=32), st.just(-np.inf))
+        np.float32,
+        (3, 5),
+        elements=st.one_of(st.floats(-(2.0**100), 2.0**100, width=32), st.just(-np.inf)),
     ).filter(lambda x: np.isfinite(x).any(axis=1).all()),
     st.integers(0, 2**31 - 1),
 )
@@ -189,19 +208,25 @@ def test_gaussian_draws_have_its_moments():
 
 def test_gaussian_gradients_are_the_analytic_ones():
     mean, stddev, action = jnp.array([1.0, 2.0]), jnp.array([0.5]), jnp.array([1.5, 0.0])
-    by_mean, by_stddev = jax.grad(lambda m, s: DiagonalGaussian(m, s).log_prob(action), (0, 1))(mean, stddev)
+    by_mean, by_stddev = jax.grad(lambda m, s: DiagonalGaussian(m, s).log_prob(action), (0, 1))(
+        mean, stddev
+    )
     np.testing.assert_allclose(by_mean, (action - mean) / stddev**2, rtol=1e-6)
     distance = jnp.sum((action - mean) ** 2)
     np.testing.assert_allclose(by_stddev, -2 / stddev + distance / stddev**3, rtol=1e-6)
     entropy_by_stddev = jax.grad(lambda s: DiagonalGaussian(mean, s).entropy())(stddev)
-    np.testing.assert_allclose(entropy_by_stddev, 2 / stddev, rtol=1e-6)  # a wider policy has more entropy
+    np.testing.assert_allclose(
+        entropy_by_stddev, 2 / stddev, rtol=1e-6
+    )  # a wider policy has more entropy
 
 
 @pytest.mark.parametrize(
     "policy",
     [
         Categorical(jnp.asarray(LOGITS, jnp.float32)),
-        DiagonalGaussian(jnp.asarray(MEAN, jnp.float32), jnp.asarray(STDDEVS["spherical"], jnp.float32)),
+        DiagonalGaussian(
+            jnp.asarray(MEAN, jnp.float32), jnp.asarray(STDDEVS["spherical"], jnp.float32)
+        ),
     ],
     ids=lambda policy: type(policy).__name__,
 )
@@ -221,13 +246,25 @@ def test_distributions_are_pytrees_that_pass_through_transformations(policy):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda c, g: c.log_prob(jnp.zeros((4, 1), int)), r"action has shape \(4, 1\) and logits \(4, 2\)"),
+        (
+            lambda c, g: c.log_prob(jnp.zeros((4, 1), int)),
+            r"action has shape \(4, 1\) and logits \(4, 2\)",
+        ),
         (lambda c, g: c.log_prob(jnp.zeros(4)), r"action has dtype float32; expected integers"),
         (lambda c, g: c.kl_divergence(Categorical(jnp.zeros(2))), r"\(4, 2\) and \(2,\)"),
-        (lambda c, g: g.log_prob(jnp.zeros((4, 1))), r"action has shape \(4, 1\) and mean \(4, 2\)"),
-        (lambda c, g: g.kl_divergence(DiagonalGaussian(jnp.zeros(2), jnp.ones(2))), r"\(4, 2\) and \(2,\)"),
+        (
+            lambda c, g: g.log_prob(jnp.zeros((4, 1))),
+            r"action has shape \(4, 1\) and mean \(4, 2\)",
+        ),
+        (
+            lambda c, g: g.kl_divergence(DiagonalGaussian(jnp.zeros(2), jnp.ones(2))),
+            r"\(4, 2\) and \(2,\)",
+        ),
         (lambda c, g: g._replace(stddev=jnp.ones(4)).entropy(), r"stddev \(4,\).*\[\*B, 1\]"),
-        (lambda c, g: g._replace(stddev=jnp.ones((3, 4, 2))).log_prob(g.mean), r"stddev \(3, 4, 2\)"),
+        (
+            lambda c, g: g._replace(stddev=jnp.ones((3, 4, 2))).log_prob(g.mean),
+            r"stddev \(3, 4, 2\)",
+        ),
         (
             lambda c, g: g._replace(mean=jnp.zeros((4, 1))).sample(jax.random.key(0)),
             r"mean has shape \(4, 1\)",

@@ -30,7 +30,9 @@ def strict(request):
 
 def feed_forward(env):
     network = networks.actor_critic(env, hidden=(8,))
-    return network, objectives.actor_critic(network, objectives.ActorCriticConfig(normalize_advantages=True))
+    return network, objectives.actor_critic(
+        network, objectives.ActorCriticConfig(normalize_advantages=True)
+    )
 
 
 def recurrent(env):
@@ -57,7 +59,9 @@ def n_step_q(env):
 
 def one_step_sarsa(env):
     network = networks.q_network(env, hidden=(8,), lstm=4)
-    return network, objectives.one_step_sarsa(network, objectives.ActionValueConfig(huber_delta=1.0))
+    return network, objectives.one_step_sarsa(
+        network, objectives.ActionValueConfig(huber_delta=1.0)
+    )
 
 
 CASES = [
@@ -126,7 +130,9 @@ def test_parameters_of_half_precision_keep_their_dtype_on_both_runners(dtype, op
     assert kinds(state.params) == kinds(before)
     torso = state.params["params"]["trunk"]["torso"]["Dense_0"]["kernel"]
     assert torso.dtype == dtype
-    assert not np.array_equal(torso, before["params"]["trunk"]["torso"]["Dense_0"]["kernel"]), "it learns"
+    assert not np.array_equal(torso, before["params"]["trunk"]["torso"]["Dense_0"]["kernel"]), (
+        "it learns"
+    )
 
     config = AsynchronousConfig(num_workers=1, num_steps=3, total_timesteps=30)
     runner = Asynchronous(env, network, rule, objective, config)
@@ -153,7 +159,11 @@ def test_a_fresh_state_may_be_donated(lstm, value_based, jitted):
         network = networks.actor_critic(env, hidden=(4,), lstm=lstm, shared=False)
         objective = objectives.actor_critic(network, objectives.ActorCriticConfig())
     agent = synchronous(
-        env, network, optimizers.shared_rmsprop(1e-3), objective, SynchronousConfig(num_envs=2, num_steps=2)
+        env,
+        network,
+        optimizers.shared_rmsprop(1e-3),
+        objective,
+        SynchronousConfig(num_envs=2, num_steps=2),
     )
     init = jax.jit(agent.init) if jitted else agent.init
     step = jax.jit(agent.step, donate_argnums=0)

@@ -14,7 +14,9 @@ IDS = [env_id for env_id in envs.available() if env_id.startswith("gymnax:")]
 def sample_action(space, key):
     if isinstance(space, envs.Discrete):
         return jax.random.randint(key, (), 0, space.num_actions)
-    return jax.random.uniform(key, (space.size,), minval=jnp.array(space.low), maxval=jnp.array(space.high))
+    return jax.random.uniform(
+        key, (space.size,), minval=jnp.array(space.low), maxval=jnp.array(space.high)
+    )
 
 
 def test_every_registered_environment_can_be_made_but_the_one_that_downloads():
@@ -33,13 +35,17 @@ def test_every_environment_runs_in_a_loop_with_the_shapes_it_declares(env_id):
 
     state, observation = jax.eval_shape(env.reset, jax.random.key(0))
     last, steps = jax.eval_shape(
-        lambda key: jax.lax.scan(step, env.reset(key)[0], jax.random.split(key, 3)), jax.random.key(0)
+        lambda key: jax.lax.scan(step, env.reset(key)[0], jax.random.split(key, 3)),
+        jax.random.key(0),
     )
     assert jax.tree.structure(last) == jax.tree.structure(state)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(last)] == [
         (x.shape, x.dtype) for x in jax.tree.leaves(state)
     ]
-    assert (observation.shape, observation.dtype) == (env.spec.observation_shape, env.spec.observation_dtype)
+    assert (observation.shape, observation.dtype) == (
+        env.spec.observation_shape,
+        env.spec.observation_dtype,
+    )
     assert steps.observation.shape == (3, *env.spec.observation_shape)
     assert (steps.reward.shape, steps.reward.dtype) == ((3,), jnp.float32)
     assert (steps.terminated.dtype, steps.truncated.dtype) == (bool, bool)
@@ -118,13 +124,21 @@ def test_an_unknown_setting_is_refused():
             "max_steps_in_episode of .* an integer of at least 1, got 0",
         ),
         ("CartPole-v1", {"max_steps_in_episode": 7.5}, "an integer of at least 1, got 7.5"),
-        ("CartPole-v1", {"gravity": True}, "gravity of 'gymnax:CartPole-v1' must be a number, got True"),
+        (
+            "CartPole-v1",
+            {"gravity": True},
+            "gravity of 'gymnax:CartPole-v1' must be a number, got True",
+        ),
         (
             "Asterix-MinAtar",
             {"ramping": 1},
             "ramping of 'gymnax:Asterix-MinAtar' must be True or False, got 1",
         ),
-        ("Acrobot-v1", {"available_torque": 1.0}, "has no setting 'available_torque'"),  # it is an array
+        (
+            "Acrobot-v1",
+            {"available_torque": 1.0},
+            "has no setting 'available_torque'",
+        ),  # it is an array
     ],
 )
 def test_a_setting_of_another_type_is_refused(env_id, option, message):
@@ -145,7 +159,10 @@ def test_an_id_that_is_no_string_is_refused(env_id):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: envs.Discrete(num_actions=0), "num_actions must be an integer of at least 1, got 0"),
+        (
+            lambda: envs.Discrete(num_actions=0),
+            "num_actions must be an integer of at least 1, got 0",
+        ),
         (lambda: envs.Box(low=(), high=()), "low and high of a Box must be"),
         (lambda: envs.Box(low=(0.0,), high=(1.0, 1.0)), "low and high of a Box must be"),
         (lambda: envs.Box(low=(1.0,), high=(0.0,)), "low and high of a Box must be"),

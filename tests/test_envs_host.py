@@ -99,7 +99,9 @@ def test_observations_without_a_layout_are_refused(space):
         host.observation_layout("e", space)
 
 
-@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 2]), spaces.Box(0, 1, (2, 2)), spaces.Text(3)])
+@pytest.mark.parametrize(
+    "space", [spaces.MultiDiscrete([2, 2]), spaces.Box(0, 1, (2, 2)), spaces.Text(3)]
+)
 def test_actions_without_a_policy_are_refused(space):
     with pytest.raises(InputError, match="supported are Discrete and Box of one axis"):
         host.action_space("e", space)
@@ -109,7 +111,10 @@ DISCRETE = envs.EnvSpec(
     id="e", observation_shape=(), observation_dtype=float, action_space=envs.Discrete(num_actions=3)
 )
 REAL = envs.EnvSpec(
-    id="e", observation_shape=(), observation_dtype=float, action_space=envs.Box(low=(-1.0,), high=(2.0,))
+    id="e",
+    observation_shape=(),
+    observation_dtype=float,
+    action_space=envs.Box(low=(-1.0,), high=(2.0,)),
 )
 
 
@@ -149,17 +154,25 @@ def a_step(**other):
 
 def test_a_step_that_fits_passes():
     host.check_step(DISCRETE, 2, a_step())
-    host.check_step(DISCRETE, 2, a_step(reward=np.zeros(2), score=np.zeros(2, int), observation=[0, 1]))
+    host.check_step(
+        DISCRETE, 2, a_step(reward=np.zeros(2), score=np.zeros(2, int), observation=[0, 1])
+    )
     host.check_observation(DISCRETE, 2, np.zeros(2, np.float32), "reset")
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (a_step(reward=np.zeros((2, 1))), r"reward of shape \(2,\) and dtype float32, got shape \(2, 1\)"),
+        (
+            a_step(reward=np.zeros((2, 1))),
+            r"reward of shape \(2,\) and dtype float32, got shape \(2, 1\)",
+        ),
         (a_step(reward=[None, 1.0]), "reward of shape .*, got shape .* and dtype object"),
         (a_step(score=np.float32(1)), r"score of shape \(2,\) and dtype float32, got shape \(\)"),
-        (a_step(terminated=np.zeros(2)), "terminated of shape .* and dtype bool, got .* and dtype float64"),
+        (
+            a_step(terminated=np.zeros(2)),
+            "terminated of shape .* and dtype bool, got .* and dtype float64",
+        ),
         (a_step(truncated=np.zeros(2, int)), "truncated of shape"),
         (a_step(ignored=np.zeros(1, bool)), "ignored of shape"),
         (a_step(game_over=None), "game_over of shape"),
@@ -173,7 +186,8 @@ def test_a_step_that_does_not_fit_is_told(step, message):
 
 
 @pytest.mark.parametrize(
-    ("seed", "num_envs"), [(-1, 2), (2**31 - 1, 2), ([1], 2), ([1, -1], 2), (1.5, 2), (0, 0), (True, 1)]
+    ("seed", "num_envs"),
+    [(-1, 2), (2**31 - 1, 2), ([1], 2), ([1, -1], 2), (1.5, 2), (0, 0), (True, 1)],
 )
 def test_a_seed_that_the_libraries_would_misread_is_refused(seed, num_envs):
     with pytest.raises(InputError, match=r"seed|num_envs"):
@@ -188,7 +202,9 @@ def test_a_call_that_is_answered_in_time_gives_its_answer():
 
 def test_a_call_that_hangs_is_left_behind():
     calls, release = host.BoundedCalls("e", 0.05), threading.Event()
-    with pytest.raises(envs.HostEnvironmentError, match=r"'e' hangs: no answer within 0.05 seconds of step"):
+    with pytest.raises(
+        envs.HostEnvironmentError, match=r"'e' hangs: no answer within 0.05 seconds of step"
+    ):
         calls("step", release.wait)
     with pytest.raises(envs.HostEnvironmentError, match="hangs"):
         calls("step", time.sleep, 0)
@@ -259,13 +275,17 @@ def play(pool, **adaptation):
 
 def flags(step):
     """One letter for each flag that is set, per environment."""
-    names = zip("TCIG", (step.terminated, step.truncated, step.ignored, step.game_over), strict=True)
+    names = zip(
+        "TCIG", (step.terminated, step.truncated, step.ignored, step.game_over), strict=True
+    )
     columns = [(letter, values) for letter, values in names]
     return ["".join(letter for letter, values in columns if values[i]) for i in range(2)]
 
 
 def test_a_stale_reward_on_the_step_that_resets_is_dropped():
-    pool = FakePool(([3, 1], [0, 0], [1, 0], {}), ([3, 1], [0, 0], [0, 0], {}), ([2, 1], [0, 1], [0, 0], {}))
+    pool = FakePool(
+        ([3, 1], [0, 0], [1, 0], {}), ([3, 1], [0, 0], [0, 0], {}), ([2, 1], [0, 1], [0, 0], {})
+    )
     steps = play(pool)
     assert [flags(step) for step in steps] == [["CG", ""], ["I", ""], ["", "TG"]]
     assert [step.reward.tolist() for step in steps] == [[3, 1], [0, 1], [2, 1]]
@@ -298,7 +318,12 @@ def test_a_lost_life_ends_an_episode_and_not_the_game():
     pool = FakePool(
         ([0, 0], [1, 0], [0, 0], atari([2, 3], [0, 0], [0.0, 0.0])),
         ([0, 0], [0, 0], [0, 0], atari([2, 3], [0, 0], [0.0, 0.0])),
-        ([0, 0], [0, 1], [1, 0], atari([1, 0], [0, 1], [0.0, 0.0])),  # a life in the last allowed step
+        (
+            [0, 0],
+            [0, 1],
+            [1, 0],
+            atari([1, 0], [0, 1], [0.0, 0.0]),
+        ),  # a life in the last allowed step
         ([0, 0], [0, 0], [0, 0], atari([3, 3], [0, 0], [0.0, 0.0])),
     )
     steps = play(pool, life_loss_terminates=True)
@@ -315,7 +340,9 @@ def test_the_goal_reward_is_given_back_where_the_task_terminates():
 def test_discrete_actions_stand_for_vectors():
     pool = FakePool(([0, 0], [0, 0], [0, 0], {}))
     play(pool, actions=envpool_adapter.CAR_RACING_ACTIONS)
-    np.testing.assert_array_equal(pool.actions[0], np.array([[0.6, 0, 0], [-0.6, 0, 0]], np.float32))
+    np.testing.assert_array_equal(
+        pool.actions[0], np.array([[0.6, 0, 0], [-0.6, 0, 0]], np.float32)
+    )
 
 
 # --- Against plain loops
@@ -362,9 +389,9 @@ def vector(observation):
     if "direction" in observation:  # MiniGrid
         one_hot = np.eye(4)[observation["direction"]]
         return np.concatenate([one_hot, observation["image"].reshape(1, -1)], 1).astype(np.float32)
-    return np.concatenate([np.reshape(observation[key], (1, -1)) for key in sorted(observation)], 1).astype(
-        np.float32
-    )
+    return np.concatenate(
+        [np.reshape(observation[key], (1, -1)) for key in sorted(observation)], 1
+    ).astype(np.float32)
 
 
 def check_against(plain, env_id, steps, num_envs=2, options=None, settings=None, squeeze=True):
@@ -382,7 +409,9 @@ def check_against(plain, env_id, steps, num_envs=2, options=None, settings=None,
         observation, _ = next(loop)
         np.testing.assert_array_equal(np.squeeze(first[i]), np.squeeze(vector(observation)))
         for step, (observation, transition) in zip(played, loop, strict=True):
-            np.testing.assert_array_equal(np.squeeze(step.observation[i]), np.squeeze(vector(observation)))
+            np.testing.assert_array_equal(
+                np.squeeze(step.observation[i]), np.squeeze(vector(observation))
+            )
             assert bool(step.ignored[i]) == (transition is None)
             reward, terminated, truncated = transition or (0.0, False, False)
             assert step.reward[i] == np.float32(reward)
@@ -427,7 +456,11 @@ def atari_pixels(name, seed, actions, **settings):
 def test_pong_is_that_of_a_plain_loop():
     options = {"max_episode_steps": 200}
     played = check_against(
-        atari_pixels, "envpool:Pong-v5", 500, options=options, settings={**options, "reward_clip": True}
+        atari_pixels,
+        "envpool:Pong-v5",
+        500,
+        options=options,
+        settings={**options, "reward_clip": True},
     )
     assert played[0].observation.dtype == np.uint8
 
@@ -610,7 +643,9 @@ def test_an_environment_of_the_user(user_module):
 def test_an_environment_that_raises(user_module):
     environment = envs.make(f"gymnasium:{user_module}:Trouble-v0").make(2)
     environment.reset()
-    with pytest.raises(envs.HostEnvironmentError, match="raised ZeroDivisionError in step: on purpose"):
+    with pytest.raises(
+        envs.HostEnvironmentError, match="raised ZeroDivisionError in step: on purpose"
+    ):
         environment.step(np.array([0, 1]))
     environment.close()
 
@@ -624,7 +659,9 @@ factory = envs.make("envpool:MyWayHome-v1", timeout=0.2)
 envpool.make_gymnasium = lambda *args, **kwargs: ctypes.PyDLL(None).sleep(9999)  # keeps Python's lock
 factory.make(1)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 1
     assert "Timeout (0:00:01.2" in done.stderr
 
@@ -633,7 +670,9 @@ def test_an_environment_that_hangs(user_module):
     factory = envs.make(f"gymnasium:{user_module}:Trouble-v0", timeout=5.0, pause=9999.0)
     environment = factory.make(2)
     environment.reset()
-    with pytest.raises(envs.HostEnvironmentError, match="hangs: no answer within 5 seconds of step"):
+    with pytest.raises(
+        envs.HostEnvironmentError, match="hangs: no answer within 5 seconds of step"
+    ):
         environment.step(np.array([0, 2]))
     environment.close()
 
@@ -651,14 +690,18 @@ def test_environments_in_processes_of_their_own():
         "        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))\n"
         "    [group.close() for group in groups]\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_both_kinds_of_group_keep_the_protocol():
     for env_id in ("envpool:CartPole-v1", "gymnasium:CartPole-v1"):
         factory = envs.make(env_id)
-        assert isinstance(factory, envs.HostFactory) and not isinstance(factory, envs.JaxEnvironment)
+        assert isinstance(factory, envs.HostFactory) and not isinstance(
+            factory, envs.JaxEnvironment
+        )
         environment = factory.make(1)
         assert isinstance(environment, envs.HostEnvironment)
         environment.close()

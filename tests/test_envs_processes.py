@@ -73,7 +73,17 @@ for kind in (Plain, Signal, Loop, Alarm, Both, Hanging, Killed, Raising):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=5)
 gymnasium.register("corner/Grid-v1", entry_point="THIS:Plain", max_episode_steps=5)
 """
-SMALL = ("--num-envs", "1", "--total-timesteps", "40", "--num-steps", "5", "--eval-episodes", "1", "--quiet")
+SMALL = (
+    "--num-envs",
+    "1",
+    "--total-timesteps",
+    "40",
+    "--num-steps",
+    "5",
+    "--eval-episodes",
+    "1",
+    "--quiet",
+)
 
 
 @pytest.fixture
@@ -107,7 +117,14 @@ def on_path(module: str, tmp_path: Path, monkeypatch) -> str:
 def test_an_environment_that_needs_the_main_thread_is_trained_and_evaluated(
     method, name, option, module, tmp_path
 ):
-    flags = [*SMALL, *["--num-workers", "1"] * (method == "a3c"), "--env-options", option, "--run-dir", "run"]
+    flags = [
+        *SMALL,
+        *["--num-workers", "1"] * (method == "a3c"),
+        "--env-options",
+        option,
+        "--run-dir",
+        "run",
+    ]
     assert cli.main(["train", method, f"gymnasium:{module}:{name}-v0", *flags]) == 0
     assert RunDirectory(tmp_path / "run").summary()["eval_return_mean"] == 5.0
 
@@ -145,7 +162,9 @@ def test_one_whose_steps_need_it_names_them_too(on_path):
 
 
 def test_an_error_of_another_kind_names_neither(on_path):
-    with pytest.raises(envs.HostEnvironmentError, match=r"raised KeyError in making it: 'no licence'$"):
+    with pytest.raises(
+        envs.HostEnvironmentError, match=r"raised KeyError in making it: 'no licence'$"
+    ):
         envs.make(f"gymnasium:{on_path}:Raising-v0")
 
 
@@ -153,9 +172,13 @@ def test_an_error_of_another_kind_names_neither(on_path):
 
 
 def test_what_goes_wrong_in_a_process_is_told(on_path):
-    with pytest.raises(envs.HostEnvironmentError, match=r"raised KeyError in making it: 'no licence'$"):
+    with pytest.raises(
+        envs.HostEnvironmentError, match=r"raised KeyError in making it: 'no licence'$"
+    ):
         envs.make(f"gymnasium:{on_path}:Raising-v0", processes=True)
-    with pytest.raises(envs.HostEnvironmentError, match=r"ended its process in making it \(SIGKILL\)$"):
+    with pytest.raises(
+        envs.HostEnvironmentError, match=r"ended its process in making it \(SIGKILL\)$"
+    ):
         envs.make(f"gymnasium:{on_path}:Killed-v0", processes=True)
 
 
@@ -206,15 +229,24 @@ def test_a_module_of_the_current_folder_is_found_by_all_commands(module, tmp_pat
     flags = [*SMALL, "--env-options", "timeout=null"]
     assert cli.main(["train", "a2c", env_id, *flags]) == 0
     (run,) = (tmp_path / "runs").iterdir()
-    assert run.name.startswith(f"a2c-gymnasium-{module}-corner-Grid-v1-") and (run / "summary.json").exists()
-    for command in (["eval", "--episodes", "1", "--quiet"], ["record", "--max-steps", "2"], ["export"]):
+    assert (
+        run.name.startswith(f"a2c-gymnasium-{module}-corner-Grid-v1-")
+        and (run / "summary.json").exists()
+    )
+    for command in (
+        ["eval", "--episodes", "1", "--quiet"],
+        ["record", "--max-steps", "2"],
+        ["export"],
+    ):
         assert cli.main([command[0], str(run), *command[1:]]) == 0
     assert cli.main(["train", "--resume", str(run), "--dry-run"]) == 0
     assert sys.path == path
     capsys.readouterr()
 
 
-def test_a_module_that_is_not_found_is_told_where_it_was_looked_for(module, tmp_path, monkeypatch, capsys):
+def test_a_module_that_is_not_found_is_told_where_it_was_looked_for(
+    module, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     assert cli.main(["train", "a2c", f"gymnasium:{module}:Grid-v1", "--dry-run"]) == 2
@@ -237,12 +269,23 @@ def test_a_module_does_not_stand_before_one_that_is_installed(tmp_path, monkeypa
         "from jax_a3c import cli\n"
         "cli.main(['train', 'a2c', 'gymnax:CartPole-v1', '--supervise'])\n"
     )
-    script = tmp_path / "scripts" / "start.py"  # as the console script: its own folder is on the path
+    script = (
+        tmp_path / "scripts" / "start.py"
+    )  # as the console script: its own folder is on the path
     script.parent.mkdir()
     script.write_text(program)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
     assert " -P -m jax_a3c.cli train " in done.stdout, done.stderr
-    command = [sys.executable, "-P", "-m", "jax_a3c.cli", "train", "a2c", "gymnax:CartPole-v1", "--dry-run"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "jax_a3c.cli",
+        "train",
+        "a2c",
+        "gymnax:CartPole-v1",
+        "--dry-run",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
 

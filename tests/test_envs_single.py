@@ -18,7 +18,9 @@ class Returning(gymnasium.Env):
 
     action_space = spaces.Discrete(2)
 
-    def __init__(self, observation=ZEROS, reward=1.0, terminated=False, truncated=False, space=REALS):
+    def __init__(
+        self, observation=ZEROS, reward=1.0, terminated=False, truncated=False, space=REALS
+    ):
         self.observation_space = space
         self.first = observation
         self.returned = (observation, reward, terminated, truncated, {})
@@ -65,7 +67,10 @@ def test_a_reward_of_nan_is_left_to_the_learner():
     [
         ({"reward": None}, "returned the reward None; it must be one number"),
         ({"reward": "1.5"}, "returned the reward '1.5'; it must be one number"),
-        ({"reward": np.array([1.0, 2.0])}, r"returned the reward array\(\[1., 2.\]\); it must be one number"),
+        (
+            {"reward": np.array([1.0, 2.0])},
+            r"returned the reward array\(\[1., 2.\]\); it must be one number",
+        ),
         ({"reward": 1j}, "returned the reward 1j; it must be one number"),
         ({"terminated": 0.0}, "returned terminated=0.0; it must be True or False"),
         ({"truncated": None}, "returned truncated=None; it must be True or False"),
@@ -94,7 +99,11 @@ def test_a_flag_is_a_boolean(flag):
             ZEROS,
             r"reset\(\) of 'e' returned a ndarray; it must return the tuple \(observation, info\)",
         ),
-        ("step", (ZEROS, 1.0, False, {}), r"step\(\) of 'e' returned a tuple of 4; it must return the tuple"),
+        (
+            "step",
+            (ZEROS, 1.0, False, {}),
+            r"step\(\) of 'e' returned a tuple of 4; it must return the tuple",
+        ),
     ],
 )
 def test_another_tuple_is_named(function, returned, message):
@@ -177,13 +186,15 @@ def test_both_vectors_say_the_same(processes):
 
     environment = make(reward=None)
     with pytest.raises(
-        envs.HostEnvironmentError, match=r"^step\(\) of 'gymnasium:Returning-v0' returned the reward None"
+        envs.HostEnvironmentError,
+        match=r"^step\(\) of 'gymnasium:Returning-v0' returned the reward None",
     ):
         environment.step(np.zeros(1, int))
     environment.close()
 
     with pytest.raises(
-        envs.HostEnvironmentError, match=r"^reset\(\) of 'gymnasium:Returning-v0' returned an observation"
+        envs.HostEnvironmentError,
+        match=r"^reset\(\) of 'gymnasium:Returning-v0' returned an observation",
     ):
         make(observation=np.full(3, 0.5), space=BYTES)
 

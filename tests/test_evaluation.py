@@ -15,7 +15,13 @@ from jax_a3c.checks import InputError
 from jax_a3c.training import evaluation, results
 from jax_a3c.training.evaluation import evaluator
 from jax_a3c.training.experiment import Experiment
-from jax_a3c.training.results import EvaluationStopped, aggregate, atari_game, episode_limit, evaluate
+from jax_a3c.training.results import (
+    EvaluationStopped,
+    aggregate,
+    atari_game,
+    episode_limit,
+    evaluate,
+)
 from jax_a3c.training.settings import resolve
 
 pytestmark = pytest.mark.unoptimized
@@ -25,7 +31,9 @@ KEY = jax.random.key(0)
 def play(env, num_episodes, network=None, params=None, **options):
     """The results of the greedy policy."""
     options = {"num_episodes": num_episodes, "policy": "greedy", **options}
-    return evaluator(env, network or Spy(), **options)(np.float32(0) if params is None else params, KEY)
+    return evaluator(env, network or Spy(), **options)(
+        np.float32(0) if params is None else params, KEY
+    )
 
 
 def test_an_episode_is_a_whole_game_and_its_score_is_unclipped():
@@ -35,7 +43,9 @@ def test_an_episode_is_a_whole_game_and_its_score_is_unclipped():
 
 
 def test_a_cut_game_counts_and_ignored_steps_do_not():
-    result = play(Script("...C.T", limit=100), 10)  # two each for the first two of eight environments
+    result = play(
+        Script("...C.T", limit=100), 10
+    )  # two each for the first two of eight environments
     assert sorted(result.lengths.tolist()) == [2, 2] + [4] * 8
     np.testing.assert_array_equal(result.returns, 10.0 * result.lengths)
 
@@ -91,7 +101,10 @@ def test_a_limit_cuts_games_in_jax_too(most, expected):
     network = networks.actor_critic(env, hidden=())
     params = network.init(KEY, (), np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool))
     result = play(env, 3, network, params=params, max_episode_steps=most)
-    assert result.returns.tolist() == [expected[0]] * 3 and result.lengths.tolist() == [expected[1]] * 3
+    assert (
+        result.returns.tolist() == [expected[0]] * 3
+        and result.lengths.tolist() == [expected[1]] * 3
+    )
     assert result.cut.tolist() == [most == 3] * 3
 
 
@@ -122,7 +135,9 @@ def test_environments_are_closed_after_an_error_too():
     def broken(*_):
         raise RuntimeError("broken")
 
-    factory.make = lambda *a, make=factory.make, **k: setattr(group := make(*a, **k), "step", broken) or group
+    factory.make = lambda *a, make=factory.make, **k: (
+        setattr(group := make(*a, **k), "step", broken) or group
+    )
     with pytest.raises(RuntimeError, match="broken"):
         play(factory, 3)
     assert [group.closed for group in factory.made] == [1, 1]
@@ -130,7 +145,9 @@ def test_environments_are_closed_after_an_error_too():
 
 def test_progress_hears_of_every_episode_and_may_end_it():
     heard, factory = [], Script("..T", ".T")
-    evaluator(factory, Spy(), num_episodes=5, policy="greedy", progress=heard.append)(np.float32(0), KEY)
+    evaluator(factory, Spy(), num_episodes=5, policy="greedy", progress=heard.append)(
+        np.float32(0), KEY
+    )
     # None ended: to the limit. Two did, and the others have lasted as long: twice that.
     assert heard == [(0, 1, 26_999.0), (2, 2, 2.0), (5, 3, 0.0)]
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=5)
@@ -202,13 +219,20 @@ def test_the_summary_of_a_game_is_in_percent_of_a_human():
     percent = 100 * (20 + 20.7) / (14.6 + 20.7)
     assert summary["eval_human_normalized"] == summary["eval_greedy_human_normalized"]
     assert summary["eval_human_normalized"] == pytest.approx(percent)
-    assert summary["eval_return_interval"] == [10.0, 30.0]  # 1 of 16 resamples is all short, 1 all long
-    one = evaluate(experiment, "a2c", resolve("a2c", "envpool:Pong-v5", eval_episodes=1), np.float32(0), KEY)
+    assert summary["eval_return_interval"] == [
+        10.0,
+        30.0,
+    ]  # 1 of 16 resamples is all short, 1 all long
+    one = evaluate(
+        experiment, "a2c", resolve("a2c", "envpool:Pong-v5", eval_episodes=1), np.float32(0), KEY
+    )
     assert one["eval_return_interval"] is None
 
 
 def test_cut_games_are_counted_apart(capsys):
-    settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4, eval_max_steps=24)  # 3 for each of 8 games
+    settings = resolve(
+        "a2c", "envpool:Pong-v5", eval_episodes=4, eval_max_steps=24
+    )  # 3 for each of 8 games
     experiment = Experiment(Script("....T", "..T"), Spy(), None)
     summary = evaluate(experiment, "a2c", settings, np.float32(0), KEY)
     assert summary["eval_episodes"] == 4 and summary["eval_return_mean"] == 30.0
@@ -234,9 +258,14 @@ def test_games_share_a_budget_of_steps(given, limit):
 
 
 def test_a_budget_without_a_step_for_each_game_is_refused():
-    with pytest.raises(InputError, match="eval_max_steps must be at least 20, a step for each game of"):
+    with pytest.raises(
+        InputError, match="eval_max_steps must be at least 20, a step for each game of"
+    ):
         resolve("a3c", "envpool:Seaquest-v5", eval_max_steps=19)
-    assert resolve("a3c", "envpool:Seaquest-v5", eval_max_steps=19, eval_episodes=0).eval_max_steps == 19
+    assert (
+        resolve("a3c", "envpool:Seaquest-v5", eval_max_steps=19, eval_episodes=0).eval_max_steps
+        == 19
+    )
 
 
 def test_returns_that_are_not_finite_are_told(capsys):
@@ -267,7 +296,9 @@ def test_an_evaluation_shows_its_remaining_time(monkeypatch, capsys):
     experiment = Experiment(Script("....T", "..T"), Spy(), None)
     evaluate(experiment, "a2c", settings, np.float32(0), KEY, quiet=False)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    shown = [re.fullmatch(r"evaluation: +(\d+)%\|.*\| (\S+)<(\S+), (\d) of 8 games", x) for x in lines]
+    shown = [
+        re.fullmatch(r"evaluation: +(\d+)%\|.*\| (\S+)<(\S+), (\d) of 8 games", x) for x in lines
+    ]
     found = [(int(match[1]), int(match[4])) for match in shown if match]
     # After step 3, in which two of four games ended, the others are expected to take 3 more: half of a half.
     assert (50, 4) in found and found[-1] == (100, 8) and (25, 2) in found
@@ -327,7 +358,9 @@ def test_eval_of_several_runs_adds_the_aggregate(tmp_path, capsys):
     assert list(both["runs"]) == paths and both["runs"][paths[1]] == one
     cartpole = both["aggregate"]["a2c"]["environments"]["gymnax:CartPole-v1"]
     means = [both["runs"][path]["eval_return_mean"] for path in paths]
-    assert cartpole["runs"] == 2 and cartpole["return_interquartile_mean"] == pytest.approx(np.mean(means))
+    assert cartpole["runs"] == 2 and cartpole["return_interquartile_mean"] == pytest.approx(
+        np.mean(means)
+    )
     assert cartpole["return_interval"] == sorted(means)
     assert cli.main(["eval", *paths, str(tmp_path / "missing")]) == 2
     assert "missing" in capsys.readouterr().err

@@ -83,7 +83,9 @@ def test_annealing_is_linear_and_clamped(dtype, tolerance):
 
 def test_annealing_takes_an_array_of_finals():
     finals = jnp.array([0.1, 0.01, 0.5])
-    np.testing.assert_allclose(exploration.annealed_epsilon(50, finals, 100), [0.55, 0.505, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(
+        exploration.annealed_epsilon(50, finals, 100), [0.55, 0.505, 0.75], rtol=1e-6
+    )
     np.testing.assert_array_equal(exploration.annealed_epsilon(100, finals, 100), finals)
     np.testing.assert_allclose(exploration.annealed_epsilon(50, 0.0, 100, initial=0.5), 0.25)
     jitted = jax.jit(exploration.annealed_epsilon)(jnp.array([0, 50, 100]), finals, 100)

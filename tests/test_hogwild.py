@@ -82,11 +82,14 @@ def test_staleness_counts_updates_by_others():
 
 def test_the_target_follows_with_the_first_update_after_each_crossing():
     shared = SharedParameters(np.zeros(5, np.float32), 3, target_update_interval=10)
-    assert shared.target.tolist() == [0.0] * 5 and not np.shares_memory(shared.target, shared.parameters)
+    assert shared.target.tolist() == [0.0] * 5 and not np.shares_memory(
+        shared.target, shared.parameters
+    )
     held = [shared.target]
     # Steps counted by worker 0, updates by worker 1: the value of the target after each update.
     for update, (env_steps, expected) in enumerate(
-        [(9, 0), (0, 0), (1, 3), (0, 3), (9, 3), (35, 6), (5, 6), (1, 8), (30, 9), (9, 9), (1, 11)], start=1
+        [(9, 0), (0, 0), (1, 3), (0, 3), (9, 3), (35, 6), (5, 6), (1, 8), (30, 9), (9, 9), (1, 11)],
+        start=1,
     ):
         shared.count(0, env_steps)
         assert shared.target is held[-1], "counting alone copies nothing"
@@ -95,7 +98,9 @@ def test_the_target_follows_with_the_first_update_after_each_crossing():
         assert (shared.target == expected).all() and shared.target.ctypes.data % 64 == 0
         if shared.target is not held[-1]:
             held.append(shared.target)
-    assert [vector.tolist() for vector in held] == [[value] * 5 for value in (0.0, 3.0, 6.0, 8.0, 9.0, 11.0)]
+    assert [vector.tolist() for vector in held] == [
+        [value] * 5 for value in (0.0, 3.0, 6.0, 8.0, 9.0, 11.0)
+    ]
 
 
 def test_the_target_is_a_copy_of_the_shared_parameters_and_not_of_a_workers():
@@ -105,7 +110,9 @@ def test_the_target_is_a_copy_of_the_shared_parameters_and_not_of_a_workers():
     shared.apply(1, shared.updates, lambda p, s: np.add(p, 5.0, out=p))
     shared.count(0, 4)
     shared.apply(0, version, lambda p, s: np.add(p, first + 1.0, out=p))
-    assert shared.target.tolist() == [6.0, 6.0], "the shared parameters, not those that the worker had read"
+    assert shared.target.tolist() == [6.0, 6.0], (
+        "the shared parameters, not those that the worker had read"
+    )
 
 
 def test_without_an_interval_there_is_no_target():
@@ -116,7 +123,9 @@ def test_without_an_interval_there_is_no_target():
 
 @pytest.mark.parametrize("lock", [True, False])
 @pytest.mark.parametrize("interval", [1, 7, 100])
-def test_threads_copy_the_target_at_most_once_for_each_multiple(interval, lock, eager_switching, monkeypatch):
+def test_threads_copy_the_target_at_most_once_for_each_multiple(
+    interval, lock, eager_switching, monkeypatch
+):
     copies, copy = [], hogwild._aligned_copy
 
     def remembering(vector):
@@ -124,7 +133,9 @@ def test_threads_copy_the_target_at_most_once_for_each_multiple(interval, lock, 
         return copies[-1]
 
     monkeypatch.setattr(hogwild, "_aligned_copy", remembering)
-    shared = SharedParameters(np.zeros(64, np.float32), 8, lock=lock, target_update_interval=interval)
+    shared = SharedParameters(
+        np.zeros(64, np.float32), 8, lock=lock, target_update_interval=interval
+    )
     run_threads(8, lambda worker: add_ones(shared, worker, 300))
     assert shared.env_steps == 8 * 300 * 3
     made = len(copies) - 1

@@ -67,7 +67,8 @@ def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False, act
     rollouts, sums = [], []
     for _ in range(segments):
         playing = [
-            host_unroll(act, actor, STEPS, stop_at_episode_end=stop, discount=discount) for actor in actors
+            host_unroll(act, actor, STEPS, stop_at_episode_end=stop, discount=discount)
+            for actor in actors
         ]
         ends = [finish(playing[0], groups[0])] if len(groups) == 1 else alternate(playing, groups)
         actors = [end.actor for end in ends]
@@ -133,7 +134,10 @@ def test_every_return_is_that_of_a_plain_loop(num_groups):
         values = network.apply(params, rollout.carry, steps.observation, steps.reset)[2]
         bootstrap = next_values(network, params, rollout, values)
         targets = returns.lambda_returns(
-            steps.reward, GAMMA * (1.0 - steps.terminated), bootstrap, LAMBDA * (1.0 - steps.truncated)
+            steps.reward,
+            GAMMA * (1.0 - steps.terminated),
+            bootstrap,
+            LAMBDA * (1.0 - steps.truncated),
         )
         for env, rows in enumerate(truth):
             window = rows[k * STEPS : (k + 1) * STEPS]
@@ -146,7 +150,9 @@ def test_every_return_is_that_of_a_plain_loop(num_groups):
                     assert bool(steps.reset[t, env]) == (row[1] == 0)
                     assert (float(steps.reward[t, env]), bool(steps.terminated[t, env])) == row[2:4]
             got = np.asarray(targets[:, env])[mask]
-            np.testing.assert_allclose(got, np.array(expected_returns(window, params))[mask], rtol=1e-6)
+            np.testing.assert_allclose(
+                got, np.array(expected_returns(window, params))[mask], rtol=1e-6
+            )
     ends = {(r[3], r[4]) for rows in truth for r in rows if r is not None}
     assert {(True, False), (False, True), (True, True)} <= ends and real > 500
 
@@ -196,7 +202,9 @@ def test_a_segment_ends_with_the_episode():
         at += taken
         mask = rollout.steps.mask[:, 0].tolist()
         assert mask == [row is not None for row in window] + [False] * (STEPS - taken)
-        values = Values().apply(2.0, rollout.carry, rollout.steps.observation, rollout.steps.reset)[2]
+        values = Values().apply(2.0, rollout.carry, rollout.steps.observation, rollout.steps.reset)[
+            2
+        ]
         following = next_values(Values(), 2.0, rollout, values)[:, 0]
         for t, row in enumerate(window):
             if row is not None:
@@ -225,7 +233,9 @@ def test_groups_share_no_seed():
     def seeds(key):
         factory, sizes = ScriptedFactory(), [3, 8, 2]
         init_host_actors(factory, Values(), jax.random.key(key), sizes)
-        return {seed + i for seed, size in zip(factory.seeds, sizes, strict=True) for i in range(size)}
+        return {
+            seed + i for seed, size in zip(factory.seeds, sizes, strict=True) for i in range(size)
+        }
 
     assert len(seeds(0)) == 13 and not seeds(0) & seeds(1)
 
@@ -261,6 +271,8 @@ def test_a_step_that_raises_ends_the_other_groups_step_too(error):
     with pytest.raises((error, RuntimeError)):
         play(groups, 1)
     assert not under_way
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("environments")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("environments")
+    ]
     with pytest.raises((error, RuntimeError)):
         play(groups[1:], 1)

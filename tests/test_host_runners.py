@@ -18,7 +18,13 @@ from jax_a3c.training.loop import Synchronous
 from tests.scripted import Episode, ScriptedFactory, ScriptedGroup
 
 RATE, STEPS = 1e-3, 7
-CONFIG = {"num_steps": STEPS, "gae_lambda": 0.7, "gamma": 0.9, "reward_scale": 1e-3, "max_grad_norm": None}
+CONFIG = {
+    "num_steps": STEPS,
+    "gae_lambda": 0.7,
+    "gamma": 0.9,
+    "reward_scale": 1e-3,
+    "max_grad_norm": None,
+}
 
 
 class Recording(ScriptedFactory):
@@ -138,7 +144,9 @@ def test_a2c_learns_what_a_plain_loop_learns(num_envs):
             weights.append(sum(int((~step.ignored).sum()) for _, step in rows[1:]))
             grads.append(plain_gradient(network, params, rows, range(group.num_envs)))
         shares = [weight / sum(weights) for weight in weights]
-        mean = jax.tree.map(lambda *g, s=shares: sum(w * x for w, x in zip(s, g, strict=True)), *grads)
+        mean = jax.tree.map(
+            lambda *g, s=shares: sum(w * x for w, x in zip(s, g, strict=True)), *grads
+        )
         params = descend(params, mean)
     assert_close(state.params, params)
     real = sum(int((~step.ignored).sum()) for group in factory.groups for _, step in group.log[1:])
@@ -147,7 +155,13 @@ def test_a2c_learns_what_a_plain_loop_learns(num_envs):
 
 @pytest.mark.parametrize(
     ("name", "lstm"),
-    [("actor_critic", 4), ("one_step_q", 0), ("one_step_q", 4), ("one_step_sarsa", 4), ("n_step_q", 0)],
+    [
+        ("actor_critic", 4),
+        ("one_step_q", 0),
+        ("one_step_q", 4),
+        ("one_step_sarsa", 4),
+        ("n_step_q", 0),
+    ],
 )
 def test_every_method_runs_on_both_runners(name, lstm):
     value_based = name != "actor_critic"
@@ -160,7 +174,9 @@ def test_every_method_runs_on_both_runners(name, lstm):
     config = AsynchronousConfig(num_workers=2, num_envs=2, num_steps=5, total_timesteps=200)
     trainer = Asynchronous(factory, network, optimizer, objective, config)
     result = trainer.run(0)
-    assert result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
+    assert (
+        result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
+    )
     assert len(factory.groups) == 2
     trainer.close(result.state)
     assert all(group.closed for group in factory.groups)
@@ -168,7 +184,9 @@ def test_every_method_runs_on_both_runners(name, lstm):
     agent = synchronous(factory, network, optimizer, objective, SynchronousConfig(num_envs=3))
     trainer = Synchronous(agent, SynchronousConfig(num_envs=3), 200)
     result = trainer.run(0)
-    assert result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
+    assert (
+        result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
+    )
     assert result.progress.metric_sums["episodes"] > 5
     before = result.progress.env_steps
     trainer._total_timesteps = 400
@@ -231,7 +249,9 @@ def test_statistics_of_observations_and_rewards_are_learned(method):
         config = AsynchronousConfig(num_workers=1, num_envs=2, total_timesteps=3000)
         trainer = Asynchronous(factory, network, optimizers.shared_rmsprop(0.0), objective, config)
     else:
-        agent = synchronous(factory, network, optax.sgd(0.0), objective, SynchronousConfig(num_envs=2))
+        agent = synchronous(
+            factory, network, optax.sgd(0.0), objective, SynchronousConfig(num_envs=2)
+        )
         trainer = Synchronous(agent, SynchronousConfig(num_envs=2), 3000)
     result = trainer.run(0)
     statistics = result.params["statistics"]
@@ -274,7 +294,9 @@ def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
         else:
             config = A3CConfig(num_workers=2, total_timesteps=10_000)
             a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
-    assert all(group.closed for group in factory.groups)  # a rollout that was left cannot be gone on with
+    assert all(
+        group.closed for group in factory.groups
+    )  # a rollout that was left cannot be gone on with
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("environments", "a3c-worker"))]
 

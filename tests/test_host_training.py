@@ -20,13 +20,21 @@ SMALL = ("--total-timesteps", "600", "--eval-episodes", "2", "--quiet")
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_a_run_is_trained_recorded_and_evaluated(method, tmp_path):
     path = tmp_path / "run"
-    flags = ["--run-dir", str(path), "--env-options", "max_episode_steps=30", "--normalize-observations"]
+    flags = [
+        "--run-dir",
+        str(path),
+        "--env-options",
+        "max_episode_steps=30",
+        "--normalize-observations",
+    ]
     assert cli.main(["train", method, "gymnasium:CartPole-v1", *SMALL, *flags]) == 0
     run = RunDirectory(path)
     summary = run.summary()
     assert summary["status"] == "completed" and summary["env_steps"] >= 600
     assert summary["eval_episodes"] == 2 and summary["eval_sampled_episode_length_mean"] <= 30
-    assert (path / "learning_curve.png").exists() and run.metrics()[-1]["env_steps"] == summary["env_steps"]
+    assert (path / "learning_curve.png").exists() and run.metrics()[-1]["env_steps"] == summary[
+        "env_steps"
+    ]
     *_, settings = run.config()
     assert settings.env_options == ("max_episode_steps=30",) and settings.normalize_observations
     params = run.load_params(build(*run.config()).parameters_like())
@@ -43,9 +51,20 @@ def test_a_run_is_trained_recorded_and_evaluated(method, tmp_path):
         ("Leaving-v0", "raised SystemExit in step: 0"),
     ],
 )
-def test_a_run_whose_environment_breaks_keeps_what_was_learned(method, breaking, message, tmp_path, capsys):
+def test_a_run_whose_environment_breaks_keeps_what_was_learned(
+    method, breaking, message, tmp_path, capsys
+):
     path = tmp_path / "run"
-    flags = ["--run-dir", str(path), "--num-envs", "2", "--num-steps", "5", "--total-timesteps", "9000"]
+    flags = [
+        "--run-dir",
+        str(path),
+        "--num-envs",
+        "2",
+        "--num-steps",
+        "5",
+        "--total-timesteps",
+        "9000",
+    ]
     flags += ["--num-workers", "2"] * (method == "a3c")
     assert cli.main(["train", method, f"gymnasium:tests.breaking:{breaking}", *SMALL, *flags]) == 1
     error = capsys.readouterr().err
@@ -73,14 +92,20 @@ def test_a_run_whose_environment_breaks_keeps_what_was_learned(method, breaking,
 )
 def test_wrong_options_of_an_environment_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        build("a3c", "envpool:Pong-v5", resolve("a3c", "envpool:Pong-v5", env_options=tuple(options)))
+        build(
+            "a3c", "envpool:Pong-v5", resolve("a3c", "envpool:Pong-v5", env_options=tuple(options))
+        )
 
 
 def test_options_of_an_environment_arrive():
     settings = resolve(
         "a3c",
         "envpool:Pong-v5",
-        env_options=("full_action_space=true", "max_episode_steps=99", "repeat_action_probability=0.25"),
+        env_options=(
+            "full_action_space=true",
+            "max_episode_steps=99",
+            "repeat_action_probability=0.25",
+        ),
     )
     spec = build("a3c", "envpool:Pong-v5", settings).env.spec
     assert spec.action_space.num_actions == 18 and spec.max_episode_steps == 99
@@ -96,5 +121,7 @@ def test_all_games_share_a_preset(method):
 
 
 def test_integers_are_not_normalised(capsys):
-    assert cli.main(["train", "a2c", "envpool:Pong-v5", "--normalize-observations", "--dry-run"]) == 2
+    assert (
+        cli.main(["train", "a2c", "envpool:Pong-v5", "--normalize-observations", "--dry-run"]) == 2
+    )
     assert "uint8" in capsys.readouterr().err

@@ -15,7 +15,16 @@ PACKAGE = "jax_a3c"
 
 # The layers, from the bottom up. A row may import what it names; a folder's name stands for all its files.
 BOTTOM = {"types", "checks", "machine"}
-MATHS = {"returns", "losses", "distributions", "exploration", "hogwild", "workers", "counters", "programs"}
+MATHS = {
+    "returns",
+    "losses",
+    "distributions",
+    "exploration",
+    "hogwild",
+    "workers",
+    "counters",
+    "programs",
+}
 LEARNING = {"objectives", "rollouts", "host_rollouts", "normalization", "segments"}
 RUNNERS = {"synchronous", "asynchronous"}
 BELOW = BOTTOM | MATHS | LEARNING | RUNNERS | {"envs", "networks", "optimizers", "scores"}
@@ -146,7 +155,11 @@ def test_the_package_keeps_its_layers():
         ("returns.py", "from jax_a3c.losses import value_loss", "returns must not import losses"),
         ("losses.py", "from jax_a3c import a2c", "losses must not import jax_a3c"),
         ("hogwild.py", "import jax.numpy as jnp", "hogwild is NumPy only"),
-        ("synchronous.py", "def f():\n  import jax_a3c.asynchronous", "must not import asynchronous"),
+        (
+            "synchronous.py",
+            "def f():\n  import jax_a3c.asynchronous",
+            "must not import asynchronous",
+        ),
         ("asynchronous.py", "from jax_a3c.networks import MLP", "must not import networks"),
         ("synchronous.py", "from jax_a3c import envs", "must not import envs"),
         ("rollouts.py", "from jax_a3c.envs.gymnax import make", "must not import envs.gymnax"),
@@ -172,7 +185,10 @@ def test_a_broken_rule_is_found(tmp_path: Path, file: str, source: str, message:
     [
         ("envs/gymnax.py", "from jax_a3c.envs.base import Box\ndef f():\n  import gymnax"),
         ("envs/gymnax.py", "if TYPE_CHECKING:\n  import gymnax"),
-        ("networks/torsos.py", "from jax_a3c.networks.heads import Q\nfrom jax_a3c.types import Array"),
+        (
+            "networks/torsos.py",
+            "from jax_a3c.networks.heads import Q\nfrom jax_a3c.types import Array",
+        ),
         ("training/loop.py", "from jax_a3c import __version__, methods, a2c\nimport jax_a3c.envs"),
         ("objectives.py", "import jax\nfrom jax_a3c import losses, returns"),
         ("hogwild.py", "import types\nfrom jax_a3c.types import Array"),  # two modules of one name
@@ -190,7 +206,9 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_importing_the_command_line_does_not_load_jax():
-    assert not loaded_by("import jax_a3c.cli") & (ENVIRONMENT_LIBRARIES | {"jax", "jaxlib", "matplotlib"})
+    assert not loaded_by("import jax_a3c.cli") & (
+        ENVIRONMENT_LIBRARIES | {"jax", "jaxlib", "matplotlib"}
+    )
 
 
 def test_the_public_names_load_no_environment_library():

@@ -12,7 +12,10 @@ import rlax
 from jax_a3c import losses
 
 BATCHES = [(), (4,), (3, 2)]
-PRECISIONS = [pytest.param(np.float32, 1e-5, id="float32"), pytest.param(np.float64, 1e-10, id="float64")]
+PRECISIONS = [
+    pytest.param(np.float32, 1e-5, id="float32"),
+    pytest.param(np.float64, 1e-10, id="float64"),
+]
 NUM_ACTIONS = 3
 
 
@@ -36,11 +39,15 @@ def as_dtype(batch, dtype):
 
 
 def q_learning(x, **options):
-    return losses.q_learning_loss(x["q_tm1"], x["a_tm1"], x["r_t"], x["discount_t"], x["q_t"], **options)
+    return losses.q_learning_loss(
+        x["q_tm1"], x["a_tm1"], x["r_t"], x["discount_t"], x["q_t"], **options
+    )
 
 
 def sarsa(x, **options):
-    return losses.sarsa_loss(x["q_tm1"], x["a_tm1"], x["r_t"], x["discount_t"], x["q_t"], x["a_t"], **options)
+    return losses.sarsa_loss(
+        x["q_tm1"], x["a_tm1"], x["r_t"], x["discount_t"], x["q_t"], x["a_t"], **options
+    )
 
 
 def double_q(x, **options):
@@ -74,7 +81,8 @@ EVERY_Q_LOSS = pytest.mark.parametrize("call", Q_LOSSES)
 def test_q_losses_equal_the_specification(call, dtype, tolerance, shape):
     x = make_batch(shape)
     expected = reference.q_loss(
-        *(x[k] for k in ("q_tm1", "a_tm1", "r_t", "discount_t")), lambda index: next_value(call, x, index)
+        *(x[k] for k in ("q_tm1", "a_tm1", "r_t", "discount_t")),
+        lambda index: next_value(call, x, index),
     )
     with jax.enable_x64(dtype is np.float64):
         actual = jax.jit(call)(as_dtype(x, dtype))
@@ -95,7 +103,9 @@ def test_actor_critic_losses_equal_the_specification(dtype, tolerance):
         )
         np.testing.assert_allclose(losses.entropy_loss(x), -a, rtol=tolerance)
         huber = [reference.huber(e, 0.7) for e in a.ravel()]
-        np.testing.assert_allclose(losses.huber(x, 0.7).ravel(), huber, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            losses.huber(x, 0.7).ravel(), huber, rtol=tolerance, atol=tolerance
+        )
         assert losses.policy_gradient_loss(x, y).dtype == losses.huber(x).dtype == dtype
 
 
@@ -108,7 +118,9 @@ def test_q_losses_equal_rlax():
         (jax.vmap(rlax.double_q_learning)(*terms, x["q_t_selector"]), double_q(x)),
     ):
         np.testing.assert_allclose(loss, rlax.l2_loss(errors), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(losses.huber(x["r_t"], 0.5), rlax.huber_loss(x["r_t"], 0.5), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.huber(x["r_t"], 0.5), rlax.huber_loss(x["r_t"], 0.5), rtol=1e-5
+    )
 
 
 @EVERY_Q_LOSS
@@ -149,9 +161,9 @@ def test_a_step_down_the_entropy_loss_raises_the_entropy():
 def test_a_step_down_the_policy_loss_raises_good_actions():
     logits = jnp.zeros(3)
     for advantage, sign in ((1.0, 1), (-1.0, -1)):
-        gradient = jax.grad(lambda x, a=advantage: losses.policy_gradient_loss(jax.nn.log_softmax(x)[1], a))(
-            logits
-        )
+        gradient = jax.grad(
+            lambda x, a=advantage: losses.policy_gradient_loss(jax.nn.log_softmax(x)[1], a)
+        )(logits)
         assert np.sign(-gradient[1]) == sign
 
 
@@ -169,7 +181,9 @@ def test_sarsa_uses_the_action_taken_next_and_double_q_the_selected_one():
     q, q_t, selector = jnp.zeros(3), jnp.array([1.0, 2.0, 4.0]), jnp.array([0.0, 1.0, 1.0])
     assert losses.q_learning_loss(q, 0, 0.0, 1.0, q_t) == 8.0
     assert losses.sarsa_loss(q, 0, 0.0, 1.0, q_t, 0) == 0.5
-    assert losses.double_q_learning_loss(q, 0, 0.0, 1.0, q_t, selector) == 2.0  # the first among equals
+    assert (
+        losses.double_q_learning_loss(q, 0, 0.0, 1.0, q_t, selector) == 2.0
+    )  # the first among equals
 
 
 @EVERY_Q_LOSS
@@ -209,10 +223,19 @@ I = jnp.zeros(4, jnp.int32)  # noqa: E741
         (lambda: losses.value_loss(V[:, None], V), r"values \(4, 1\), targets \(4,\)"),
         (lambda: losses.value_loss(V, 0.0), r"targets \(\)"),
         (lambda: losses.q_learning_loss(Q, I, V, V, Q[:, :1]), r"q_tm1 \(4, 2\), q_t \(4, 1\)"),
-        (lambda: losses.q_learning_loss(Q, I, V[:, None], V, Q), r"r_t has shape \(4, 1\).*q_tm1 \(4, 2\)"),
-        (lambda: losses.q_learning_loss(Q, I, V, 0.9, Q), r"discount_t has shape \(\).*of shape \(4,\)"),
+        (
+            lambda: losses.q_learning_loss(Q, I, V[:, None], V, Q),
+            r"r_t has shape \(4, 1\).*q_tm1 \(4, 2\)",
+        ),
+        (
+            lambda: losses.q_learning_loss(Q, I, V, 0.9, Q),
+            r"discount_t has shape \(\).*of shape \(4,\)",
+        ),
         (lambda: losses.q_learning_loss(Q, I[:, None], V, V, Q), r"a_tm1 has shape \(4, 1\)"),
-        (lambda: losses.q_learning_loss(Q, V, V, V, Q), r"a_tm1 has dtype float32; expected integers"),
+        (
+            lambda: losses.q_learning_loss(Q, V, V, V, Q),
+            r"a_tm1 has dtype float32; expected integers",
+        ),
         (lambda: losses.q_learning_loss(0.0, 0, 0.0, 0.0, 0.0), r"q_tm1 is a scalar.*\[\*B, A\]"),
         (lambda: losses.sarsa_loss(Q, I, V, V, Q, I[:1]), r"a_t has shape \(1,\) and q_t \(4, 2\)"),
         (lambda: losses.double_q_learning_loss(Q, I, V, V, Q, Q[0]), r"q_t_selector \(2,\)"),

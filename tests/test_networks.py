@@ -68,7 +68,9 @@ def count(params):
 
 
 def all_equal(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def all_close(a, b, **tolerance):
@@ -182,7 +184,9 @@ def test_signature(batch_shape, lstm, build):
         params = jax.eval_shape(network.init, KEY, carry, obs, reset)
         new_carry, distribution, values = jax.eval_shape(network.apply, params, carry, obs, reset)
         assert jax.tree.structure(new_carry) == jax.tree.structure(carry)
-        assert [x.shape for x in jax.tree.leaves(new_carry)] == [x.shape for x in jax.tree.leaves(carry)]
+        assert [x.shape for x in jax.tree.leaves(new_carry)] == [
+            x.shape for x in jax.tree.leaves(carry)
+        ]
         assert (carry == ()) == (lstm == 0)
         batch = (length, *batch_shape)
         assert values.shape == ((*batch, 3) if build == "q" else batch)
@@ -192,7 +196,9 @@ def test_signature(batch_shape, lstm, build):
         else:
             assert isinstance(distribution, Categorical)
             assert distribution.logits.shape == (*batch, 3)
-        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((new_carry, distribution, values)))
+        assert all(
+            x.dtype == jnp.float32 for x in jax.tree.leaves((new_carry, distribution, values))
+        )
 
 
 def test_batch_shape_does_not_matter():
@@ -302,7 +308,9 @@ def test_acting_has_no_loop():
 # Heads and sharing.
 
 
-@pytest.mark.parametrize(("variance", "entries"), [("scalar", 1), ("per_dimension", 2), ("parameter", 2)])
+@pytest.mark.parametrize(
+    ("variance", "entries"), [("scalar", 1), ("per_dimension", 2), ("parameter", 2)]
+)
 def test_variance_heads(variance, entries):
     network = actor_critic(make_spec(action_space=BOX), hidden=(8,), variance=variance)
     carry, obs, reset, params = start(network)
@@ -375,7 +383,9 @@ def test_orthogonal_start():
     layers = params["params"]
     kernel = layers["trunk"]["torso"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(kernel.T @ kernel, 2.0 * np.eye(64), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(layers["policy"]["logits"]["kernel"], axis=0), 0.01, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(layers["policy"]["logits"]["kernel"], axis=0), 0.01, rtol=1e-5
+    )
     np.testing.assert_allclose(np.linalg.norm(layers["value"]["kernel"]), 1.0, rtol=1e-5)
     bias = layers["trunk"]["core"]["input"]["bias"]
     assert np.array_equal(bias, np.repeat([0.0, 1.0, 0.0, 0.0], 8))
@@ -401,7 +411,9 @@ def test_torch_start():
 
 def test_bfloat16_computes_close_with_float32_parameters_and_outputs():
     spec = make_spec((10, 10, 4))
-    both = [actor_critic(spec, torso="minatar", lstm=8, dtype=d) for d in (jnp.float32, jnp.bfloat16)]
+    both = [
+        actor_critic(spec, torso="minatar", lstm=8, dtype=d) for d in (jnp.float32, jnp.bfloat16)
+    ]
     carry, obs, reset, params = start(both[0], shape=(10, 10, 4))
     params16 = jax.eval_shape(both[1].init, KEY, carry, obs, reset)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params16))
@@ -435,7 +447,9 @@ def conv_cost(module, params, images):
 )
 def test_conv_equals_flax(shape, size, stride, features):
     images = normal(*shape)
-    params = {"params": {"kernel": 0.1 * normal(*size, shape[-1], features), "bias": normal(features)}}
+    params = {
+        "params": {"kernel": 0.1 * normal(*size, shape[-1], features), "bias": normal(features)}
+    }
     results = []
     for module in (Conv(features, size, stride), nn.Conv(features, size, stride, padding="VALID")):
 
@@ -477,7 +491,9 @@ def test_conv_equals_flax_under_jit_vmap_and_scan(channels):
 def test_conv_compiles_to_the_form_of_the_device(channels):
     images, kernel = jnp.zeros((2, 8, 8, channels)), jnp.zeros((3, 3, channels, 5))
     forward = jax.jit(lambda k: convolutions.convolve(images, k, (1, 1)))
-    on_cpu, on_gpu = (forward.trace(kernel).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda"))
+    on_cpu, on_gpu = (
+        forward.trace(kernel).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")
+    )
     assert ("stablehlo.convolution" in on_cpu) == (channels == 16)
     assert "stablehlo.convolution" in on_gpu
     many = jnp.zeros((2 * convolutions.CHUNK, 8, 8, channels))
@@ -505,15 +521,23 @@ def test_replay_equals_apply(torso):
 
     steps = [network.record(params, (), images[t : t + 1], reset[t : t + 1])[1] for t in range(2)]
     layers = jax.tree.map(lambda *column: jnp.stack(column), *steps)
-    again = jax.jit(jax.value_and_grad(partial(cost, lambda p, *args: network.replay(p, layers, *args))))
-    all_close(again(params), jax.jit(jax.value_and_grad(partial(cost, network.apply)))(params), atol=1e-4)
+    again = jax.jit(
+        jax.value_and_grad(partial(cost, lambda p, *args: network.replay(p, layers, *args)))
+    )
+    all_close(
+        again(params), jax.jit(jax.value_and_grad(partial(cost, network.apply)))(params), atol=1e-4
+    )
     doubled = jax.tree.map(lambda x: 2.0 * x, layers)
-    assert not np.allclose(cost(lambda p, *args: network.replay(p, doubled, *args), params), again(params)[0])
+    assert not np.allclose(
+        cost(lambda p, *args: network.replay(p, doubled, *args), params), again(params)[0]
+    )
 
 
 def test_only_known_convolutions_are_recorded():
     spec = make_spec(shape=(10, 10, 4), dtype=jnp.float32)
-    recorded = [networks.actor_critic(spec, torso=t).is_recorded for t in ("minatar", "mlp", MLP((8,)))]
+    recorded = [
+        networks.actor_critic(spec, torso=t).is_recorded for t in ("minatar", "mlp", MLP((8,)))
+    ]
     assert recorded == [True, False, False]
     assert not networks.actor_critic(spec, torso="minatar", lstm=4).is_recorded
 
@@ -525,7 +549,11 @@ def test_only_known_convolutions_are_recorded():
 @pytest.mark.parametrize(("width", "features"), [(64, 3), (7, 1), (5, 5), (4, 64)])
 @pytest.mark.parametrize("batch", [(6,), (2, 3), ()])
 def test_product_equals_the_operator(width, features, batch):
-    inputs, kernel, weights = normal(*batch, width), normal(width, features), normal(*batch, features)
+    inputs, kernel, weights = (
+        normal(*batch, width),
+        normal(width, features),
+        normal(*batch, features),
+    )
     results = [
         jax.jit(jax.value_and_grad(lambda x, k, f=f: jnp.sum(weights * f(x, k)), argnums=(0, 1)))(
             inputs, kernel
@@ -549,7 +577,9 @@ def test_product_under_vmap_and_in_half_precision():
 def test_a_narrow_product_moves_the_narrow_side_on_the_cpu_only():
     gradient = jax.jit(jax.grad(lambda k, x: product(x, k).sum()))
     arguments = jnp.zeros((64, 2)), jnp.zeros((6, 64))
-    texts = [gradient.trace(*arguments).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")]
+    texts = [
+        gradient.trace(*arguments).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")
+    ]
     assert ["optimization_barrier" in text for text in texts] == [True, False]
 
 

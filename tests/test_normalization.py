@@ -46,7 +46,9 @@ def make_network(spec=SPEC, *, lstm=0, observations=True, rewards=True):
 
 
 def make_variables(network, key=KEY, shape=(3,)):
-    return network.init(key, network.initial_carry((2,)), jnp.zeros((1, 2, *shape)), jnp.ones((1, 2), bool))
+    return network.init(
+        key, network.initial_carry((2,)), jnp.zeros((1, 2, *shape)), jnp.ones((1, 2), bool)
+    )
 
 
 def make_rollout(rng, *, num_steps=5, num_envs=4, masked=True, shape=(3,)):
@@ -66,14 +68,19 @@ def make_rollout(rng, *, num_steps=5, num_envs=4, masked=True, shape=(3,)):
         next_observation=jnp.asarray(observation, jnp.float32),
         next_carry=(),
         mask=jnp.asarray(mask),
-        discounted_return=jnp.asarray(np.where(mask, rng.normal(40.0, 7.0, rows), np.inf), jnp.float32),
+        discounted_return=jnp.asarray(
+            np.where(mask, rng.normal(40.0, 7.0, rows), np.inf), jnp.float32
+        ),
     )
     return Rollout((), steps)
 
 
 def add(variables, *changes):
     for change in changes:
-        variables = {**variables, "statistics": jax.tree.map(jnp.add, variables["statistics"], change)}
+        variables = {
+            **variables,
+            "statistics": jax.tree.map(jnp.add, variables["statistics"], change),
+        }
     return variables
 
 
@@ -104,7 +111,9 @@ def play(env, network, variables, *, num_envs=4, num_steps=6):
     """A rollout of a real environment, with the fields that are normalised."""
     actor = init_actor(env, network.initial_carry((num_envs,)), jax.random.key(1), num_envs)
     act = objectives.actor_critic(network, objectives.ActorCriticConfig()).act
-    run = jax.jit(lambda actor: unroll(env, lambda *args: act(variables, *args), actor, num_steps)[1])
+    run = jax.jit(
+        lambda actor: unroll(env, lambda *args: act(variables, *args), actor, num_steps)[1]
+    )
     rollout = run(actor)
     returns = jnp.cumsum(rollout.steps.reward, axis=0)
     return rollout._replace(steps=rollout.steps._replace(discounted_return=returns))
@@ -129,10 +138,14 @@ def test_a_large_offset_costs_no_digits_of_the_variance():
     variables, update = make_variables(make_network()), jax.jit(lambda v, r: add(v, observe(v, r)))
     for _ in range(300):
         rollout = make_rollout(rng, num_steps=50)
-        steps = rollout.steps._replace(discounted_return=1e5 + rollout.steps.discounted_return / 7.0)
+        steps = rollout.steps._replace(
+            discounted_return=1e5 + rollout.steps.discounted_return / 7.0
+        )
         rollouts.append(rollout._replace(steps=steps))
         variables = update(variables, rollouts[-1])
-    assert_close(variables["statistics"]["returns"], reference(rollouts, "discounted_return", ()), 1e-4)
+    assert_close(
+        variables["statistics"]["returns"], reference(rollouts, "discounted_return", ()), 1e-4
+    )
 
 
 def test_two_workers_that_take_turns_with_old_statistics_agree_with_one():
@@ -155,12 +168,17 @@ def test_workers_that_start_together_come_to_the_moments_of_all_their_steps(num_
     """All read a count of 0, and all add."""
     rng = np.random.default_rng(4)
     rollouts = [make_rollout(rng, num_steps=250, masked=False) for _ in range(num_workers)]
-    variables, change = make_variables(make_network()), jax.jit(partial(observe, num_workers=num_workers))
+    variables, change = (
+        make_variables(make_network()),
+        jax.jit(partial(observe, num_workers=num_workers)),
+    )
     statistics = add(variables, *(change(variables, rollout) for rollout in rollouts))["statistics"]
     expected = reference(rollouts, "observation", (3,))
     assert_close(statistics["observations"], {k: expected[k] for k in ("count", "mean")}, 1e-5)
     # Up to what the rollouts' means differ from each other.
-    np.testing.assert_allclose(statistics["observations"]["variance"], expected["variance"], rtol=0.01)
+    np.testing.assert_allclose(
+        statistics["observations"]["variance"], expected["variance"], rtol=0.01
+    )
 
 
 def test_the_count_saturates_and_the_moments_go_on_moving():
@@ -188,20 +206,27 @@ def test_what_is_not_finite_leaves_its_moments_alone():
     for name in ("mean", "variance"):
         np.testing.assert_array_equal(changes["observations"][name][:2], 0.0)
         np.testing.assert_array_equal(
-            changes["observations"][name][2:], good["observations"][name][2:], err_msg="the entry beside them"
+            changes["observations"][name][2:],
+            good["observations"][name][2:],
+            err_msg="the entry beside them",
         )
 
 
 def test_a_rollout_without_recorded_steps_changes_nothing():
     rollout = make_rollout(np.random.default_rng(7))
-    rollout = rollout._replace(steps=rollout.steps._replace(mask=jnp.zeros_like(rollout.steps.mask)))
+    rollout = rollout._replace(
+        steps=rollout.steps._replace(mask=jnp.zeros_like(rollout.steps.mask))
+    )
     for change in jax.tree.leaves(observe(make_variables(make_network()), rollout)):
         np.testing.assert_array_equal(change, 0.0)
 
 
 def test_statistics_are_the_tail_of_the_flat_vector():
     variables = make_variables(make_network())
-    marked = {**variables, "statistics": jax.tree.map(lambda x: jnp.full_like(x, 7), variables["statistics"])}
+    marked = {
+        **variables,
+        "statistics": jax.tree.map(lambda x: jnp.full_like(x, 7), variables["statistics"]),
+    }
     count = num_statistics(variables)
     assert count == num_statistics(jax.eval_shape(lambda: variables)) == 1 + 3 + 3 + 3
     before, after = ravel_pytree(variables)[0], ravel_pytree(marked)[0]
@@ -246,7 +271,9 @@ def seen_rewards(variables, rewards):
     seen, network = [], normalized_network(Echo(), SPEC, observations=False, rewards=True)
     plain = objectives.Objective(act=lambda: None, loss=lambda p, r, t: seen.append(r) or (0.0, {}))
     rewards = jnp.asarray(rewards, jnp.float32)
-    rollout = make_rollout(np.random.default_rng(0), num_steps=len(rewards), num_envs=1, masked=False)
+    rollout = make_rollout(
+        np.random.default_rng(0), num_steps=len(rewards), num_envs=1, masked=False
+    )
     rollout = rollout._replace(steps=rollout.steps._replace(reward=rewards[:, None]))
     normalized_objective(plain, network).loss(variables, rollout, None)
     return np.asarray(seen[0].steps.reward[:, 0])
@@ -254,7 +281,9 @@ def seen_rewards(variables, rewards):
 
 def rollout_of(observation, discounted_return):
     """A rollout of one environment that recorded these, `[T, ...]` and `[T]`."""
-    rollout = make_rollout(np.random.default_rng(0), num_steps=len(observation), num_envs=1, masked=False)
+    rollout = make_rollout(
+        np.random.default_rng(0), num_steps=len(observation), num_envs=1, masked=False
+    )
     steps = rollout.steps._replace(
         observation=jnp.asarray(observation, jnp.float32)[:, None],
         discounted_return=jnp.asarray(discounted_return, jnp.float32)[:, None],
@@ -309,7 +338,9 @@ def at_random(num_workers):
 
 def late(num_workers):
     """One worker adds alone 100 times; only then come the first changes of the others, from a count of 0."""
-    return itertools.chain(itertools.repeat([0], 100), ([i % num_workers] for i in itertools.count()))
+    return itertools.chain(
+        itertools.repeat([0], 100), ([i % num_workers] for i in itertools.count())
+    )
 
 
 def in_bursts(num_workers):
@@ -337,7 +368,9 @@ def simulate(schedule, num_workers, *, length=40, lossy=False):
 
     def change(variables, observation, discounted_return):
         def of_one(statistics, sums):
-            return observe({"statistics": statistics}, rollout_of(observation, sums), num_workers=num_workers)
+            return observe(
+                {"statistics": statistics}, rollout_of(observation, sums), num_workers=num_workers
+            )
 
         return jax.vmap(of_one, (axes, 1), axes)(variables["statistics"], discounted_return)
 
@@ -378,7 +411,9 @@ def test_the_network_and_the_learner_see_units_whatever_the_data_are(schedule, n
     np.testing.assert_allclose(seen.mean(0), 0.0, atol=0.4)
     for i, scale in enumerate(SCALES):
         moments = jax.tree.map(lambda x, i=i: x[i], variables["statistics"]["returns"])
-        rewards = seen_rewards({**variables, "statistics": {"returns": moments}}, [scale, -2.0 * scale])
+        rewards = seen_rewards(
+            {**variables, "statistics": {"returns": moments}}, [scale, -2.0 * scale]
+        )
         np.testing.assert_allclose(rewards, np.array([1.0, -2.0]) * scale / of_returns[i], rtol=0.3)
 
 
@@ -407,7 +442,9 @@ class Gauges(Probe):
         """Over many episodes, in float64."""
         phases, sums, every = np.linspace(0.0, 2.0 * np.pi, 100), np.zeros(100), []
         for time in range(self.length):
-            sums = 0.99 * sums + self._scale * (0.5 + 0.5 * np.sin(phases + time / 40.0 * 2.0 * np.pi))
+            sums = 0.99 * sums + self._scale * (
+                0.5 + 0.5 * np.sin(phases + time / 40.0 * 2.0 * np.pi)
+            )
             every.append(sums)
         return np.std(every)
 
@@ -493,7 +530,9 @@ def test_the_first_rollouts_do_not_set_the_unit():
     first = np.array([[9.9, 0.0, 1.0], [10.0, 0.0, 1.0], [10.1, 0.0, 1.0]])
     variables = make_variables(make_network())
     variables = add(variables, observe(variables, rollout_of(first, np.zeros(3))))
-    np.testing.assert_allclose(variables["statistics"]["observations"]["variance"][0], 0.02 / 3, rtol=1e-3)
+    np.testing.assert_allclose(
+        variables["statistics"]["observations"]["variance"][0], 0.02 / 3, rtol=1e-3
+    )
     deviation = np.sqrt((1.0 + FADING_COUNT / 3.0) * 0.02 / 3.0)
     np.testing.assert_allclose(
         seen_observations(SPEC, variables, [[11.0, 0.0, 1.0]])[0, 0], 1.0 / deviation, rtol=1e-3
@@ -505,7 +544,11 @@ def test_the_first_rollouts_do_not_set_the_unit():
 def test_a_constant_stays_near_zero(num_workers, from_zeros):
     """Also one that float32 rounds, and one that is noise of its last bit."""
     constants, rng = np.array([101_325.3, 0.1, 101_325.0]), np.random.default_rng(0)
-    network, change, plus = make_network(), jax.jit(partial(observe, num_workers=num_workers)), jax.jit(add)
+    network, change, plus = (
+        make_network(),
+        jax.jit(partial(observe, num_workers=num_workers)),
+        jax.jit(add),
+    )
     start = jnp.asarray(constants * (not from_zeros), jnp.float32)
     variables = network.init(KEY, (), start[None, None], jnp.ones((1, 1), bool))
     for _ in range(100):
@@ -528,7 +571,9 @@ def test_rewards_of_zero_and_rare_rewards_are_bounded():
     for i in range(600):
         variables = update(variables, nothing if i % 20 else paid)
     deviation = np.std([*(0.99 ** np.arange(50)), *np.zeros(950)])
-    np.testing.assert_allclose(seen_rewards(variables, [1.0, 0.0]), [1.0 / deviation, 0.0], rtol=0.05)
+    np.testing.assert_allclose(
+        seen_rewards(variables, [1.0, 0.0]), [1.0 / deviation, 0.0], rtol=0.05
+    )
 
 
 def test_statistics_of_older_versions_go_on():
@@ -536,7 +581,10 @@ def test_statistics_of_older_versions_go_on():
     rng, variables = np.random.default_rng(14), make_variables(make_network())
     old = variables["statistics"]["observations"]
     old |= {"count": jnp.float32(100.0), "variance": jnp.ones(3)}
-    rollouts, update = [make_rollout(rng) for _ in range(50)], jax.jit(lambda v, r: add(v, observe(v, r)))
+    rollouts, update = (
+        [make_rollout(rng) for _ in range(50)],
+        jax.jit(lambda v, r: add(v, observe(v, r))),
+    )
     for rollout in rollouts:
         variables = update(variables, rollout)
     new = reference(rollouts, "observation", (3,))
@@ -547,7 +595,9 @@ def test_statistics_of_older_versions_go_on():
 
 
 @pytest.mark.parametrize(
-    "mode", [partial(jax.enable_x64, True), partial(jax.numpy_rank_promotion, "raise")], ids=["x64", "ranks"]
+    "mode",
+    [partial(jax.enable_x64, True), partial(jax.numpy_rank_promotion, "raise")],
+    ids=["x64", "ranks"],
 )
 def test_statistics_are_float32_and_nothing_is_broadcast_by_rank(mode):
     with mode():
@@ -566,7 +616,9 @@ def test_statistics_are_float32_and_nothing_is_broadcast_by_rank(mode):
 def test_the_network_sees_bounded_deviations():
     network = make_network()
     variables = with_a_history(network)
-    moments = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["statistics"]["observations"])
+    moments = jax.tree.map(
+        lambda x: np.asarray(x, np.float64), variables["statistics"]["observations"]
+    )
     obs = np.random.default_rng(8).normal(0.0, 50.0, (5, 2, 3)).astype(np.float32)
     obs[0, 0] = 1e6, -1e6, np.inf
     widening = 1.0 + FADING_COUNT / moments["count"]
@@ -600,10 +652,15 @@ def test_without_statistics_it_is_the_network_within(lstm):
     jax.tree.map(np.testing.assert_array_equal, got[2], expected[2])
 
 
-@pytest.mark.parametrize(("dtype", "name"), [(np.uint8, "uint8"), (jnp.int32, "int32"), (bool, "bool")])
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(np.uint8, "uint8"), (jnp.int32, "int32"), (bool, "bool")]
+)
 def test_images_and_categories_are_refused_but_their_rewards_are_not(dtype, name):
     spec = EnvSpec(
-        id="test:v0", observation_shape=(4,), observation_dtype=dtype, action_space=Discrete(num_actions=2)
+        id="test:v0",
+        observation_shape=(4,),
+        observation_dtype=dtype,
+        action_space=Discrete(num_actions=2),
     )
     network = networks.actor_critic(spec)
     with pytest.raises(ValueError, match=f"'test:v0' are {name}, and only those of floating point"):
@@ -624,7 +681,9 @@ def test_bfloat16_observations_are_normalised_in_float32():
     variables, reset = with_a_history(network), jnp.zeros((4, 2), bool)
     obs = jnp.asarray(np.random.default_rng(9).normal(LOCATION, SCALE, (4, 2, 3)), jnp.bfloat16)
     values = network.apply(variables, (), obs, reset)[2]
-    np.testing.assert_array_equal(values, network.apply(variables, (), obs.astype(jnp.float32), reset)[2])
+    np.testing.assert_array_equal(
+        values, network.apply(variables, (), obs.astype(jnp.float32), reset)[2]
+    )
 
 
 # The objective, its gradient, and the optimizers.
@@ -633,10 +692,14 @@ def test_bfloat16_observations_are_normalised_in_float32():
 def test_rewards_are_scaled_but_not_centred():
     network = make_network()
     variables, seen = with_a_history(network), []
-    plain = objectives.Objective(act=lambda: None, loss=lambda p, r, t: seen.extend((r, t)) or (0.0, {}))
+    plain = objectives.Objective(
+        act=lambda: None, loss=lambda p, r, t: seen.extend((r, t)) or (0.0, {})
+    )
     objective = normalized_objective(plain, network)
     rollout = make_rollout(np.random.default_rng(10))
-    rollout = rollout._replace(steps=rollout.steps._replace(reward=rollout.steps.reward.at[0, 0].set(1e9)))
+    rollout = rollout._replace(
+        steps=rollout.steps._replace(reward=rollout.steps.reward.at[0, 0].set(1e9))
+    )
     objective.loss(variables, rollout, "target")
     moments = {name: np.float64(x) for name, x in variables["statistics"]["returns"].items()}
     widening = 1.0 + FADING_COUNT / moments["count"]
@@ -717,7 +780,9 @@ def test_the_target_network_keeps_its_own_statistics_of_observations():
         "statistics": {**variables["statistics"], "returns": fresh["statistics"]["returns"]},
     }
     assert loss(variables, variables) != loss(variables, fresh)
-    assert loss(variables, variables) == loss(variables, other_rewards), "rewards have the online unit"
+    assert loss(variables, variables) == loss(variables, other_rewards), (
+        "rewards have the online unit"
+    )
 
 
 OPTIMIZERS = {
@@ -732,8 +797,13 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("history", [True, False])
 def test_optimizers_leave_the_statistics_bit_for_bit(name, history):
     env, network, objective = env_network_objective("actor_critic")
-    variables = with_a_history(network, shape=(2,)) if history else make_variables(network, shape=(2,))
-    rollout, optimizer = play(env, network, variables), optax.with_extra_args_support(OPTIMIZERS[name])
+    variables = (
+        with_a_history(network, shape=(2,)) if history else make_variables(network, shape=(2,))
+    )
+    rollout, optimizer = (
+        play(env, network, variables),
+        optax.with_extra_args_support(OPTIMIZERS[name]),
+    )
 
     @jax.jit
     def step(variables, opt_state):
@@ -743,7 +813,9 @@ def test_optimizers_leave_the_statistics_bit_for_bit(name, history):
 
     after, _ = step(*step(variables, optimizer.init(variables)))
     jax.tree.map(np.testing.assert_array_equal, after["statistics"], variables["statistics"])
-    assert not np.array_equal(ravel_pytree(after["params"])[0], ravel_pytree(variables["params"])[0])
+    assert not np.array_equal(
+        ravel_pytree(after["params"])[0], ravel_pytree(variables["params"])[0]
+    )
 
 
 @pytest.mark.parametrize("name", ["shared_rmsprop", "rmsprop", "momentum_sgd"])

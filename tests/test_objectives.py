@@ -17,13 +17,21 @@ from jax_a3c.types import Rollout
 
 def make_rollout(env, network, *, num_envs=4, num_steps=9, seed=0, stop_at_episode_end=False):
     actor = init_actor(env, network.initial_carry((num_envs,)), jax.random.key(seed), num_envs)
-    params = network.init(jax.random.key(seed + 1), actor.carry, actor.observation[None], actor.reset[None])
+    params = network.init(
+        jax.random.key(seed + 1), actor.carry, actor.observation[None], actor.reset[None]
+    )
     # Heads far from zero, so that no term of the loss is small by accident.
-    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(seed + 2), x.shape), params)
+    params = jax.tree.map(
+        lambda x: x + 0.3 * jax.random.normal(jax.random.key(seed + 2), x.shape), params
+    )
     act = actor_critic(network, ActorCriticConfig()).act
     play = jax.jit(
         lambda actor: unroll(
-            env, lambda *args: act(params, *args), actor, num_steps, stop_at_episode_end=stop_at_episode_end
+            env,
+            lambda *args: act(params, *args),
+            actor,
+            num_steps,
+            stop_at_episode_end=stop_at_episode_end,
         )
     )
     return params, play(actor)[1]
@@ -39,7 +47,10 @@ def reference_loss(network, params, rollout, config):
     """One environment and one step at a time, backwards, in float64; means over all steps."""
     steps = rollout.steps
     _, policy, values = network.apply(params, rollout.carry, steps.observation, steps.reset)
-    values, log_probs = np.asarray(values, np.float64), np.asarray(policy.log_prob(steps.action), np.float64)
+    values, log_probs = (
+        np.asarray(values, np.float64),
+        np.asarray(policy.log_prob(steps.action), np.float64),
+    )
     length, num_envs = values.shape
     targets = np.zeros((length, num_envs))
     for t in reversed(range(length)):
@@ -52,7 +63,9 @@ def reference_loss(network, params, rollout, config):
             elif steps.truncated[t, i] or t == length - 1:
                 targets[t, i] = reward + config.gamma * own[i]
             else:
-                rest = (1 - config.gae_lambda) * values[t + 1, i] + config.gae_lambda * targets[t + 1, i]
+                rest = (1 - config.gae_lambda) * values[t + 1, i] + config.gae_lambda * targets[
+                    t + 1, i
+                ]
                 targets[t, i] = reward + config.gamma * rest
     advantages = targets - values
     policy_loss = -(log_probs * advantages).mean()
@@ -78,7 +91,9 @@ def test_loss_equals_a_plain_loop_through_terminations_and_truncations(lstm, gae
     params, rollout = make_rollout(env, network, num_envs=8, num_steps=12)
     cut = rollout.steps.truncated & ~rollout.steps.terminated
     assert cut[:-1].any() and rollout.steps.terminated.any()
-    assert (rollout.steps.truncated & rollout.steps.terminated).any(), "both flags at once: it terminated"
+    assert (rollout.steps.truncated & rollout.steps.terminated).any(), (
+        "both flags at once: it terminated"
+    )
     loss, metrics = actor_critic(network, config).loss(params, rollout)
     expected, _ = reference_loss(network, params, rollout, config)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -106,9 +121,13 @@ def test_rows_after_the_end_of_a_segment_do_not_count():
     objective = actor_critic(network, ActorCriticConfig(normalize_advantages=False))
     grads, metrics = gradient(objective, params, rollout, None)
     expected, expected_metrics = gradient(objective, params, whole, None)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), grads, expected)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), metrics, expected_metrics
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), grads, expected
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        metrics,
+        expected_metrics,
     )
 
 
@@ -129,7 +148,9 @@ def test_gradient_is_that_of_algorithm_s3():
 
     grads, _ = gradient(actor_critic(network, config), params, rollout, None)
     expected = jax.grad(surrogate)(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), grads, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), grads, expected
+    )
 
 
 def test_the_value_of_a_cut_episode_is_that_of_its_final_observation():
@@ -137,7 +158,9 @@ def test_the_value_of_a_cut_episode_is_that_of_its_final_observation():
     env.observe = lambda state: jnp.array([state.time, state.cue], jnp.float32)
     network = networks.actor_critic(env, hidden=(8,), lstm=4)
     params, rollout = make_rollout(env, network, num_steps=6)
-    _, _, values = network.apply(params, rollout.carry, rollout.steps.observation, rollout.steps.reset)
+    _, _, values = network.apply(
+        params, rollout.carry, rollout.steps.observation, rollout.steps.reset
+    )
     following = next_values(network, params, rollout, values)
     np.testing.assert_allclose(following[:3], values[1:4], rtol=1e-5)
     carry = jax.tree.map(lambda x: x[3], rollout.steps.next_carry)
@@ -157,7 +180,9 @@ def test_the_gradient_from_recorded_layers_is_that_of_a_second_pass(shared):
     assert rollout.steps.truncated.any()
     without = rollout._replace(steps=rollout.steps._replace(layers=None))
     objective = actor_critic(network, ActorCriticConfig(gae_lambda=0.9))
-    ours, plain = (jax.jit(lambda r: gradient(objective, params, r, 0.5))(r) for r in (rollout, without))
+    ours, plain = (
+        jax.jit(lambda r: gradient(objective, params, r, 0.5))(r) for r in (rollout, without)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
 
 
@@ -184,7 +209,9 @@ def test_clipping_bounds_the_global_norm_and_keeps_the_direction():
     assert norm > 0.5
     np.testing.assert_allclose(optax.tree.norm(clipped), 0.5, rtol=1e-5)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a * 0.5 / norm, b, rtol=1e-4, atol=1e-7), free, clipped
+        lambda a, b: np.testing.assert_allclose(a * 0.5 / norm, b, rtol=1e-4, atol=1e-7),
+        free,
+        clipped,
     )
     np.testing.assert_allclose(metrics["grad_norm"], clipped_metrics["grad_norm"], rtol=1e-6)
 
@@ -193,7 +220,9 @@ def test_a_gradient_that_is_not_finite_becomes_zero_and_is_counted():
     env = EitherEnd()
     network = networks.actor_critic(env, hidden=(8,))
     params, rollout = make_rollout(env, network)
-    broken = rollout._replace(steps=rollout.steps._replace(reward=rollout.steps.reward.at[2, 1].set(jnp.nan)))
+    broken = rollout._replace(
+        steps=rollout.steps._replace(reward=rollout.steps.reward.at[2, 1].set(jnp.nan))
+    )
     grads, metrics = gradient(actor_critic(network, ActorCriticConfig()), params, broken, 40.0)
     assert all((x == 0).all() for x in jax.tree.leaves(grads))
     assert metrics["nonfinite_gradients"] == 1.0
@@ -255,12 +284,16 @@ def test_what_an_environment_returned_is_counted_where_it_is_not_finite(field, c
 def test_the_final_observation_of_a_host_episode_is_data_though_its_row_is_masked(row):
     """The row behind step 1 only resets: it holds the final observation, and itself is no step."""
     env = EitherEnd()
-    steps = make_rollout(env, networks.actor_critic(env, hidden=(8,)), num_envs=2, num_steps=3)[1].steps
+    steps = make_rollout(env, networks.actor_critic(env, hidden=(8,)), num_envs=2, num_steps=3)[
+        1
+    ].steps
     observations = jnp.zeros((4, 2, 2)).at[row, 0, 1].set(jnp.nan)
     mask = jnp.ones((3, 2), bool).at[2, 0].set(False)
     steps = steps._replace(next_observation=None, observation=observations[:3], mask=mask)
     found = nonfinite_data(Rollout((), steps, observations[3]))["nonfinite_observations"]
-    assert found == (row < 3), "the last one begins an episode, whose first step is in the next rollout"
+    assert found == (row < 3), (
+        "the last one begins an episode, whose first step is in the next rollout"
+    )
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def test_equals_the_chain_of_optax_over_1000_updates(build):
 
     params, grads = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}, jnp.asarray(gradients(1000, 8))
     grads = {"w": grads[:, :6].reshape(-1, 3, 2), "b": grads[:, 6:]}
-    ours, theirs = (train(optimizer, params, grads) for optimizer in (build(0.01), optax_form(build)))
+    ours, theirs = (
+        train(optimizer, params, grads) for optimizer in (build(0.01), optax_form(build))
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
@@ -122,7 +124,10 @@ def rates_and_step(total, env_steps):
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.float32])
 def test_the_total_of_a_linear_schedule_can_be_traced(dtype):
-    totals, expected = jnp.array([100, 200, 400], dtype), ([0.5, 0.75, 0.875], *2 * ([0.0, 0.25, 0.625],))
+    totals, expected = (
+        jnp.array([100, 200, 400], dtype),
+        ([0.5, 0.75, 0.875], *2 * ([0.0, 0.25, 0.625],)),
+    )
     batched = jax.vmap(rates_and_step, (0, None))(totals, jnp.float32(150))
     one_by_one = np.transpose([jax.jit(rates_and_step)(total, 150) for total in totals])
     np.testing.assert_allclose(batched, expected, rtol=1e-6)
@@ -142,7 +147,8 @@ def test_a_traced_total_keeps_the_type_of_the_count():
 
 
 @pytest.mark.parametrize(
-    "total", [1000, np.int32(1000), np.int64(1000), np.float32(1000), np.array(1000), jnp.int32(1000), 1e3]
+    "total",
+    [1000, np.int32(1000), np.int64(1000), np.float32(1000), np.array(1000), jnp.int32(1000), 1e3],
 )
 def test_the_total_of_a_linear_schedule_can_be_any_scalar(total):
     schedule = optimizers.linear_schedule(0.5, total)
@@ -174,13 +180,18 @@ def test_learning_rate_can_be_vmapped():
         optimizer = optimizers.shared_rmsprop(rate, eps=1.0, decay=1.0)
         return optimizer.update(jnp.ones(()), optimizer.init(jnp.ones(())))[0]
 
-    np.testing.assert_allclose(jax.vmap(first_change)(jnp.array([0.1, 0.2])), [-0.1, -0.2], rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.vmap(first_change)(jnp.array([0.1, 0.2])), [-0.1, -0.2], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: optimizers.shared_rmsprop(-1.0), "learning_rate must be a number of at least 0, got -1.0"),
+        (
+            lambda: optimizers.shared_rmsprop(-1.0),
+            "learning_rate must be a number of at least 0, got -1.0",
+        ),
         (lambda: optimizers.shared_rmsprop(0.1, eps=0.0), "eps must be a number above 0, got 0.0"),
         (
             lambda: optimizers.shared_rmsprop(0.1, decay=1.5),
@@ -191,7 +202,10 @@ def test_learning_rate_can_be_vmapped():
             lambda: optimizers.momentum_sgd(0.1, momentum=1.5),
             "momentum must be a number between 0 and 1, got 1.5",
         ),
-        (lambda: optimizers.momentum_sgd(-1.0), "learning_rate must be a number of at least 0, got -1.0"),
+        (
+            lambda: optimizers.momentum_sgd(-1.0),
+            "learning_rate must be a number of at least 0, got -1.0",
+        ),
         (
             lambda: optimizers.shared_rmsprop("fast"),
             "learning_rate must be a number of at least 0, got 'fast'",

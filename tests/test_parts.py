@@ -66,7 +66,9 @@ class Own(nn.Module):
 
 @both
 def test_a_network_with_too_many_logits_is_refused(runner):
-    assert "3 logits for the 2 actions of 'probe:MatchingAction'" in refusal(runner, network=Own(logits=3))
+    assert "3 logits for the 2 actions of 'probe:MatchingAction'" in refusal(
+        runner, network=Own(logits=3)
+    )
     build(runner, network=Own())
 
 
@@ -89,9 +91,12 @@ def test_a_network_for_other_real_actions_is_refused(runner):
 
     message = refusal(runner, env=Two(), network=Reals())
     assert (
-        "sample is float32 of shape (1, 1, 3)" in message and "expected float32 of shape (1, 1, 2)" in message
+        "sample is float32 of shape (1, 1, 3)" in message
+        and "expected float32 of shape (1, 1, 2)" in message
     )
-    assert "int32" in refusal(runner, network=Reals()) or "actions" in refusal(runner, network=Reals())
+    assert "int32" in refusal(runner, network=Reals()) or "actions" in refusal(
+        runner, network=Reals()
+    )
 
 
 @both
@@ -107,7 +112,9 @@ def test_a_carry_that_changes_its_type_is_refused(runner):
 
         @nn.compact
         def __call__(self, carry, observation, reset):
-            _, policy, values = Own(parent=None).clone(parent=self, name="own")((), observation, reset)
+            _, policy, values = Own(parent=None).clone(parent=self, name="own")(
+                (), observation, reset
+            )
             return carry + 0.5, policy, values
 
     assert "the network's carry is int32 of shape (1, 2) after initial_carry" in refusal(
@@ -158,7 +165,9 @@ def test_a_distribution_of_another_library_is_refused(runner):
 
     message = refusal(runner, network=Other())
     assert "policy is a Foreign" in message and "sample(key)" in message
-    assert "without sample(key), log_prob(action), entropy(), mode()" in refusal(runner, network=Bare())
+    assert "without sample(key), log_prob(action), entropy(), mode()" in refusal(
+        runner, network=Bare()
+    )
 
 
 @both
@@ -172,7 +181,10 @@ def test_an_optimizer_that_asks_for_the_loss_is_refused(runner):
     ("env", "words"),
     [
         ("gymnax:CartPole-v1", "write envs.make('gymnax:CartPole-v1')"),
-        (functools.partial(gymnasium.make, "CartPole-v1"), "write envs.make('gymnasium:CartPole-v1')"),
+        (
+            functools.partial(gymnasium.make, "CartPole-v1"),
+            "write envs.make('gymnasium:CartPole-v1')",
+        ),
         (
             functools.partial(gymnasium.make_vec, "CartPole-v1", num_envs=2),
             "write envs.make('gymnasium:CartPole-v1')",
@@ -184,15 +196,22 @@ def test_an_optimizer_that_asks_for_the_loss_is_refused(runner):
     ],
 )
 @both
-def test_what_is_no_environment_of_this_library_is_answered_with_the_line_to_write(runner, env, words):
+def test_what_is_no_environment_of_this_library_is_answered_with_the_line_to_write(
+    runner, env, words
+):
     env = env() if callable(env) and not isinstance(env, type) else env
     message = refusal(runner, env=env)
-    assert message.startswith("env must be an environment, as envs.make gives it, got ") and words in message
+    assert (
+        message.startswith("env must be an environment, as envs.make gives it, got ")
+        and words in message
+    )
 
 
 def test_host_environments_refuse_jit_vmap_and_scan():
     factory = ScriptedFactory()
-    agent = a2c(factory, networks.actor_critic(factory, hidden=(4,)), OPTIMIZER, A2CConfig(num_envs=2))
+    agent = a2c(
+        factory, networks.actor_critic(factory, hidden=(4,)), OPTIMIZER, A2CConfig(num_envs=2)
+    )
     state = agent.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(0), 2)
     for traced in (
@@ -242,7 +261,10 @@ WRONG = {
         {"terminated": jnp.zeros(())},
         "terminated of 'probe:Returns' must be bool of shape (), got float32 of shape ()",
     ),
-    "integer flag": ({"truncated": 0}, "truncated of 'probe:Returns' must be bool of shape (), got int32"),
+    "integer flag": (
+        {"truncated": 0},
+        "truncated of 'probe:Returns' must be bool of shape (), got int32",
+    ),
     "dict observation": (
         {"observation": {"position": jnp.zeros(2)}},
         "observation of 'probe:Returns' from step must be one array, got a dict",
@@ -288,7 +310,9 @@ def test_an_environment_may_return_any_real_reward_and_plain_flags(runner):
 
 
 def test_an_integer_reward_is_trained_on_as_a_number():
-    agent = a2c(Returns(reward=jnp.int32(3)), NETWORK, OPTIMIZER, A2CConfig(num_envs=2, num_steps=10))
+    agent = a2c(
+        Returns(reward=jnp.int32(3)), NETWORK, OPTIMIZER, A2CConfig(num_envs=2, num_steps=10)
+    )
     _, metrics = jax.jit(agent.step)(agent.init(jax.random.key(0)))
     assert metrics["episodes"] == 2 and metrics["episode_return"] == 2 * 10 * 3
 
@@ -301,5 +325,8 @@ def test_what_an_environment_raises_is_told_to_be_its_own():
 
     with pytest.raises(jax.errors.TracerBoolConversionError) as raised:
         build("a2c", env=Broken())
-    assert raised.value.__notes__[-1] == "raised in step of 'probe:Broken', which JAX must be able to trace"
+    assert (
+        raised.value.__notes__[-1]
+        == "raised in step of 'probe:Broken', which JAX must be able to trace"
+    )
     assert TimeStep._fields == ("observation", "reward", "terminated", "truncated")

@@ -26,7 +26,9 @@ def make(tmp_path):
         for env_steps, value in zip(
             steps, np.full(len(steps), 10.0) if returns is None else returns, strict=True
         ):
-            run.append_metrics({"env_steps": env_steps, "seconds": env_steps / 1e3, "episode_return": value})
+            run.append_metrics(
+                {"env_steps": env_steps, "seconds": env_steps / 1e3, "episode_return": value}
+            )
         return run
 
     return write
@@ -37,7 +39,9 @@ def figure(monkeypatch, tmp_path):
     """`figure(runs)`: the Matplotlib figure that is drawn of them."""
     matplotlib_figure = pytest.importorskip("matplotlib.figure")
     drawn = []
-    monkeypatch.setattr(matplotlib_figure.Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    monkeypatch.setattr(
+        matplotlib_figure.Figure, "savefig", lambda self, *_, **__: drawn.append(self)
+    )
     return lambda runs: learning_curves(runs, tmp_path / "curves.png") and drawn[-1]
 
 
@@ -48,7 +52,9 @@ def legend(figure):
 def colours(axis):
     """Of the thick lines, which are the means and the only ones of the legend."""
     return [
-        str(line.get_color()) for line in axis.lines if line.get_linewidth() == 2 and len(line.get_xdata())
+        str(line.get_color())
+        for line in axis.lines
+        if line.get_linewidth() == 2 and len(line.get_xdata())
     ]
 
 
@@ -58,7 +64,9 @@ def test_one_run_is_drawn_with_its_single_lines(make, figure):
     single, smooth = axis.lines
     np.testing.assert_array_equal(single.get_ydata(), returns)
     np.testing.assert_array_equal(single.get_xdata(), STEPS)
-    assert smooth.get_ydata()[-1] == returns[-plots.WINDOW :].mean() and smooth.get_ydata()[0] == 0.0
+    assert (
+        smooth.get_ydata()[-1] == returns[-plots.WINDOW :].mean() and smooth.get_ydata()[0] == 0.0
+    )
     assert not axis.collections, "one run has no range"
     assert legend(axis.figure) == ["a2c gymnax:CartPole-v1"]
 
@@ -71,9 +79,13 @@ def test_runs_that_differ_in_the_seed_are_averaged_with_their_range(make, figure
     for axis in drawn.axes:
         assert colours(axis) == ["C0", "C1"]
         means = [
-            line.get_ydata() for line in axis.lines if line.get_linewidth() == 2 and len(line.get_xdata())
+            line.get_ydata()
+            for line in axis.lines
+            if line.get_linewidth() == 2 and len(line.get_xdata())
         ]
-        np.testing.assert_allclose(means, [np.full(plots.POINTS, 10.0), np.full(plots.POINTS, 100.0)])
+        np.testing.assert_allclose(
+            means, [np.full(plots.POINTS, 10.0), np.full(plots.POINTS, 100.0)]
+        )
         low, high = (f(axis.collections[0].get_paths()[0].vertices[:, 1]) for f in (np.min, np.max))
         assert (low, high) == (0.0, 20.0)
 
@@ -91,7 +103,9 @@ def test_a_mean_is_over_the_steps_that_all_runs_have():
 
 def test_what_a_longer_run_did_is_drawn_too(make, figure):
     axis = figure([make(seed=0), make(seed=1, steps=STEPS[:5])]).axes[0]
-    (faint,) = [line for line in axis.lines if line.get_linewidth() == 1 and len(line.get_xdata()) > 1]
+    (faint,) = [
+        line for line in axis.lines if line.get_linewidth() == 1 and len(line.get_xdata()) > 1
+    ]
     np.testing.assert_array_equal(faint.get_xdata(), STEPS[4:])
 
 
@@ -153,7 +167,9 @@ def test_a_run_of_an_older_version_is_of_the_set_of_the_defaults(make):
 def test_a_plot_of_many_sets_keeps_its_curves_free(make, figure):
     """The legend stands below; each set has a colour of its own, and no runs of one set have two."""
     env_id = "gymnasium:some_long.module_of_environments:Env-v0"
-    drawn = figure([make(env_id=env_id, learning_rate=1e-3 * (1 + i % 12), seed=i) for i in range(24)])
+    drawn = figure(
+        [make(env_id=env_id, learning_rate=1e-3 * (1 + i % 12), seed=i) for i in range(24)]
+    )
     assert len(set(colours(drawn.axes[0]))) == 12 == len(legend(drawn))
     drawn.canvas.draw()
     below = drawn.legends[0].get_window_extent().y1

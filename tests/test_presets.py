@@ -84,5 +84,6 @@ def test_the_command_says_whose_settings_it_takes(env_id, line, tmp_path, capsys
 def test_the_list_says_that_presets_are_shared(capsys):
     assert cli.main(["presets"]) == 0
     assert (
-        "gymnasium:CartPole-v1 takes that of gymnax:CartPole-v1" in capsys.readouterr().out.splitlines()[-1]
+        "gymnasium:CartPole-v1 takes that of gymnax:CartPole-v1"
+        in capsys.readouterr().out.splitlines()[-1]
     )

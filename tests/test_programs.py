@@ -46,7 +46,9 @@ def test_arguments_that_are_not_used_tell_programs_apart_too():
     for unused in (jnp.zeros(2), jnp.zeros(5), jnp.zeros(5, jnp.int32), {"a": jnp.zeros(5)}):
         program = programs.compile_program(lambda x, unused: x + 1.0, x, unused)
         np.testing.assert_array_equal(program(x, unused), [1, 2, 3])
-        np.testing.assert_array_equal(programs.shared_jit(lambda x, unused: x + 1.0)(x, unused), [1, 2, 3])
+        np.testing.assert_array_equal(
+            programs.shared_jit(lambda x, unused: x + 1.0)(x, unused), [1, 2, 3]
+        )
 
 
 def test_a_program_that_calls_back_is_never_shared():
@@ -105,7 +107,10 @@ def test_a_second_run_of_a3c_compiles_no_segment():
         env = MatchingAction()
         config = A3CConfig(num_workers=1, total_timesteps=100)
         runner = a3c(
-            lambda: env, networks.actor_critic(env, hidden=(8,)), optimizers.shared_rmsprop(1e-3), config
+            lambda: env,
+            networks.actor_critic(env, hidden=(8,)),
+            optimizers.shared_rmsprop(1e-3),
+            config,
         )
         state = runner.init(seed)
         return compiled_in(lambda: runner.run(state=state))

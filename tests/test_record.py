@@ -62,7 +62,22 @@ def test_every_observation_of_a_game_is_shown_and_its_score_is_the_sum_of_the_re
     factory = Script("..L.T", limit=100)
     frames = frames_of(factory.make_rendered(), episodes=2)
     # A game is 5 steps, a step that resets after the lost life; then one that resets for the second game.
-    assert [frame.pixels[0, 0, 0] // 10 for frame in frames] == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 0, 1, 2]
+    assert [frame.pixels[0, 0, 0] // 10 for frame in frames] == [
+        0,
+        1,
+        2,
+        3,
+        0,
+        1,
+        2,
+        0,
+        1,
+        2,
+        3,
+        0,
+        1,
+        2,
+    ]
     assert [frame.score for frame in frames if frame.game_over] == [50.0, 50.0]
     assert [frame.length for frame in frames if frame.game_over] == [5, 5]
     assert [frame.length for frame in frames] == [0, 1, 2, 3, 3, 4, 5, 0, 1, 2, 3, 3, 4, 5]
@@ -146,8 +161,12 @@ def test_classic_control_shows_the_state_and_not_that_of_the_drawing():
     render = env.renderer()
     state, observation = env.reset(KEY)
     left, right = (render(state.replace(x=x, theta=0.0), observation) for x in (-1.0, 1.0))
-    carts = [np.argwhere(frame[305].sum(axis=-1) < 30).mean() for frame in (left, right)]  # its columns
-    assert carts == pytest.approx([300 - 600 / 4.8, 300 + 600 / 4.8], abs=1)  # 4.8 metres on 600 pixels
+    carts = [
+        np.argwhere(frame[305].sum(axis=-1) < 30).mean() for frame in (left, right)
+    ]  # its columns
+    assert carts == pytest.approx(
+        [300 - 600 / 4.8, 300 + 600 / 4.8], abs=1
+    )  # 4.8 metres on 600 pixels
     again = render(state.replace(x=-1.0, theta=0.0), observation)
     np.testing.assert_array_equal(left, again)
 
@@ -207,7 +226,9 @@ def test_an_environment_of_ones_own_is_told_what_it_lacks():
         def renderer(self):
             return lambda state, observation: np.zeros((4, 4), np.uint8)
 
-    with pytest.raises(InputError, match=r"uint8 \[H, W, 3\], its picture is uint8 of shape \(4, 4\)"):
+    with pytest.raises(
+        InputError, match=r"uint8 \[H, W, 3\], its picture is uint8 of shape \(4, 4\)"
+    ):
         frames_of(JaxStage(Gray(), 0))
 
 
@@ -225,7 +246,10 @@ def test_a_gif_holds_the_frames(tmp_path):
     frames = moving_squares(20)
     assert write_video(tmp_path / "a.gif", iter(frames), fps=25) == 20
     np.testing.assert_array_equal(iio.imread(tmp_path / "a.gif"), frames)
-    assert iio.immeta(tmp_path / "a.gif")["duration"] == 40 and iio.immeta(tmp_path / "a.gif")["loop"] == 0
+    assert (
+        iio.immeta(tmp_path / "a.gif")["duration"] == 40
+        and iio.immeta(tmp_path / "a.gif")["loop"] == 0
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
 
 
@@ -234,7 +258,9 @@ def test_an_mp4_holds_the_frames_of_odd_sizes_too(tmp_path):
     frames = moving_squares(20)
     assert write_video(tmp_path / "a.mp4", iter(frames), fps=25) == 20
     command = [ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(tmp_path / "a.mp4")]
-    output = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], stdout=subprocess.PIPE)
+    output = subprocess.run(
+        [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], stdout=subprocess.PIPE
+    )
     read = np.frombuffer(output.stdout, np.uint8).reshape(20, 42, 64, 3)
     assert np.abs(read[:, :41, :63].astype(int) - frames).mean() < 3
     assert ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4")) == (20, pytest.approx(0.8))
@@ -270,7 +296,9 @@ def test_the_command_writes_what_it_says(run_dir, capsys):
     assert cli.main(["record", str(run_dir), "--episodes", "2", "--policy", "sampled"]) == 0
     printed = capsys.readouterr().out.splitlines()
     steps = [int(line.split()[3]) for line in printed[:2]]
-    assert [line.split()[1] for line in printed[:2]] == [str(n) for n in steps], "CartPole pays 1 a step"
+    assert [line.split()[1] for line in printed[:2]] == [str(n) for n in steps], (
+        "CartPole pays 1 a step"
+    )
     path = run_dir / "recording.gif"
     assert printed[2] == f"wrote {path}, {sum(steps) + 2} pictures"
     durations = iio.immeta(path)["duration"]
@@ -298,7 +326,9 @@ def test_the_command_ends_where_it_was_told(run_dir, tmp_path, capsys):
         (["--seed", "-1"], "seed must be an integer of at least 0"),
     ],
 )
-def test_wrong_input_is_refused_before_anything_is_played(flags, message, run_dir, monkeypatch, capsys):
+def test_wrong_input_is_refused_before_anything_is_played(
+    flags, message, run_dir, monkeypatch, capsys
+):
     monkeypatch.setattr("jax_a3c.training.record.played", lambda *_: 1 / 0)
     assert cli.main(["record", str(run_dir), *flags]) == 2
     assert message in capsys.readouterr().err

@@ -14,7 +14,9 @@ ENV = "gymnax:CartPole-v1"
 def recorder(tmp_path):
     """`recorder(progress)`: the recorder of a run that is so far."""
     run = RunDirectory.create(tmp_path / "run", "a2c", ENV, resolve("a2c", ENV))
-    return lambda progress=None: Recorder(run, 10**6, quiet=True, tensorboard=False, progress=progress)
+    return lambda progress=None: Recorder(
+        run, 10**6, quiet=True, tensorboard=False, progress=progress
+    )
 
 
 def at(updates, skipped=0, rewards=0, observations=0):
@@ -76,7 +78,8 @@ def test_the_environment_is_blamed_for_what_it_returned_since_the_last_accepted_
     record(at(30 + MAX_NONFINITE, 1 + MAX_NONFINITE, observations=1))
     told = record.skipped(ENV, recent=True)
     assert (
-        told == f"{ENV} returned observations that are not finite in 1 of 120 updates: mend the environment"
+        told
+        == f"{ENV} returned observations that are not finite in 1 of 120 updates: mend the environment"
     )
 
 

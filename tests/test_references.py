@@ -20,14 +20,22 @@ UPDATES = 3
 def renamed(variables):
     """Our tree of parameters, or of the optimizer's statistics, with the reference's names."""
     ours = variables["params"]
-    return {"params": {**ours["trunk"]["torso"], "logits": ours["policy"]["logits"], "value": ours["value"]}}
+    return {
+        "params": {
+            **ours["trunk"]["torso"],
+            "logits": ours["policy"]["logits"],
+            "value": ours["value"],
+        }
+    }
 
 
 def transitions_of(steps, plain, params):
     """A rollout of ours as the reference stores it."""
     observations = steps.observation.reshape(-1, *steps.observation.shape[2:])
     values = plain.apply(params, observations)[1].reshape(steps.action.shape)
-    unused = np.zeros(steps.action.shape, np.float32)  # what only the gradient through the rollout reads
+    unused = np.zeros(
+        steps.action.shape, np.float32
+    )  # what only the gradient through the rollout reads
     return references.Transition(
         steps.observation, steps.action, steps.reward, steps.terminated, values, unused, unused
     )
@@ -42,7 +50,9 @@ def assert_equal_to_rounding(ours, expected, before):
     for path, leaf in leaves:
         change = np.abs(expected[path] - before[path]).max()
         assert change > 0
-        np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-5 * change, err_msg=str(path))
+        np.testing.assert_allclose(
+            leaf, expected[path], rtol=1e-5, atol=1e-5 * change, err_msg=str(path)
+        )
 
 
 @pytest.mark.parametrize(("name", "torso", "num_envs", "num_steps"), TASKS)
@@ -81,11 +91,14 @@ def test_our_update_is_the_plain_one(name, torso, num_envs, num_steps):
 
 
 @pytest.mark.parametrize(("name", "torso", "num_envs", "num_steps"), TASKS)
-def test_the_gradient_through_the_rollout_is_that_of_a_second_pass(name, torso, num_envs, num_steps):
+def test_the_gradient_through_the_rollout_is_that_of_a_second_pass(
+    name, torso, num_envs, num_steps
+):
     config = A2CConfig(num_envs=num_envs, num_steps=num_steps)
     rule = references.optimizer(RATE, EPS, config.max_grad_norm)
     once, through = (
-        make(name, torso, rule, config) for make in (references.second_pass, references.through_rollout)
+        make(name, torso, rule, config)
+        for make in (references.second_pass, references.through_rollout)
     )
     start = jax.jit(once.init)(jax.random.key(0))
     train = [jax.jit(reference.train, static_argnums=1) for reference in (once, through)]

@@ -84,15 +84,26 @@ def test_a_refused_resume_leaves_the_run_as_it_was(words, message, ended, capsys
         ("metrics.jsonl", ['{"a": 1}'], "metrics.jsonl must be an integer of at least 0, got None"),
         ("metrics.jsonl", ['{"env_steps": "80"}'], "must be an integer of at least 0, got '80'"),
         ("evaluations.jsonl", ['{"env_steps": 80, "best": true}'], "must be a number, got None"),
-        ("evaluations.jsonl", ['{"env_steps": 80, "eval_return_mean": "9"}'], "must be a number, got '9'"),
+        (
+            "evaluations.jsonl",
+            ['{"env_steps": 80, "eval_return_mean": "9"}'],
+            "must be a number, got '9'",
+        ),
     ],
 )
-def test_a_run_with_foreign_lines_is_refused_and_left_as_it_was(name, rows, message, tmp_path, capsys):
+def test_a_run_with_foreign_lines_is_refused_and_left_as_it_was(
+    name, rows, message, tmp_path, capsys
+):
     run = trained(tmp_path / "run")
     (run.path / name).write_text("\n".join(rows) + "\n")
     run.checkpoints.paths()[0].write_bytes(b"")  # which is not set aside either
     before = contents(run.path)
-    assert cli.main(["train", "--resume", str(run.path), "--force", "--learning-rate", "0.5", "--quiet"]) == 2
+    assert (
+        cli.main(
+            ["train", "--resume", str(run.path), "--force", "--learning-rate", "0.5", "--quiet"]
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err
     assert contents(run.path) == before
 
@@ -115,7 +126,9 @@ def test_a_run_makes_the_folder_of_its_checkpoints_again(ended, tmp_path):
 
 def test_settings_of_other_types_are_stored_as_those_of_python(tmp_path):
     numbers = {"seed": np.int64(3), "learning_rate": jnp.float32(1e-3), "hidden": [np.int32(8)]}
-    run = trained(tmp_path / "run", **numbers, options=RunOptions(quiet=True, keep_checkpoints=np.int64(2)))
+    run = trained(
+        tmp_path / "run", **numbers, options=RunOptions(quiet=True, keep_checkpoints=np.int64(2))
+    )
     stored = run.checkpoints.load("last").facts["settings"]
     assert stored["seed"] == 3 and stored["learning_rate"] == float(np.float32(1e-3))
     again = resolve("a2c", CARTPOLE, **(SMALL | numbers))
@@ -157,13 +170,22 @@ def test_a_run_that_is_killed_while_its_settings_change_goes_on_under_them(tmp_p
     assert summary["status"] == "completed" and 4_000 <= summary["env_steps"] < 4_100
 
 
-def test_given_parameters_outlive_a_process_that_dies_before_its_first_checkpoint(tmp_path, monkeypatch):
+def test_given_parameters_outlive_a_process_that_dies_before_its_first_checkpoint(
+    tmp_path, monkeypatch
+):
     settings = resolve("a2c", CARTPOLE, **SMALL, learning_rate=0.0)
     like = build("a2c", CARTPOLE, settings).parameters_like()
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.25, leaf.dtype), like)
     checkpoints.export_params(params, tmp_path / "params")
     with killed_before_it_saves(monkeypatch):
-        train("a2c", CARTPOLE, settings, tmp_path / "run", options=QUIET, initial_params=tmp_path / "params")
+        train(
+            "a2c",
+            CARTPOLE,
+            settings,
+            tmp_path / "run",
+            options=QUIET,
+            initial_params=tmp_path / "params",
+        )
     (tmp_path / "params").unlink()
     resume(tmp_path / "run", options=QUIET)
     for name, array in RunDirectory(tmp_path / "run").checkpoints.load("last").arrays.items():
@@ -183,7 +205,15 @@ def test_a_run_may_begin_with_the_parameters_of_a_checkpoint(ended, tmp_path, ca
         "1",
         "--quiet",
     ]
-    words = ["train", "a2c", CARTPOLE, *flags, "--run-dir", str(tmp_path / "run"), "--initial-params"]
+    words = [
+        "train",
+        "a2c",
+        CARTPOLE,
+        *flags,
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--initial-params",
+    ]
     assert cli.main([*words, str(newest.path)]) == 0
     arrays = RunDirectory(tmp_path / "run").checkpoints.load("last").arrays
     for name, array in newest.arrays.items():
@@ -210,7 +240,9 @@ def test_initial_parameters_of_no_use_are_refused_before_the_run_begins(ended, t
 
 
 def test_options_go_on_with_the_run(tmp_path, monkeypatch):
-    run = trained(tmp_path / "run", options=RunOptions(quiet=True, eval_interval=1_000, keep_checkpoints=7))
+    run = trained(
+        tmp_path / "run", options=RunOptions(quiet=True, eval_interval=1_000, keep_checkpoints=7)
+    )
     assert run.options() == RunOptions(eval_interval=1_000, keep_checkpoints=7)
     steps = [row["env_steps"] for row in run.evaluations()]
     assert len(steps) == 2
@@ -257,7 +289,9 @@ def test_what_other_settings_decide_begins_anew_even_if_it_fits(changed):
     assert anew == (
         {"state/opt_state/m", "state/shared/statistics"} if changed == "optimizer" else {names[1]}
     )
-    assert not [name for name in names if not checkpoints.refit(stored, fresh, {"gamma"})[name].all()]
+    assert not [
+        name for name in names if not checkpoints.refit(stored, fresh, {"gamma"})[name].all()
+    ]
 
 
 def test_a_target_follows_after_its_interval_became_longer():
@@ -277,7 +311,10 @@ def test_a_target_follows_after_its_interval_became_longer():
 
 def test_a_moment_later_than_32_bits_has_a_key_of_its_own():
     moments = (5, 2**32, 2**32 + 5, 2**33 + 5, 10**15)
-    keys = {tuple(jax.random.key_data(session._at(jax.random.key(0), steps)).tolist()) for steps in moments}
+    keys = {
+        tuple(jax.random.key_data(session._at(jax.random.key(0), steps)).tolist())
+        for steps in moments
+    }
     assert len(keys) == len(moments)
 
 
@@ -289,7 +326,17 @@ def test_steps_beyond_32_bits_are_counted_whatever_an_update_has(ended):
 
 
 def test_the_supervisor_forgets_flags_however_they_are_written():
-    words = ["train", "a2c", "ENV", "--run_dir", "a", "--initial_params=b", "--supervise", "--seed", "3"]
+    words = [
+        "train",
+        "a2c",
+        "ENV",
+        "--run_dir",
+        "a",
+        "--initial_params=b",
+        "--supervise",
+        "--seed",
+        "3",
+    ]
     kept = supervisor._without(words, "--supervise", "--run-dir", "--initial-params")
     assert kept == ["train", "a2c", "ENV", "--seed", "3"]
 
@@ -300,7 +347,10 @@ def test_the_supervisor_forgets_flags_however_they_are_written():
         ("from jax_a3c import cli; sys.argv = ['', 'eval', 'nowhere']; sys.exit(cli.run())", [2]),
         ("from jax_a3c import cli; cli.main = lambda: 1 / 0; cli.run()", [1]),
         ("from jax_a3c import cli; cli.main = lambda: 0; cli.run(); os.abort()", [0]),
-        ("os._exit(1)", [None, None, None]),  # as the watch over a call that holds the interpreter does
+        (
+            "os._exit(1)",
+            [None, None, None],
+        ),  # as the watch over a call that holds the interpreter does
         ("os.abort()", [None, None, None]),
     ],
     ids=["refused", "raises", "dies after its end", "watch", "dies"],

@@ -15,7 +15,10 @@ from jax_a3c import returns
 
 GAMMA = 0.9
 SHAPES = [(1,), (7,), (4, 2, 2)]
-PRECISIONS = [pytest.param(np.float32, 1e-5, id="float32"), pytest.param(np.float64, 1e-10, id="float64")]
+PRECISIONS = [
+    pytest.param(np.float32, 1e-5, id="float32"),
+    pytest.param(np.float64, 1e-10, id="float64"),
+]
 
 
 class Rollout(NamedTuple):
@@ -45,7 +48,9 @@ def make_rollout(shape, seed=0, end_probability=0.3) -> Rollout:
     next_values = np.concatenate([values[1:], rng.normal(size=(1, *shape[1:]))])
     # Where an episode ends, values[t + 1] is the next one's; that of the final observation is another.
     next_values = np.where(terminated | truncated, rng.normal(size=shape), next_values)
-    return Rollout(rng.normal(size=shape), values, next_values, rng.normal(size=shape), terminated, truncated)
+    return Rollout(
+        rng.normal(size=shape), values, next_values, rng.normal(size=shape), terminated, truncated
+    )
 
 
 # One row per function: how to call it, and the specification of its result, lambda and the rollout given.
@@ -68,21 +73,34 @@ def call_n_step_returns(x, lambdas):
 def spec_n_step_returns(x, lambda_):
     del lambda_
     ends = (x.terminated, x.truncated)
-    return reference.per_stream(reference.n_step_returns, x.rewards, x.next_values, *ends, gamma=GAMMA, n=3)
+    return reference.per_stream(
+        reference.n_step_returns, x.rewards, x.next_values, *ends, gamma=GAMMA, n=3
+    )
 
 
 def call_gae(x, lambdas):
-    return returns.generalized_advantage_estimation(x.rewards, x.discounts, x.values, x.next_values, lambdas)
+    return returns.generalized_advantage_estimation(
+        x.rewards, x.discounts, x.values, x.next_values, lambdas
+    )
 
 
 def spec_gae(x, lambda_):
     arrays = (x.rewards, x.values, x.next_values, x.terminated, x.truncated)
-    return reference.per_stream(reference.generalized_advantages, *arrays, gamma=GAMMA, lambda_=lambda_)
+    return reference.per_stream(
+        reference.generalized_advantages, *arrays, gamma=GAMMA, lambda_=lambda_
+    )
 
 
 def call_vtrace(x, lambdas):
     return returns.vtrace(
-        x.rewards, x.discounts, x.values, x.next_values, x.log_rhos, lambdas, clip_rho=1.5, clip_pg_rho=2.0
+        x.rewards,
+        x.discounts,
+        x.values,
+        x.next_values,
+        x.log_rhos,
+        lambdas,
+        clip_rho=1.5,
+        clip_pg_rho=2.0,
     )
 
 
@@ -90,7 +108,9 @@ def spec_vtrace(x, lambda_):
     arrays = (x.rewards, x.values, x.next_values, np.exp(x.log_rhos), x.terminated, x.truncated)
     common = {"gamma": GAMMA, "lambda_": lambda_, "clip_rho": 1.5}
     targets = reference.per_stream(reference.vtrace_targets, *arrays, **common)
-    return targets, reference.per_stream(reference.vtrace_advantages, *arrays, **common, clip_pg_rho=2.0)
+    return targets, reference.per_stream(
+        reference.vtrace_advantages, *arrays, **common, clip_pg_rho=2.0
+    )
 
 
 def call_retrace(x, lambdas):
@@ -191,8 +211,12 @@ def test_hand_worked_returns_with_termination_and_truncation():
     discounts, lambdas = np.array([0.5, 0.5, 0.0, 0.5]), np.array([0.5, 0.0, 0.5, 0.5])
     # G3 = 4 + .5*16 = 12; G2 = 3; G1 = 2 + .5*8 = 6; G0 = 1 + .5*(.5*20 + .5*6) = 7.5
     expected = [7.5, 6.0, 3.0, 12.0]
-    np.testing.assert_array_equal(returns.lambda_returns(rewards, discounts, next_values, lambdas), expected)
-    advantages = returns.generalized_advantage_estimation(rewards, discounts, values, next_values, lambdas)
+    np.testing.assert_array_equal(
+        returns.lambda_returns(rewards, discounts, next_values, lambdas), expected
+    )
+    advantages = returns.generalized_advantage_estimation(
+        rewards, discounts, values, next_values, lambdas
+    )
     np.testing.assert_array_equal(advantages, expected - values)
 
 
@@ -202,7 +226,9 @@ def test_hand_worked_vtrace_and_retrace():
     log_rhos = np.log([0.5, 4.0])
     # clip 1: delta = [.5 (1 + 2 - 2), 1 (1 + 3 - 4)] = [.5, 0], so vs = [2.5, 4]
     # clip 2: A = [.5 (1 + .5*4 - 2), 2 (1 + .5*6 - 4)] = [.5, 0]
-    targets, advantages = returns.vtrace(rewards, discounts, values, next_values, log_rhos, clip_pg_rho=2.0)
+    targets, advantages = returns.vtrace(
+        rewards, discounts, values, next_values, log_rhos, clip_pg_rho=2.0
+    )
     np.testing.assert_allclose(targets, [2.5, 4.0], rtol=1e-6)
     np.testing.assert_allclose(advantages, [0.5, 0.0], rtol=1e-6)
     # G1 = 1 + .5*6 = 4; G0 = 1 + .5 (4 + min(1, 4) (4 - 3)) = 3.5, with q(s1, a1) = 3
@@ -213,13 +239,17 @@ def test_hand_worked_vtrace_and_retrace():
 def test_the_terminal_reward_counts():
     """GA3C drops it: a task whose only reward comes last is then never learned."""
     rewards, discounts = np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.5, 0.0])
-    np.testing.assert_array_equal(returns.discounted_returns(rewards, discounts, 7.0), [0.25, 0.5, 1.0])
+    np.testing.assert_array_equal(
+        returns.discounted_returns(rewards, discounts, 7.0), [0.25, 0.5, 1.0]
+    )
 
 
 def test_a_long_rollout_which_is_a_loop_equals_the_specification():
     rollout = make_rollout((40, 2), end_probability=0.1)
     x = arguments(rollout)
-    assert_close(JITTED["lambda_returns"](x, x.lambdas(0.9)), spec_lambda_returns(rollout, 0.9), 1e-5)
+    assert_close(
+        JITTED["lambda_returns"](x, x.lambdas(0.9)), spec_lambda_returns(rollout, 0.9), 1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -238,7 +268,9 @@ def test_n_of_one_is_td_and_a_large_n_is_the_segment_return():
         returns.n_step_returns(*terms, 1), returns.lambda_returns(*terms, 0.0), rtol=1e-6
     )
     for n in (6, 7, np.int64(1000)):
-        np.testing.assert_array_equal(returns.n_step_returns(*terms, n), returns.lambda_returns(*terms))
+        np.testing.assert_array_equal(
+            returns.n_step_returns(*terms, n), returns.lambda_returns(*terms)
+        )
 
 
 def test_on_policy_vtrace_is_the_lambda_return_and_gae():
@@ -271,15 +303,21 @@ def test_equals_rlax(lambda_):
     ours = returns.discounted_returns(*common, x.next_values[-1])
     assert_close(ours, np.asarray(rlax.discounted_returns(*common, x.next_values)), 1e-6)
     ours = returns.n_step_returns(*common, x.next_values, 3, lambda_=lambda_)
-    assert_close(ours, np.asarray(rlax.n_step_bootstrapped_returns(*common, x.next_values, 3, lambda_)), 1e-6)
+    assert_close(
+        ours, np.asarray(rlax.n_step_bootstrapped_returns(*common, x.next_values, 3, lambda_)), 1e-6
+    )
     ours = returns.generalized_advantage_estimation(*common, x.values, x.next_values, lambda_)
     all_values = jnp.append(x.values, x.next_values[-1])
     theirs = rlax.truncated_generalized_advantage_estimation(*common, lambda_, all_values)
     assert_close(ours, np.asarray(theirs), 1e-6)
 
-    targets, advantages = returns.vtrace(*common, x.values, x.next_values, x.log_rhos, lambda_, 1.5, 2.0)
+    targets, advantages = returns.vtrace(
+        *common, x.values, x.next_values, x.log_rhos, lambda_, 1.5, 2.0
+    )
     for theirs in (
-        rlax.vtrace_td_error_and_advantage(x.values, x.next_values, *common, rhos, lambda_, 1.5, 2.0),
+        rlax.vtrace_td_error_and_advantage(
+            x.values, x.next_values, *common, rhos, lambda_, 1.5, 2.0
+        ),
         rlax.leaky_vtrace_td_error_and_advantage(
             x.values, x.next_values, *common, rhos, 1.0, lambda_, 1.5, 2.0
         ),
@@ -289,7 +327,9 @@ def test_equals_rlax(lambda_):
 
     ours = returns.retrace(*common, x.values, x.next_values, x.log_rhos, lambda_)
     traces = lambda_ * jnp.minimum(1.0, rhos[1:])
-    theirs = rlax.general_off_policy_returns_from_q_and_v(x.values[1:], x.next_values, *common, traces)
+    theirs = rlax.general_off_policy_returns_from_q_and_v(
+        x.values[1:], x.next_values, *common, traces
+    )
     assert_close(ours, np.asarray(theirs), 1e-6)
 
 
@@ -358,8 +398,14 @@ def test_integers_and_low_precision_are_computed_in_float32():
         (lambda a: returns.n_step_returns(a, a, a, 0), "n is 0.*integer >= 1"),
         (lambda a: returns.n_step_returns(a, a, a, 2.0), r"n is 2.0"),
         (lambda a: returns.n_step_returns(a, a, a, True), "n is True"),
-        (lambda a: returns.n_step_returns(a, a, a, jnp.array(2)), "known when the function is traced"),
-        (lambda a: returns.generalized_advantage_estimation(a, a, a[:3], a, 1.0), r"values \(3, 2\)"),
+        (
+            lambda a: returns.n_step_returns(a, a, a, jnp.array(2)),
+            "known when the function is traced",
+        ),
+        (
+            lambda a: returns.generalized_advantage_estimation(a, a, a[:3], a, 1.0),
+            r"values \(3, 2\)",
+        ),
         (lambda a: returns.vtrace(a, a, a, a, a[0]), r"log_rhos \(2,\)"),
         (lambda a: returns.vtrace(a, a, a, a, a, clip_rho=0.0), "clip_rho is 0.0.*above 0"),
         (lambda a: returns.vtrace(a, a, a, a, a, clip_pg_rho=a), r"clip_pg_rho has shape \(4, 2\)"),

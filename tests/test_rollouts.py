@@ -26,7 +26,9 @@ def python_unroll(env, act, actor, num_steps, auto_reset):
     """The specification: one environment and one step at a time."""
     num_envs = len(actor.reset)
     action_key, env_key, reset_key, _ = jax.random.split(actor.key, 4)
-    keys = zip(*(jax.random.split(k, num_steps) for k in (action_key, env_key, reset_key)), strict=True)
+    keys = zip(
+        *(jax.random.split(k, num_steps) for k in (action_key, env_key, reset_key)), strict=True
+    )
     pool = jax.random.split(reset_key, num_envs)
     states = [jax.tree.map(lambda x, i=i: x[i], actor.env_state) for i in range(num_envs)]
     observations, resets = list(actor.observation), list(actor.reset)
@@ -35,25 +37,39 @@ def python_unroll(env, act, actor, num_steps, auto_reset):
         carry, actions = act(action_key, carry, jnp.stack(observations), jnp.stack(resets))
         row = []
         for i in range(num_envs):
-            states[i], step = env.step(jax.random.split(env_key, num_envs)[i], states[i], actions[i])
+            states[i], step = env.step(
+                jax.random.split(env_key, num_envs)[i], states[i], actions[i]
+            )
             row.append((observations[i], resets[i], actions[i], *step[1:], step.observation))
             resets[i] = step.terminated | step.truncated
             observations[i] = step.observation
             if resets[i]:
-                fresh = jax.random.split(step_reset_key, num_envs) if auto_reset == "exact" else pool
+                fresh = (
+                    jax.random.split(step_reset_key, num_envs) if auto_reset == "exact" else pool
+                )
                 states[i], observations[i] = env.reset(fresh[i])
         rows.append([jnp.stack(column) for column in zip(*row, strict=True)])
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 @pytest.mark.parametrize("auto_reset", ["pooled", "exact"])
-@pytest.mark.parametrize("env", [EitherEnd(), envs.make("gymnax:Catch-bsuite")], ids=lambda env: env.spec.id)
+@pytest.mark.parametrize(
+    "env", [EitherEnd(), envs.make("gymnax:Catch-bsuite")], ids=lambda env: env.spec.id
+)
 def test_equals_a_plain_loop(env, auto_reset):
     actor = init_actor(env, (), jax.random.key(3), 3)
     _, rollout, _ = jax.jit(lambda a: unroll(env, random_act, a, 12, auto_reset=auto_reset))(actor)
     expected = python_unroll(env, random_act, actor, 12, auto_reset)
     steps = rollout.steps
-    names = ("observation", "reset", "action", "reward", "terminated", "truncated", "next_observation")
+    names = (
+        "observation",
+        "reset",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "next_observation",
+    )
     for name, column in zip(names, expected, strict=True):
         np.testing.assert_allclose(getattr(steps, name), column, rtol=1e-6, err_msg=name)
     assert steps.mask.all()
@@ -85,7 +101,11 @@ def test_the_final_observation_is_kept_and_not_the_next_episodes():
 def test_episode_sums_and_running_returns():
     env = TerminalReward()
     actor, _, sums = unroll(env, random_act, init_actor(env, (), jax.random.key(0), 5), 7)
-    assert (float(sums.episodes), float(sums.episode_return), float(sums.episode_length)) == (10, 10, 30)
+    assert (float(sums.episodes), float(sums.episode_return), float(sums.episode_length)) == (
+        10,
+        10,
+        30,
+    )
     assert actor.episode_length.tolist() == [1] * 5 and actor.episode_return.tolist() == [0.0] * 5
 
 
@@ -93,14 +113,16 @@ def test_episode_sums_and_running_returns():
 def test_a_segment_ends_with_the_episode(num_steps):
     env = TerminalReward()
     actor = init_actor(env, (), jax.random.key(0), 1)
-    last, rollout, sums = jax.jit(lambda a: unroll(env, random_act, a, num_steps, stop_at_episode_end=True))(
-        actor
-    )
+    last, rollout, sums = jax.jit(
+        lambda a: unroll(env, random_act, a, num_steps, stop_at_episode_end=True)
+    )(actor)
     taken = min(num_steps, 3)
     assert rollout.steps.mask[:, 0].tolist() == [True] * taken + [False] * (num_steps - taken)
     assert bool(last.reset[0]) == (taken == 3) and float(sums.episodes) == (taken == 3)
     _, whole, _ = unroll(env, random_act, actor, num_steps)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:taken], b[:taken]), rollout.steps, whole.steps)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[:taken], b[:taken]), rollout.steps, whole.steps
+    )
 
 
 def test_start_states_of_the_pool_have_the_environments_distribution():

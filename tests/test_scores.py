@@ -55,7 +55,9 @@ def test_table_1_of_the_paper_follows_from_its_table_s3(column):
 
 
 @pytest.mark.parametrize("column", [column for column in TABLE_1 if column.startswith("A3C")])
-def test_with_the_published_random_score_of_video_pinball_table_1_would_not_follow(column, monkeypatch):
+def test_with_the_published_random_score_of_video_pinball_table_1_would_not_follow(
+    column, monkeypatch
+):
     monkeypatch.setattr(scores, "IMPLIED_RANDOM", {})
     percent = scores.human_normalized(*paper_scores(column), starts="human")
     assert abs(scores.mean(percent) - TABLE_1[column][0]) > 50
@@ -65,7 +67,9 @@ def test_with_the_published_random_score_of_video_pinball_table_1_would_not_foll
 def test_video_pinball_differs_from_its_published_scores_in_one_number():
     assert scores.reference_scores("VideoPinball", starts="human") == (0.0, 15641.1)
     assert scores.reference_scores("VideoPinball", starts="noop") == (16256.9, 17667.9)
-    assert scores.human_normalized("Video Pinball", 15641.1 / 2, starts="human") == pytest.approx(50.0)
+    assert scores.human_normalized("Video Pinball", 15641.1 / 2, starts="human") == pytest.approx(
+        50.0
+    )
 
 
 def test_the_human_start_references_are_those_printed_beside_table_s3():
@@ -81,7 +85,9 @@ def test_every_human_is_better_than_random(starts):
     for game in scores.games():
         random, human = scores.reference_scores(game, starts=starts)
         assert human > random
-        assert scores.human_normalized(game, [random, human], starts=starts) == pytest.approx([0.0, 100.0])
+        assert scores.human_normalized(game, [random, human], starts=starts) == pytest.approx(
+            [0.0, 100.0]
+        )
 
 
 @pytest.mark.parametrize(
@@ -109,8 +115,14 @@ def test_the_spellings_of_the_field_are_one_game(game, same):
     ("game", "message"),
     [
         ("Pnog", "unknown game 'Pnog'; did you mean 'Pong'?"),
-        ("envpool:SpaceInvader-v5", "unknown game 'envpool:SpaceInvader-v5'; did you mean 'SpaceInvaders'?"),
-        ("gymnax:Breakout-MinAtar", "unknown game 'gymnax:Breakout-MinAtar'"),  # another game, other points
+        (
+            "envpool:SpaceInvader-v5",
+            "unknown game 'envpool:SpaceInvader-v5'; did you mean 'SpaceInvaders'?",
+        ),
+        (
+            "gymnax:Breakout-MinAtar",
+            "unknown game 'gymnax:Breakout-MinAtar'",
+        ),  # another game, other points
         ("CartPole-v1", r"unknown game 'CartPole-v1'; `scores.games\(\)` lists"),
         ("", "unknown game ''"),
         (5, "game must be a name such as 'Pong', got 5"),
@@ -125,19 +137,27 @@ def test_an_unknown_game_is_refused_with_the_nearest(game, message):
 def test_normalised_scores_keep_their_shape():
     assert scores.human_normalized("Pong", 14.6) == 100.0
     assert scores.human_normalized("Pong", np.zeros((3, 2), np.float32)).shape == (3, 2)
-    columns = scores.human_normalized(["Pong", "Breakout"], [[14.6, 1.7], [-20.7, 30.5], [14.6, 59.3]])
+    columns = scores.human_normalized(
+        ["Pong", "Breakout"], [[14.6, 1.7], [-20.7, 30.5], [14.6, 59.3]]
+    )
     np.testing.assert_allclose(columns, [[100.0, 0.0], [0.0, 100.0], [100.0, 200.0]], atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("Pong", 1.0, "noops"), "starts must be one of noop, human, got 'noops'; did you mean 'noop'?"),
+        (
+            ("Pong", 1.0, "noops"),
+            "starts must be one of noop, human, got 'noops'; did you mean 'noop'?",
+        ),
         (("Pong", math.nan), "score must be finite, got nan$"),
         (("Pong", [1.0, math.inf]), r"score must be finite, got inf at \(1,\)"),
         (("Pong", "many"), "score must be numbers, got 'many'"),
         (("Pong", [[1.0], [1.0, 2.0]]), "score must be numbers"),
-        ((["Pong", "Qbert"], [1.0, 2.0, 3.0]), r"a column for each game, \[\*B, 2\], got shape \(3,\)"),
+        (
+            (["Pong", "Qbert"], [1.0, 2.0, 3.0]),
+            r"a column for each game, \[\*B, 2\], got shape \(3,\)",
+        ),
         ((["Pong", "Qbert"], 1.0), r"got shape \(\)"),
     ],
 )
@@ -185,7 +205,9 @@ def test_aggregates_take_batch_axes_and_leave_their_argument_alone(aggregate):
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @given(matrix=MATRICES, seed=st.integers(0, 100))
 def test_aggregates_move_with_the_scores_and_do_not_know_the_order_of_runs(aggregate, matrix, seed):
-    np.testing.assert_allclose(aggregate(3.0 * matrix + 2.0), 3.0 * aggregate(matrix) + 2.0, atol=1e-8)
+    np.testing.assert_allclose(
+        aggregate(3.0 * matrix + 2.0), 3.0 * aggregate(matrix) + 2.0, atol=1e-8
+    )
     shuffled = np.random.default_rng(seed).permuted(matrix, axis=0)
     np.testing.assert_allclose(aggregate(shuffled), aggregate(matrix), atol=1e-8)
 
@@ -239,7 +261,9 @@ def every_resample(matrix, aggregate):
     draws = list(itertools.product(range(runs), repeat=runs))  # of one game, all equally likely
     values = []
     for chosen in itertools.product(draws, repeat=games):  # each game draws for itself
-        resample = [[matrix[chosen[game][run], game] for game in range(games)] for run in range(runs)]
+        resample = [
+            [matrix[chosen[game][run], game] for game in range(games)] for run in range(runs)
+        ]
         values.append(float(aggregate(np.array(resample))))
     return np.array(values)
 
@@ -250,11 +274,18 @@ def test_the_interval_holds_the_quantiles_of_all_resamples(aggregate, confidence
     matrix = np.array([[0.0, 5.3], [1.1, 2.0], [7.9, 3.2]])
     values = every_resample(matrix, aggregate)
     assert len(values) == (3**3) ** 2
-    tail, slack = (1 - confidence) / 2, 0.005  # 50,000 draws: two standard errors of a quantile's level
+    tail, slack = (
+        (1 - confidence) / 2,
+        0.005,
+    )  # 50,000 draws: two standard errors of a quantile's level
     low, high = scores.bootstrap_interval(matrix, aggregate, confidence=confidence)
-    assert np.quantile(values, tail - slack) - 1e-9 <= low <= np.quantile(values, tail + slack) + 1e-9
     assert (
-        np.quantile(values, 1 - tail - slack) - 1e-9 <= high <= np.quantile(values, 1 - tail + slack) + 1e-9
+        np.quantile(values, tail - slack) - 1e-9 <= low <= np.quantile(values, tail + slack) + 1e-9
+    )
+    assert (
+        np.quantile(values, 1 - tail - slack) - 1e-9
+        <= high
+        <= np.quantile(values, 1 - tail + slack) + 1e-9
     )
 
 
@@ -330,7 +361,11 @@ def test_more_confidence_is_wider_and_all_of_it_the_range():
         (SKEWED, {"num_resamples": 1e4}, "num_resamples must be an integer"),
         (SKEWED, {"seed": -1}, "seed must be an integer of at least 0, got -1"),
         (SKEWED, {"seed": None}, "seed must be an integer of at least 0, got None"),
-        (SKEWED, {"aggregate": np.mean}, r"aggregate must map \[\*B, runs, games\] to \[\*B\]; it mapped"),
+        (
+            SKEWED,
+            {"aggregate": np.mean},
+            r"aggregate must map \[\*B, runs, games\] to \[\*B\]; it mapped",
+        ),
     ],
 )
 def test_the_bootstrap_refuses_by_name(values, settings, message):

@@ -109,7 +109,9 @@ def test_continuous_actions_find_the_optimum():
     env = Target()
     for variance in ("parameter", "scalar", "per_dimension"):
         network = networks.actor_critic(env, hidden=(16,), variance=variance, shared=False)
-        _, agent = make_agent(env, network=network, optimizer=optax.adam(3e-3), ent_coef=1e-4, num_envs=64)
+        _, agent = make_agent(
+            env, network=network, optimizer=optax.adam(3e-3), ent_coef=1e-4, num_envs=64
+        )
         params = train(agent, 600)[0].params
         _, policy, _ = network.apply(params, (), jnp.array([[[0.0, 1.0]]]), jnp.ones((1, 1), bool))
         action = to_bounds(env.spec.action_space, policy.mode())
@@ -126,7 +128,9 @@ def test_step_is_unroll_gradient_update():
 
     @jax.jit
     def written_out(state, env_steps):
-        _, rollout, _ = unroll(env, lambda *args: objective.act(state.params, *args), state.actor, 5)
+        _, rollout, _ = unroll(
+            env, lambda *args: objective.act(state.params, *args), state.actor, 5
+        )
         grads, _ = gradient(objective, state.params, rollout, 0.5)
         changes, _ = optimizer.update(grads, state.opt_state, env_steps=env_steps)
         return optax.apply_updates(state.params, changes)
@@ -166,7 +170,9 @@ def test_vmap_over_seeds_and_hyper_parameters():
     def final_entropy(key, learning_rate, ent_coef):
         optimizer = optimizers.shared_rmsprop(learning_rate, eps=1e-5)
         agent = a2c(env, network, optimizer, A2CConfig(ent_coef=ent_coef))
-        return jax.lax.scan(lambda s, _: agent.step(s), agent.init(key), length=200)[1]["entropy"][-1]
+        return jax.lax.scan(lambda s, _: agent.step(s), agent.init(key), length=200)[1]["entropy"][
+            -1
+        ]
 
     keys = jax.random.split(jax.random.key(0), 3)
     rates, costs = jnp.array([0.0, 1e-2, 1e-2]), jnp.array([0.0, 0.0, 5.0])
@@ -266,11 +272,17 @@ PARTS = {
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"env": "gymnax:CartPole-v1"}, "env must be an environment, as envs.make gives it, got 'gymnax"),
+        (
+            {"env": "gymnax:CartPole-v1"},
+            "env must be an environment, as envs.make gives it, got 'gymnax",
+        ),
         ({"network": "mlp"}, "network must be a network, such as networks.actor_critic"),
         ({"optimizer": 1e-3}, "optimizer must be an optimizer, such as optimizers.shared_rmsprop"),
         ({"config": {"num_envs": 3}}, "config must be A[23]CConfig"),
-        ({"env": PENDULUM}, "network has the actions .*Discrete.*, those of gymnax:Pendulum-v1 are Box"),
+        (
+            {"env": PENDULUM},
+            "network has the actions .*Discrete.*, those of gymnax:Pendulum-v1 are Box",
+        ),
     ],
 )
 def test_parts_that_are_none_are_refused(method, part, message):

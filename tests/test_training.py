@@ -34,7 +34,9 @@ from jax_a3c.types import Progress
 
 pytestmark = pytest.mark.unoptimized
 CARTPOLE = "gymnax:CartPole-v1"
-WITH_PRESETS = [(method, "envpool:Pong-v5" if env_id == ATARI else env_id) for method, env_id in PRESETS]
+WITH_PRESETS = [
+    (method, "envpool:Pong-v5" if env_id == ATARI else env_id) for method, env_id in PRESETS
+]
 SUMMARY = {
     "method",
     "env",
@@ -98,7 +100,9 @@ def test_the_summary_has_what_other_programs_rely_on(run):
         "CartPole pays 1 a step"
     )
     rows = run.metrics()
-    assert rows[-1]["env_steps"] == summary["env_steps"] and rows[-1]["updates"] == summary["updates"]
+    assert (
+        rows[-1]["env_steps"] == summary["env_steps"] and rows[-1]["updates"] == summary["updates"]
+    )
     assert sum(row["interval_updates"] for row in rows) == summary["updates"]
     assert all(row["episode_return"] is None or row["episode_return"] > 5 for row in rows)
 
@@ -117,12 +121,24 @@ def test_parameters_are_exported_and_imported(run, tmp_path, capsys):
     wider = build(method, env_id, resolve(method, env_id, hidden=(9,))).parameters_like()
     with pytest.raises(InputError, match="is of another network or run: params/"):
         import_params(path, wider)
-    flags = ["--hidden", "8", "--learning-rate", "0", "--total-timesteps", "3000", "--quiet", "--run-dir"]
+    flags = [
+        "--hidden",
+        "8",
+        "--learning-rate",
+        "0",
+        "--total-timesteps",
+        "3000",
+        "--quiet",
+        "--run-dir",
+    ]
     flags += [str(tmp_path / "run"), "--initial-params", str(path), "--eval-episodes", "1"]
     assert cli.main(["train", method, env_id, *flags]) == 0  # without a step of learning
     copy = RunDirectory(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, copy.load_params(like), run.load_params(like))
-    assert cli.main(["train", method, env_id, *flags[:-2], "--initial-params", "none.safetensors"]) == 2
+    assert (
+        cli.main(["train", method, env_id, *flags[:-2], "--initial-params", "none.safetensors"])
+        == 2
+    )
     assert "none.safetensors is missing" in capsys.readouterr().err
 
 
@@ -130,7 +146,10 @@ def test_eval_and_plot_commands(run, tmp_path, capsys):
     assert cli.main(["eval", str(run.path), "--episodes", "3"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert results["eval_episodes"] == 3 and results["eval_greedy_return_mean"] > 5
-    assert cli.main(["plot", str(run.path), str(run.path), "--output", str(tmp_path / "both.png")]) == 0
+    assert (
+        cli.main(["plot", str(run.path), str(run.path), "--output", str(tmp_path / "both.png")])
+        == 0
+    )
     assert (tmp_path / "both.png").stat().st_size > 10_000
     assert "completed" in capsys.readouterr().out
 
@@ -166,9 +185,19 @@ def test_an_evaluation_needs_an_episode(unevaluated, tmp_path, capsys):
     assert "eval_max_steps must be at least 4" in capsys.readouterr().err
 
     for more in ([], ["--dry-run"]):
-        words = ["--eval-episodes", "0", "--eval-interval", "1000", "--run-dir", str(tmp_path / "run"), *more]
+        words = [
+            "--eval-episodes",
+            "0",
+            "--eval-interval",
+            "1000",
+            "--run-dir",
+            str(tmp_path / "run"),
+            *more,
+        ]
         assert cli.main(["train", "a2c", CARTPOLE, *words]) == 2
-        assert "eval_interval=1000 needs eval_episodes of at least 1, got 0" in capsys.readouterr().err
+        assert (
+            "eval_interval=1000 needs eval_episodes of at least 1, got 0" in capsys.readouterr().err
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -178,8 +207,20 @@ def test_games_that_the_evaluation_cut_are_counted_in_every_output(unevaluated, 
     assert results["eval_episodes_cut"] == results["eval_greedy_episodes_cut"] == 5  # after 7 steps
     assert results["eval_sampled_episodes_cut"] == 5 and results["eval_return_mean"] == 7.0
 
-    words = ["--total-timesteps", "200", "--eval-episodes", "3", "--eval-max-steps", "30", "--hidden", "4"]
-    assert cli.main(["train", "a2c", CARTPOLE, *words, "--quiet", "--run-dir", str(tmp_path / "run")]) == 0
+    words = [
+        "--total-timesteps",
+        "200",
+        "--eval-episodes",
+        "3",
+        "--eval-max-steps",
+        "30",
+        "--hidden",
+        "4",
+    ]
+    assert (
+        cli.main(["train", "a2c", CARTPOLE, *words, "--quiet", "--run-dir", str(tmp_path / "run")])
+        == 0
+    )
     assert "3 episodes (3 cut), greedy" in capsys.readouterr().out
     assert RunDirectory(tmp_path / "run").summary()["eval_episodes_cut"] == 3
 
@@ -201,7 +242,9 @@ def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
         while not (path / "metrics.jsonl").exists() and not finished.wait(0.05):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does: once to the process, once to its group
+        os.kill(
+            os.getpid(), signal.SIGTERM
+        )  # as `timeout` does: once to the process, once to its group
 
     finished = threading.Event()
     thread = threading.Thread(target=interrupt, daemon=True)
@@ -218,14 +261,26 @@ def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
 @pytest.mark.parametrize("method", ["a2c", "a3c", "one-step-q", "async-one-step-sarsa"])
 def test_a_run_that_diverges_is_given_up_and_said_so(method, tmp_path, capsys):
     path = tmp_path / "run"
-    flags = ["--reward-scale", "1e38", "--run-dir", str(path), "--quiet", "--total-timesteps", "5e4"]
+    flags = [
+        "--reward-scale",
+        "1e38",
+        "--run-dir",
+        str(path),
+        "--quiet",
+        "--total-timesteps",
+        "5e4",
+    ]
     assert cli.main(["train", method, CARTPOLE, *flags]) == 1
     assert "no gradient was finite" in capsys.readouterr().err
     run = RunDirectory(path)
     params = run.load_params(build(*run.config()).parameters_like())
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
     summary = run.summary()
-    assert set(summary) >= SUMMARY and summary["status"] == "failed" and summary["nonfinite_gradients"] >= 100
+    assert (
+        set(summary) >= SUMMARY
+        and summary["status"] == "failed"
+        and summary["nonfinite_gradients"] >= 100
+    )
     assert all(row["loss"] is not None for row in run.metrics())
 
 
@@ -264,14 +319,20 @@ def test_evaluation_counts_the_first_complete_episode_of_each_environment():
             jax.random.key(0), carry, np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool)
         )
         for policy in ("greedy", "sampled"):
-            result = evaluator(env, network, num_episodes=7, policy=policy)(params, jax.random.key(1))
+            result = evaluator(env, network, num_episodes=7, policy=policy)(
+                params, jax.random.key(1)
+            )
             assert result.returns.tolist() == [expected[0]] * 7
             assert result.lengths.tolist() == [expected[1]] * 7
 
 
 def test_interval_metrics_are_differences():
     last = Progress(
-        100, 10, 1.0, {"loss": 5.0, "episodes": 2.0, "episode_return": 20.0, "episode_length": 20.0}, [10]
+        100,
+        10,
+        1.0,
+        {"loss": 5.0, "episodes": 2.0, "episode_return": 20.0, "episode_length": 20.0},
+        [10],
     )
     sums = {"loss": 25.0, "episodes": 6.0, "episode_return": 100.0, "episode_length": 60.0}
     row = interval_metrics(last, Progress(300, 20, 2.0, sums, [20]))
@@ -282,13 +343,24 @@ def test_interval_metrics_are_differences():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_an_lstm_and_is_evaluated_its_own_way(method, tmp_path):
-    sizes = {"num_envs": 3, "num_steps": 4, "hidden": (4,), "lstm": True, "lstm_size": 3, "eval_episodes": 2}
+    sizes = {
+        "num_envs": 3,
+        "num_steps": 4,
+        "hidden": (4,),
+        "lstm": True,
+        "lstm_size": 3,
+        "eval_episodes": 2,
+    }
     settings = resolve(method, "gymnax:Catch-bsuite", total_timesteps=240, **sizes)
-    summary = train(method, "gymnax:Catch-bsuite", settings, tmp_path / "run", options=RunOptions(quiet=True))
+    summary = train(
+        method, "gymnax:Catch-bsuite", settings, tmp_path / "run", options=RunOptions(quiet=True)
+    )
     assert summary["status"] == "completed" and summary["env_steps"] >= 240
     other = "epsilon_greedy" if METHODS[method].value_based else "sampled"
     assert {"eval_greedy_return_mean", f"eval_{other}_return_mean"} <= set(summary)
-    assert evaluate_run(RunDirectory(tmp_path / "run"), num_episodes=2, seed=1)["eval_episodes"] == 2
+    assert (
+        evaluate_run(RunDirectory(tmp_path / "run"), num_episodes=2, seed=1)["eval_episodes"] == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,9 +393,13 @@ def test_a_methods_name_stands_for_its_objective_and_runner(method, objective, r
         ("momentum-sgd", "momentum_sgd", {"momentum": 0.8}),
     ],
 )
-def test_an_optimizers_name_stands_for_its_function_and_settings(name, function, arguments, monkeypatch):
+def test_an_optimizers_name_stands_for_its_function_and_settings(
+    name, function, arguments, monkeypatch
+):
     calls, original = [], getattr(optimizers, function)
-    monkeypatch.setattr(optimizers, function, lambda *a, **k: calls.append((a, k)) or original(*a, **k))
+    monkeypatch.setattr(
+        optimizers, function, lambda *a, **k: calls.append((a, k)) or original(*a, **k)
+    )
     settings = {"optimizer": name, "rmsprop_decay": 0.9, "rmsprop_eps": 0.3, "momentum": 0.8}
     rates = {"learning_rate": 0.5, "total_timesteps": 100}
     build("a3c", CARTPOLE, resolve("a3c", CARTPOLE, **settings, **rates))
@@ -362,8 +438,18 @@ def test_the_epsilon_greedy_evaluation_takes_one_action_in_twenty_at_random():
 
 
 def test_a_run_that_ends_before_its_exploration_says_so(tmp_path, capsys):
-    flags = ["--total-timesteps", "1000", "--epsilon-anneal-steps", "4000", "--quiet", "--eval-episodes", "2"]
-    assert cli.main(["train", "n-step-q", CARTPOLE, *flags, "--run-dir", str(tmp_path / "run")]) == 0
+    flags = [
+        "--total-timesteps",
+        "1000",
+        "--epsilon-anneal-steps",
+        "4000",
+        "--quiet",
+        "--eval-episodes",
+        "2",
+    ]
+    assert (
+        cli.main(["train", "n-step-q", CARTPOLE, *flags, "--run-dir", str(tmp_path / "run")]) == 0
+    )
     assert "epsilon falls only 25% of its way" in capsys.readouterr().err
 
 
@@ -417,14 +503,29 @@ def test_commands_that_only_look_things_up(command, capsys):
         (["a2c", CARTPOLE, "--num-envs", "0"], "num_envs must be an integer of at least 1, got 0"),
         (["a2c", CARTPOLE, "--num-envs", "1.5"], "1.5 is not an integer"),
         (["a2c", CARTPOLE, "--gamma", "1.5"], "gamma must be a number between 0 and 1, got 1.5"),
-        (["a2c", CARTPOLE, "--num-workers", "4"], "num_workers is a setting of the asynchronous methods"),
+        (
+            ["a2c", CARTPOLE, "--num-workers", "4"],
+            "num_workers is a setting of the asynchronous methods",
+        ),
         (["a2c", CARTPOLE, "--lock"], "lock is a setting of the asynchronous methods"),
-        (["a2c", CARTPOLE, "--double-q"], "double_q is a setting of the value-based methods; a2c is actor-"),
-        (["n-step-q", CARTPOLE, "--ent-coef", "0"], "ent_coef is a setting of the actor-critic methods"),
+        (
+            ["a2c", CARTPOLE, "--double-q"],
+            "double_q is a setting of the value-based methods; a2c is actor-",
+        ),
+        (
+            ["n-step-q", CARTPOLE, "--ent-coef", "0"],
+            "ent_coef is a setting of the actor-critic methods",
+        ),
         (["one-step-sarsa", CARTPOLE, "--double-q"], "double_q must be False for one-step Sarsa"),
         (["n-step-q", "gymnax:Pendulum-v1"], "a Q network needs discrete actions"),
-        (["n-step-q", CARTPOLE, "--final-epsilons", "0.1"], "final_epsilon_probabilities must be one number"),
-        (["n-step-q", CARTPOLE, "--eval-policy", "sampled"], "must be one of greedy, epsilon-greedy"),
+        (
+            ["n-step-q", CARTPOLE, "--final-epsilons", "0.1"],
+            "final_epsilon_probabilities must be one number",
+        ),
+        (
+            ["n-step-q", CARTPOLE, "--eval-policy", "sampled"],
+            "must be one of greedy, epsilon-greedy",
+        ),
         (
             ["n-step-q", CARTPOLE, "--target-update-interval", "0"],
             "target_update_interval must be an integer of at least 1, got 0",
@@ -433,7 +534,10 @@ def test_commands_that_only_look_things_up(command, capsys):
             ["n-step-q", CARTPOLE, "--target-update-interval", "1e10"],
             "target_update_interval must be an integer between 1 and 1000000000, got 10000000000",
         ),
-        (["a3c", CARTPOLE, "--max-grad-norm", "-1"], "max_grad_norm must be a number above 0, got -1"),
+        (
+            ["a3c", CARTPOLE, "--max-grad-norm", "-1"],
+            "max_grad_norm must be a number above 0, got -1",
+        ),
         (
             ["a3c", CARTPOLE, "--learning-rate", "nan"],
             "learning_rate must be a number of at least 0, got nan",
@@ -447,8 +551,14 @@ def test_commands_that_only_look_things_up(command, capsys):
             ["a2c", "gymnax:Breakout-MinAtar", "--num-envs", "2e9", "--num-steps", "1"],
             "num_envs=2000000000 times num_steps=1 observations of 'gymnax:Breakout-MinAtar' need",
         ),
-        (["a2c", CARTPOLE, "--num-envs", "1e9", "--num-steps", "1e9"], "num_envs times num_steps must be"),
-        (["a3c", CARTPOLE, "--num-workers", "1e5"], "num_workers must be an integer between 1 and 1024, got"),
+        (
+            ["a2c", CARTPOLE, "--num-envs", "1e9", "--num-steps", "1e9"],
+            "num_envs times num_steps must be",
+        ),
+        (
+            ["a3c", CARTPOLE, "--num-workers", "1e5"],
+            "num_workers must be an integer between 1 and 1024, got",
+        ),
         (["a3c", CARTPOLE, "--worker-timeout", "1e10"], "worker_timeout must be a number"),
         (["--resume"], "resume needs the folder of a run"),
         (["a3c", CARTPOLE, "--seed", "1e20"], "seed must be an integer between 0 and"),
@@ -505,11 +615,20 @@ def test_outputs_that_cannot_be_written_are_refused(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["export", str(run.path), "--output", ""])
     assert "a path is empty" in capsys.readouterr().err
-    assert cli.main(["export", str(run.path), "--output", str(tmp_path / "new" / "params.safetensors")]) == 0
+    assert (
+        cli.main(
+            ["export", str(run.path), "--output", str(tmp_path / "new" / "params.safetensors")]
+        )
+        == 0
+    )
 
 
 def test_eval_and_plot_refuse_what_is_no_run(tmp_path, capsys):
-    for command in (["eval", str(tmp_path)], ["plot", str(tmp_path)], ["eval", str(tmp_path / "missing")]):
+    for command in (
+        ["eval", str(tmp_path)],
+        ["plot", str(tmp_path)],
+        ["eval", str(tmp_path / "missing")],
+    ):
         assert cli.main(command) == 2
         assert str(tmp_path) in capsys.readouterr().err
 

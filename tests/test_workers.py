@@ -76,7 +76,9 @@ def test_a_silent_worker_is_named_with_all_stacks(capfd, clock):
             time.sleep(0.001)
 
     try:
-        with pytest.raises(WorkerHangError, match="worker 1 of 2 hangs: no segment ended within 30 seconds"):
+        with pytest.raises(
+            WorkerHangError, match="worker 1 of 2 hangs: no segment ended within 30 seconds"
+        ):
             workers.run(work, interval=0.05, report=lambda: False)
         assert alive() == ["a3c-worker-1"]  # it cannot be ended from outside
     finally:
@@ -93,7 +95,9 @@ def test_one_that_has_ended_does_not_hang(clock):
         wait_until(lambda: alive() == ["a3c-worker-1"])
         for _ in range(8):
             seen = len(reports)
-            wait_until(lambda seen=seen: len(reports) >= seen + 2)  # the caller has looked in between
+            wait_until(
+                lambda seen=seen: len(reports) >= seen + 2
+            )  # the caller has looked in between
             assert workers.go_on(worker)
             clock.now += 10.0
 

@@ -74,11 +74,15 @@ def make(env_id: str, /, **options: Any) -> JaxEnvironment | HostFactory:
     check_string("env", env_id)
     backend, _, name = env_id.partition(":")
     if backend not in BACKENDS:
-        raise InputError(f"unknown environment {shown(env_id)}; {_suggestion(env_id, tuple(BACKENDS))}")
+        raise InputError(
+            f"unknown environment {shown(env_id)}; {_suggestion(env_id, tuple(BACKENDS))}"
+        )
     try:
         return BACKENDS[backend].make(name, **options)
     except UnknownEnvironmentError:
-        raise InputError(f"unknown environment {shown(env_id)}; {_suggestion(env_id, (backend,))}") from None
+        raise InputError(
+            f"unknown environment {shown(env_id)}; {_suggestion(env_id, (backend,))}"
+        ) from None
 
 
 def _suggestion(env_id: str, backends: tuple[str, ...]) -> str:
@@ -92,4 +96,6 @@ def _suggestion(env_id: str, backends: tuple[str, ...]) -> str:
     matches = nearest_names(wanted, ids_by_name)
     if not matches:
         return "`jax-a3c envs` lists those that can be made"
-    return f"did you mean {', '.join(repr(near) for match in matches for near in ids_by_name[match])}?"
+    return (
+        f"did you mean {', '.join(repr(near) for match in matches for near in ids_by_name[match])}?"
+    )

@@ -146,7 +146,9 @@ class EnvSpec:
     def __post_init__(self) -> None:
         check_tuple(f"observation_shape of {self.id!r}", self.observation_shape, "integers")
         for size in self.observation_shape:
-            check_integer(f"observation_shape {self.observation_shape} of {self.id!r}, each entry,", size, 1)
+            check_integer(
+                f"observation_shape {self.observation_shape} of {self.id!r}, each entry,", size, 1
+            )
         if np.dtype(self.observation_dtype).kind in "OSUcMm":
             raise InputError(
                 f"observations of {self.id!r} have the dtype {self.observation_dtype}; a network needs real "

@@ -106,7 +106,9 @@ class EnvpoolFactory:
       spec: its description.
     """
 
-    def __init__(self, name: str, module: str, options: Mapping[str, Any], *, timeout: float | None):
+    def __init__(
+        self, name: str, module: str, options: Mapping[str, Any], *, timeout: float | None
+    ):
         """The environment `name` of `module`; `timeout` is in seconds per call, `options` are envpool's."""
         env_id = f"envpool:{name}"
         self._name = name
@@ -122,7 +124,9 @@ class EnvpoolFactory:
             try:
                 spec = _make_spec(name, self._settings)
             except Exception as error:
-                raise InputError(f"envpool refuses {self._settings} for {env_id!r}: {error}") from error
+                raise InputError(
+                    f"envpool refuses {self._settings} for {env_id!r}: {error}"
+                ) from error
             observation, action = spec.gymnasium_observation_space, spec.gymnasium_action_space
         self._layout = observation_layout(
             env_id, observation, drop=("mission",) if module == "envpool.minigrid" else ()
@@ -385,7 +389,9 @@ def _settings(env_id: str, name: str, family: Family, options: Mapping[str, Any]
     settings = {**family.defaults, **family.fixed, **options}
     if name in VIZDOOM_REWARDS:
         settings["reward_config"] = VIZDOOM_REWARDS[name]
-        steps, skip = (settings.get(key, config[key]) for key in ("max_episode_steps", "frame_skip"))
+        steps, skip = (
+            settings.get(key, config[key]) for key in ("max_episode_steps", "frame_skip")
+        )
         if steps * skip > VIZDOOM_TICS:
             raise InputError(
                 f"max_episode_steps times frame_skip of {env_id!r} must be at most {VIZDOOM_TICS}, when Doom "

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from jax_a3c.checks import InputError, check_boolean, check_integer, check_timeout, shown
-from jax_a3c.envs.base import Discrete, EnvSpec, HostEnvironmentError, HostStep, UnknownEnvironmentError
+from jax_a3c.envs.base import (
+    Discrete,
+    EnvSpec,
+    HostEnvironmentError,
+    HostStep,
+    UnknownEnvironmentError,
+)
 from jax_a3c.envs.host import (
     BoundedCalls,
     Layout,
@@ -43,7 +49,9 @@ INSTALL = "pip install 'jax-a3c[gymnasium]'"
 NEEDS = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
 """What Gymnasium's own environments import beside Gymnasium, by the package they are in."""
 
-NEEDS_MAIN_THREAD = re.compile(r"main(\(\))? thread|event loop in thread|in that same thread", re.IGNORECASE)
+NEEDS_MAIN_THREAD = re.compile(
+    r"main(\(\))? thread|event loop in thread|in that same thread", re.IGNORECASE
+)
 """What `signal`, `asyncio`, `sqlite3` and windows say on a thread that is not the main or the first one."""
 
 NOT_LISTED = ("gymnasium.envs.phys2d", "gymnasium.envs.tabular")
@@ -78,9 +86,15 @@ class GymnasiumFactory:
             declared = self._describe(env_id)
         except HostEnvironmentError as error:
             if type(error.__cause__).__name__ == "DependencyNotInstalled":
-                raise InputError(f"{env_id!r} needs more than is installed: {error.__cause__}") from None
-            if options and error.__cause__ is not None:  # it answered; the settings are the likelier reason
-                raise InputError(f"{env_id!r} cannot be made with {shown(dict(options))}: {error}") from None
+                raise InputError(
+                    f"{env_id!r} needs more than is installed: {error.__cause__}"
+                ) from None
+            if (
+                options and error.__cause__ is not None
+            ):  # it answered; the settings are the likelier reason
+                raise InputError(
+                    f"{env_id!r} cannot be made with {shown(dict(options))}: {error}"
+                ) from None
             raise
 
         self._declared = declared
@@ -169,7 +183,9 @@ class GymnasiumEnvironment:
         self.spec = spec
         self.num_envs = len(seeds)
         self._layout = layout
-        self._first_action = int(action_like.start) if isinstance(spec.action_space, Discrete) else 0
+        self._first_action = (
+            int(action_like.start) if isinstance(spec.action_space, Discrete) else 0
+        )
         self._action_dtype = action_like.dtype
         self._seeds: list[int] | None = seeds
         self._over: np.ndarray | None = None
@@ -189,7 +205,9 @@ class GymnasiumEnvironment:
         if self._over is None:
             raise InputError(f"call reset() of {self.spec.id!r} before its first step")
         action = action.astype(self._action_dtype) + self._first_action
-        observation, reward, terminated, truncated, _ = self._calls("step", lambda: self._vector.step(action))
+        observation, reward, terminated, truncated, _ = self._calls(
+            "step", lambda: self._vector.step(action)
+        )
         ignored, self._over = self._over, terminated | truncated
         reward = np.where(ignored, np.float32(0), reward.astype(np.float32))
         return HostStep(
@@ -282,10 +300,18 @@ def _import(module: str, env_id: str) -> None:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # of what the module imports
-            raise InputError(f"{env_id!r} needs the module {module!r}, which needs more: {error}") from error
+        if error.name is None or not f"{module}.".startswith(
+            f"{error.name}."
+        ):  # of what the module imports
+            raise InputError(
+                f"{env_id!r} needs the module {module!r}, which needs more: {error}"
+            ) from error
         looked = "in the current folder and on" if searches_current_folder() else "on"
-        spelling = "; write it as in `import`, without .py" if module.endswith(".py") or "/" in module else ""
+        spelling = (
+            "; write it as in `import`, without .py"
+            if module.endswith(".py") or "/" in module
+            else ""
+        )
         raise InputError(
             f"{env_id!r} needs the module {module!r}, which was looked for {looked} Python's path and not "
             f"found: go to its folder, or add that folder to PYTHONPATH{spelling}"
@@ -321,7 +347,11 @@ def _main_thread(error: BaseException) -> str:
 
 def _process_ended(error: BaseException) -> str:
     """What a broken pipe to an environment's process means."""
-    return "; its process ended without an answer" if isinstance(error, EOFError | ConnectionError) else ""
+    return (
+        "; its process ended without an answer"
+        if isinstance(error, EOFError | ConnectionError)
+        else ""
+    )
 
 
 def _is_listed(registered: Any) -> bool:
@@ -333,7 +363,9 @@ def _is_listed(registered: Any) -> bool:
         return False
     needs = [library for package, library in NEEDS.items() if module.startswith(package)]
     libraries = (*needs, module.split(".")[0])
-    return all(name in sys.modules or importlib.util.find_spec(name) is not None for name in libraries)
+    return all(
+        name in sys.modules or importlib.util.find_spec(name) is not None for name in libraries
+    )
 
 
 def _check_options(env_id: str, registered: Any, options: Mapping[str, Any]) -> None:
@@ -341,7 +373,9 @@ def _check_options(env_id: str, registered: Any, options: Mapping[str, Any]) -> 
     from gymnasium.envs.registration import load_env_creator
 
     if "render_mode" in options:
-        raise InputError(f"render_mode is no setting of {env_id!r} here; `jax-a3c record` draws an agent")
+        raise InputError(
+            f"render_mode is no setting of {env_id!r} here; `jax-a3c record` draws an agent"
+        )
     if not options:
         return
     try:
@@ -351,4 +385,6 @@ def _check_options(env_id: str, registered: Any, options: Mapping[str, Any]) -> 
     except Exception as error:
         raise InputError(f"{env_id!r} cannot be made: {error}") from error
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-        check_names(env_id, options, [parameter.name for parameter in parameters] + ["max_episode_steps"])
+        check_names(
+            env_id, options, [parameter.name for parameter in parameters] + ["max_episode_steps"]
+        )

@@ -60,7 +60,9 @@ class GymnaxEnvironment:
             action = jnp.clip(action, jnp.array(space.low), jnp.array(space.high))
         # `step_env` and `is_truncated` are gymnax' step less its auto-reset, which resets every
         # environment on every step.
-        observation, state, reward, terminated, _ = self._env.step_env(key, state, action, self._params)
+        observation, state, reward, terminated, _ = self._env.step_env(
+            key, state, action, self._params
+        )
         truncated = self._env.is_truncated(state, self._params)
         observation, state = _cast((observation, state), self._structure)
         reward = jnp.asarray(reward, jnp.float32).reshape(())
@@ -100,7 +102,9 @@ def make(name: str, /, **options: Any) -> GymnaxEnvironment:
         raise UnknownEnvironmentError(name)
     env, params = gymnax.make(name)
     defaults = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
-    defaults = {option: value for option, value in defaults.items() if isinstance(value, int | float)}
+    defaults = {
+        option: value for option, value in defaults.items() if isinstance(value, int | float)
+    }
     for option, value in options.items():
         if option not in defaults:
             near = difflib.get_close_matches(option, defaults, n=1)
@@ -122,7 +126,9 @@ def _action_space(name: str, space: Any) -> ActionSpace:
     if kind == "Discrete":
         return Discrete(num_actions=int(space.n))
     if kind == "Box" and len(space.shape) == 1:
-        low, high = (np.broadcast_to(np.asarray(b, float), space.shape) for b in (space.low, space.high))
+        low, high = (
+            np.broadcast_to(np.asarray(b, float), space.shape) for b in (space.low, space.high)
+        )
         return Box(low=tuple(low.tolist()), high=tuple(high.tolist()))
     raise InputError(
         f"'gymnax:{name}' has the action space {space!r}; supported are Discrete and Box of one axis"

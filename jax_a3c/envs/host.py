@@ -62,7 +62,9 @@ def observation_layout(env_id: str, space: Any, drop: Sequence[str] = ()) -> Lay
         return _box_layout(space)
     if "Discrete" in kinds:
         start, count = int(space.start), int(space.n)
-        return Layout((), np.dtype(np.int32), count, None, lambda x: (np.asarray(x) - start).astype(np.int32))
+        return Layout(
+            (), np.dtype(np.int32), count, None, lambda x: (np.asarray(x) - start).astype(np.int32)
+        )
     parts = _vectors(env_id, space, tuple(drop))
     size = sum(part_size for part_size, _ in parts)
     if not size:
@@ -167,7 +169,9 @@ def check_step(spec: EnvSpec, num_envs: int, step: Any) -> None:
       HostEnvironmentError: if it is no `HostStep`, or shape or dtype of a field differ.
     """
     if not isinstance(step, HostStep):
-        raise HostEnvironmentError(f"step() of {spec.id!r} must return a HostStep, got {shown(step)}")
+        raise HostEnvironmentError(
+            f"step() of {spec.id!r} must return a HostStep, got {shown(step)}"
+        )
     check_observation(spec, num_envs, step.observation, "step")
     for name in ("reward", "score"):
         _check_array(spec.id, "step", name, getattr(step, name), (num_envs,), np.float32)
@@ -214,11 +218,15 @@ def nearest_names(wanted: str, names: Iterable[str], count: int = 3) -> list[str
     """
     lowered = {name: name.lower() for name in names}
     same = {_bare(wanted), _without_version(wanted.lower())}
-    matches = [name for name, lower in lowered.items() if same & {_bare(lower), _without_version(lower)}]
+    matches = [
+        name for name, lower in lowered.items() if same & {_bare(lower), _without_version(lower)}
+    ]
     if matches:
         return matches
     near = difflib.get_close_matches(wanted.lower(), lowered.values(), n=count, cutoff=0.6)
-    return [name for match in dict.fromkeys(near) for name, lower in lowered.items() if lower == match]
+    return [
+        name for match in dict.fromkeys(near) for name, lower in lowered.items() if lower == match
+    ]
 
 
 def raised(env_id: str, doing: str, error: BaseException) -> str:
@@ -234,7 +242,11 @@ class BoundedCalls:
     """
 
     def __init__(
-        self, env_id: str, timeout: float | None, *, way_out: Callable[[BaseException], str] | None = None
+        self,
+        env_id: str,
+        timeout: float | None,
+        *,
+        way_out: Callable[[BaseException], str] | None = None,
     ):
         """Nothing is started yet.
 
@@ -264,7 +276,9 @@ class BoundedCalls:
         try:
             return self._call(lambda: function(*arguments))
         except queue.Empty:
-            self._lost = f"{self._env_id!r} hangs: no answer within {self._timeout:g} seconds of {doing}"
+            self._lost = (
+                f"{self._env_id!r} hangs: no answer within {self._timeout:g} seconds of {doing}"
+            )
             raise HostEnvironmentError(self._lost) from None
         except HostEnvironmentError as error:  # its sentence is complete
             self._lost = str(error)
@@ -272,7 +286,9 @@ class BoundedCalls:
         except (Exception, SystemExit) as error:
             self._lost = raised(self._env_id, doing, error) + self._way_out(error)
             raise HostEnvironmentError(self._lost) from error
-        except BaseException:  # Ctrl-C: nobody waits for the answer, so that nothing more can be asked
+        except (
+            BaseException
+        ):  # Ctrl-C: nobody waits for the answer, so that nothing more can be asked
             self._lost = f"{self._env_id!r} was left in {doing}"
             raise
         finally:
@@ -321,7 +337,9 @@ def kinds_of(space: Any) -> set[str]:
     return {kind.__name__ for kind in type(space).__mro__}
 
 
-def _check_array(env_id: str, doing: str, name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
+def _check_array(
+    env_id: str, doing: str, name: str, value: Any, shape: tuple[int, ...], dtype: Any
+) -> None:
     """Refuse an array of another shape, or whose dtype NumPy casts only to another kind of number."""
     array = np.asarray(value)
     if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
@@ -374,8 +392,14 @@ def _vectors(env_id: str, space: Any, drop: tuple[str, ...] = ()) -> list[Vector
     if kinds & {"Text", "MissionSpace"}:
         return []
     if kinds & {"Dict", "Tuple"}:
-        keys = sorted(set(space.spaces) - set(drop)) if "Dict" in kinds else range(len(space.spaces))
-        return [(size, _after(key, vector)) for key in keys for size, vector in _vectors(env_id, space[key])]
+        keys = (
+            sorted(set(space.spaces) - set(drop)) if "Dict" in kinds else range(len(space.spaces))
+        )
+        return [
+            (size, _after(key, vector))
+            for key in keys
+            for size, vector in _vectors(env_id, space[key])
+        ]
     if "Discrete" in kinds:
         return [(int(space.n), _one_hot(int(space.n), int(space.start)))]
     if "MultiDiscrete" in kinds and len(space.shape) == 1:
@@ -386,7 +410,9 @@ def _vectors(env_id: str, space: Any, drop: tuple[str, ...] = ()) -> list[Vector
         ]
     if kinds & {"Box", "MultiBinary"}:
         return [(int(np.prod(space.shape)), lambda x: np.asarray(x).reshape(len(x), -1))]
-    raise InputError(f"{env_id!r} has observations of no fixed size: {space!r}; wrap the environment")
+    raise InputError(
+        f"{env_id!r} has observations of no fixed size: {space!r}; wrap the environment"
+    )
 
 
 def _after(key: Any, vector: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:

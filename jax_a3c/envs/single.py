@@ -48,7 +48,9 @@ def describe(make: Make) -> Description:
     """Make an environment, read what it declares, and close it."""
     env = make()
     max_episode_steps = None if env.spec is None else env.spec.max_episode_steps
-    description = Description(env.observation_space, env.action_space, dict(env.metadata), max_episode_steps)
+    description = Description(
+        env.observation_space, env.action_space, dict(env.metadata), max_episode_steps
+    )
     env.close()
     return description
 
@@ -169,7 +171,9 @@ class Checked:
         """Act once."""
         returned = self._env.step(action)
         if "step" in self._unchecked:
-            self._check("step", returned, ("observation", "reward", "terminated", "truncated", "info"))
+            self._check(
+                "step", returned, ("observation", "reward", "terminated", "truncated", "info")
+            )
 
         observation, reward, terminated, truncated, info = returned
         if type(reward) in NUMBERS and type(terminated) in FLAGS and type(truncated) in FLAGS:

@@ -70,11 +70,15 @@ def convolve(images: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     return by_platform(cpu, direct, images, kernel, strides=strides)
 
 
-def _forward(images: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, tuple[Array, Array]]:
+def _forward(
+    images: Array, kernel: Array, strides: tuple[int, int]
+) -> tuple[Array, tuple[Array, Array]]:
     return convolve(images, kernel, strides), (images, kernel)
 
 
-def _backward(strides: tuple[int, int], saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def _backward(
+    strides: tuple[int, int], saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
     return by_platform(chunked_gradient, direct_gradient, *saved, grad, strides=strides)
 
 
@@ -172,7 +176,9 @@ def _is_small(kernel: Array) -> bool:
     return math.prod(kernel.shape[:3]) <= PATCHES_UP_TO
 
 
-def by_platform(cpu: Callable[..., Any], default: Callable[..., Any], *args: Array, **settings: Any) -> Any:
+def by_platform(
+    cpu: Callable[..., Any], default: Callable[..., Any], *args: Array, **settings: Any
+) -> Any:
     """What the program is compiled for decides: `cpu(*args, **settings)` there, else `default`."""
     cpu, default = functools.partial(cpu, **settings), functools.partial(default, **settings)
     return lax.platform_dependent(*args, cpu=cpu, default=default)

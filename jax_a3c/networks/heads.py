@@ -75,5 +75,7 @@ class GaussianHead(nn.Module):
                 dense(features, entries, init=self.initialization, scale=0.01, name="variance")
             )
         else:
-            raise InputError(f"unknown variance {self.variance!r}; choose one of {', '.join(VARIANCES)}")
+            raise InputError(
+                f"unknown variance {self.variance!r}; choose one of {', '.join(VARIANCES)}"
+            )
         return DiagonalGaussian(mean, jnp.sqrt(variance + self.min_variance))

@@ -30,7 +30,10 @@ def initializers(init: str, *, scale: float, fan_in: int) -> dict[str, Any]:
       "torch": e-mail of V. Mnih, wiki of muupan/async-rl (2016).
     """
     if init == "orthogonal":
-        return {"kernel_init": nn.initializers.orthogonal(scale), "bias_init": nn.initializers.zeros}
+        return {
+            "kernel_init": nn.initializers.orthogonal(scale),
+            "bias_init": nn.initializers.zeros,
+        }
     if init != "torch":
         raise InputError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
     bound = 1.0 / math.sqrt(fan_in)

@@ -129,7 +129,9 @@ class ActorCritic(nn.Module):
             size = self.action_space.size
             settings = (self.variance, self.min_variance, self.initialization, self.initial_stddev)
             return GaussianHead(size, *settings, name="policy")(features)
-        return CategoricalHead(self.action_space.num_actions, self.initialization, name="policy")(features)
+        return CategoricalHead(self.action_space.num_actions, self.initialization, name="policy")(
+            features
+        )
 
 
 class QNetwork(nn.Module):
@@ -274,7 +276,9 @@ def _spec(of: Any) -> Any:
     """The `EnvSpec` of an environment, or itself."""
     spec = getattr(of, "spec", of)
     if not hasattr(spec, "action_space"):
-        raise InputError(f"spec must be an environment, as envs.make gives it, or its .spec, got {shown(of)}")
+        raise InputError(
+            f"spec must be an environment, as envs.make gives it, or its .spec, got {shown(of)}"
+        )
     return spec
 
 

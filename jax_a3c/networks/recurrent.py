@@ -54,7 +54,9 @@ class LSTM(nn.Module):
         starts["bias_init"] = self._bias_init(starts["bias_init"])
         gates = nn.Dense(4 * self.units, dtype=self.dtype, name="input", **starts)(inputs)
         kernel_init = initializers(self.initialization, scale=1.0, fan_in=self.units)["kernel_init"]
-        recurrent = self.param("recurrent_kernel", kernel_init, (self.units, 4 * self.units), jnp.float32)
+        recurrent = self.param(
+            "recurrent_kernel", kernel_init, (self.units, 4 * self.units), jnp.float32
+        )
 
         def step(carry: LSTMCarry, now: tuple[Array, Array]) -> tuple[LSTMCarry, Array]:
             return _cell(carry, *now, recurrent.astype(self.dtype))
@@ -68,10 +70,14 @@ class LSTM(nn.Module):
         if self.initialization != "orthogonal":
             return bias_init
         offset = jnp.array([0.0, self.forget_bias, 0.0, 0.0]).repeat(self.units)  # gates i, f, g, o
-        return lambda key, shape, dtype=jnp.float32: bias_init(key, shape, dtype) + offset.astype(dtype)
+        return lambda key, shape, dtype=jnp.float32: (
+            bias_init(key, shape, dtype) + offset.astype(dtype)
+        )
 
 
-def _cell(carry: LSTMCarry, gates: Array, reset: Array, recurrent: Array) -> tuple[LSTMCarry, Array]:
+def _cell(
+    carry: LSTMCarry, gates: Array, reset: Array, recurrent: Array
+) -> tuple[LSTMCarry, Array]:
     """One step from the input's part of the gates, `[*B, 4 H]`."""
     cell, hidden = jax.tree.map(lambda x: jnp.where(reset[..., None], 0.0, x), carry)
     gates = (gates + hidden.astype(recurrent.dtype) @ recurrent).astype(jnp.float32)

@@ -29,7 +29,9 @@ def record(network: nn.Module, params: Params, *args: Any) -> tuple[Any, Layers]
     """
     result, state = network.apply(params, *args, capture_intermediates=_is_layer)
     kept = flatten_dict(state["intermediates"])
-    return result, {path[:-1]: outputs for path, (outputs,) in kept.items()}  # the last is the method
+    return result, {
+        path[:-1]: outputs for path, (outputs,) in kept.items()
+    }  # the last is the method
 
 
 def replay(network: nn.Module, params: Params, layers: Layers, *args: Any) -> Any:

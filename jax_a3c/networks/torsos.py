@@ -35,7 +35,9 @@ def as_real(
     if num_categories is not None:
         return jax.nn.one_hot(observations, num_categories, dtype=jnp.float32)
     if observations.dtype == jnp.uint8:
-        return observations.astype(jnp.float32) / (BYTE if observation_high is None else observation_high)
+        return observations.astype(jnp.float32) / (
+            BYTE if observation_high is None else observation_high
+        )
     if not jnp.issubdtype(observations.dtype, jnp.floating):
         return observations.astype(jnp.float32)
     return observations
@@ -61,7 +63,9 @@ class MLP(nn.Module):
         """`[M, *obs_shape]` -> `[M, features[-1]]`."""
         x = observations.reshape(observations.shape[0], -1)
         for units in self.features:
-            x = self.activation(dense(x, units, init=self.initialization, scale=GAIN, dtype=self.dtype))
+            x = self.activation(
+                dense(x, units, init=self.initialization, scale=GAIN, dtype=self.dtype)
+            )
         return x
 
 
@@ -96,7 +100,9 @@ class Nature(nn.Module):
     @nn.compact
     def __call__(self, observations: Array) -> Array:
         """`[M, H, W, C]` -> `[M, 512]`; 84x84 gives 3,136 features before the last layer."""
-        return _convolutions(self, observations, layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)), units=512)
+        return _convolutions(
+            self, observations, layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)), units=512
+        )
 
 
 class MinAtarConv(nn.Module):
@@ -133,7 +139,9 @@ def _convolutions(
     return nn.relu(dense(x, units, init=torso.initialization, scale=GAIN, dtype=torso.dtype))
 
 
-def _check_image(name: str, shape: tuple[int, ...], layers: tuple[tuple[int, int, int], ...]) -> None:
+def _check_image(
+    name: str, shape: tuple[int, ...], layers: tuple[tuple[int, int, int], ...]
+) -> None:
     """Raise an InputError unless `shape` is an image on which every layer has room."""
     if len(shape) != 3:
         raise InputError(

@@ -92,14 +92,21 @@ def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
     """
 
     def td_loss(
-        params: Params, target_params: Params, rollout: Rollout, q: Array, rewards: Array, discounts: Array
+        params: Params,
+        target_params: Params,
+        rollout: Rollout,
+        q: Array,
+        rewards: Array,
+        discounts: Array,
     ) -> Array:
         steps = rollout.steps
         transition = (q, steps.action, rewards, discounts)
         q_next = next_target_values(network, target_params, rollout)
         if config.double_q:
             chooser = next_values(network, params, rollout, q)
-            return losses.double_q_learning_loss(*transition, q_next, chooser, transform=_transform(config))
+            return losses.double_q_learning_loss(
+                *transition, q_next, chooser, transform=_transform(config)
+            )
         return losses.q_learning_loss(*transition, q_next, transform=_transform(config))
 
     return _action_value_objective(network, config, td_loss)
@@ -130,7 +137,12 @@ def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
         raise InputError("double_q must be False for one-step Sarsa, whose target has no maximum")
 
     def td_loss(
-        params: Params, target_params: Params, rollout: Rollout, q: Array, rewards: Array, discounts: Array
+        params: Params,
+        target_params: Params,
+        rollout: Rollout,
+        q: Array,
+        rewards: Array,
+        discounts: Array,
     ) -> Array:
         del params
         steps = rollout.steps
@@ -138,7 +150,13 @@ def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
             raise InputError("rollout has no next_action; start its actor with looks_ahead=True")
         q_next = next_target_values(network, target_params, rollout)
         return losses.sarsa_loss(
-            q, steps.action, rewards, discounts, q_next, steps.next_action, transform=_transform(config)
+            q,
+            steps.action,
+            rewards,
+            discounts,
+            q_next,
+            steps.next_action,
+            transform=_transform(config),
         )
 
     return _action_value_objective(network, config, td_loss, looks_ahead=True)
@@ -165,14 +183,21 @@ def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
     """
 
     def td_loss(
-        params: Params, target_params: Params, rollout: Rollout, q: Array, rewards: Array, discounts: Array
+        params: Params,
+        target_params: Params,
+        rollout: Rollout,
+        q: Array,
+        rewards: Array,
+        discounts: Array,
     ) -> Array:
         # Only the rows from which is bootstrapped count, q fills the others.
         q_next = next_target_values(network, target_params, rollout, fill=q)
         chooser = next_values(network, params, rollout, q) if config.double_q else q_next
         best = jnp.argmax(chooser, axis=-1, keepdims=True)
         bootstrap = jnp.take_along_axis(q_next, best, axis=-1)[..., 0]
-        targets = returns.lambda_returns(rewards, discounts, bootstrap, 1.0 - rollout.steps.truncated)
+        targets = returns.lambda_returns(
+            rewards, discounts, bootstrap, 1.0 - rollout.steps.truncated
+        )
         return losses.n_step_q_loss(q, rollout.steps.action, targets, transform=_transform(config))
 
     return _action_value_objective(network, config, td_loss)

@@ -97,7 +97,9 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         # lambda_t = 0 at a truncation: bootstrap from the final observation, forget the next episode.
         lambdas = config.gae_lambda * (1.0 - steps.truncated)
         bootstrap = next_values(network, params, rollout, values)
-        targets = jax.lax.stop_gradient(returns.lambda_returns(rewards, discounts, bootstrap, lambdas))
+        targets = jax.lax.stop_gradient(
+            returns.lambda_returns(rewards, discounts, bootstrap, lambdas)
+        )
         advantages = targets - values
         if config.normalize_advantages:
             advantages = _normalize(advantages, steps.mask)
@@ -108,7 +110,9 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         }
         means = {name: masked_mean(x, steps.mask) for name, x in per_step.items()}
         total = (
-            means["policy_loss"] + config.vf_coef * means["value_loss"] - config.ent_coef * means["entropy"]
+            means["policy_loss"]
+            + config.vf_coef * means["value_loss"]
+            - config.ent_coef * means["entropy"]
         )
         return reduce_loss(config, total, steps), {"loss": total, **means}
 

@@ -242,11 +242,15 @@ def next_values(
     steps = rollout.steps
     observation, carry = rollout.last_observation, rollout.last_carry
     if observation is None:
-        observation, carry = jax.tree.map(lambda x: x[-1], (steps.next_observation, steps.next_carry))
+        observation, carry = jax.tree.map(
+            lambda x: x[-1], (steps.next_observation, steps.next_carry)
+        )
     if last_carry is not None:
         carry = jax.lax.stop_gradient(last_carry)
     last = _values(network, params, carry, observation, steps.reset.shape[1:])
-    params = jax.lax.stop_gradient(params)  # outside of the loop below, which has no reverse derivative
+    params = jax.lax.stop_gradient(
+        params
+    )  # outside of the loop below, which has no reverse derivative
     return row_after_each_step(
         steps, values, last, lambda row, i: values_after_each_step(network, params, row)
     )
@@ -281,7 +285,9 @@ def gradient(
     metrics = {**metrics, "grad_norm": norm}
     # The square of an error may be too large for float32, and its gradient, a mean over steps, not.
     finite = jnp.stack([jnp.isfinite(x).all() for x in metrics.values()]).all()
-    scale = jnp.ones(()) if max_grad_norm is None else jnp.minimum(1.0, max_grad_norm / (norm + 1e-12))
+    scale = (
+        jnp.ones(()) if max_grad_norm is None else jnp.minimum(1.0, max_grad_norm / (norm + 1e-12))
+    )
     grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0).astype(g.dtype), grads)
     # Metrics are summed over many updates: one NaN would take them all.
     metrics = {name: jnp.where(finite, x, 0.0) for name, x in metrics.items()}

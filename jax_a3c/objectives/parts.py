@@ -102,7 +102,9 @@ def check_environment(env: JaxEnvironment) -> None:
             )
         return state, timestep
 
-    following, timestep = _shapes_of(spec, "step", step, key, state, _action_like(spec.action_space))
+    following, timestep = _shapes_of(
+        spec, "step", step, key, state, _action_like(spec.action_space)
+    )
     _check_observation(spec, "step", timestep.observation)
     if timestep.observation.dtype != first.dtype:
         raise InputError(
@@ -221,7 +223,9 @@ def _check_declared_actions(network: Any, spec: EnvSpec) -> None:
 
 def _pair(spec: EnvSpec, function: str, wanted: str, result: Any) -> Any:
     if not isinstance(result, tuple) or len(result) != 2:
-        what = f"{len(result)} results" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        what = (
+            f"{len(result)} results" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        )
         raise InputError(f"{function} of {spec.id!r} must return {wanted}, got {what}")
     return result
 
@@ -252,7 +256,11 @@ def _check_observation(spec: EnvSpec, function: str, observation: Any) -> None:
 
 
 def _check_scalar(spec: EnvSpec, name: str, value: Any, kinds: str, wanted: str) -> None:
-    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != () or _kind(value.dtype) not in kinds:
+    if (
+        not isinstance(value, jax.ShapeDtypeStruct)
+        or value.shape != ()
+        or _kind(value.dtype) not in kinds
+    ):
         raise InputError(
             f"{name} of {spec.id!r} must be {wanted} of shape (), got {_described(value)}; step is for one "
             "environment, a runner vectorises it"
@@ -293,11 +301,15 @@ def _check_collections(network: Any, params: Any) -> None:
 def _outputs(result: Any, spec: EnvSpec) -> Any:
     """What a runner makes of the results of a network, while it is traced."""
     if not isinstance(result, tuple) or len(result) != 3:
-        what = f"{len(result)} results" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        what = (
+            f"{len(result)} results" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        )
         raise InputError(f"apply of the network must return (carry, policy, values), got {what}")
     carry, policy, values = result
 
-    lacking = [method for method in POLICY if not callable(getattr(policy, method.partition("(")[0], None))]
+    lacking = [
+        method for method in POLICY if not callable(getattr(policy, method.partition("(")[0], None))
+    ]
     if lacking:
         raise InputError(
             f"the network's policy is a {type(policy).__name__} without {', '.join(lacking)}; return "

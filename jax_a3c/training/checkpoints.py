@@ -86,7 +86,9 @@ class Checkpoints:
         paths = self.folder.glob(f"[0-9]*{SUFFIX}")
         return sorted((path for path in paths if path.stem.isdecimal()), key=steps_of, reverse=True)
 
-    def save(self, env_steps: int, arrays: Mapping[str, Any], facts: Mapping[str, Any], *, keep: int) -> Path:
+    def save(
+        self, env_steps: int, arrays: Mapping[str, Any], facts: Mapping[str, Any], *, keep: int
+    ) -> Path:
         """Write a checkpoint, and remove what it makes superfluous only when it is on the disk.
 
         Args:
@@ -170,7 +172,9 @@ def write(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> No
     """Write a checkpoint; either all of it is on the disk, or OSError is raised and the name is as before."""
     stored = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     digests = {name: _digest(array) for name, array in stored.items()}
-    manifest = json.dumps({"format": FORMAT, "facts": dict(facts), "sha256": digests}, allow_nan=False)
+    manifest = json.dumps(
+        {"format": FORMAT, "facts": dict(facts), "sha256": digests}, allow_nan=False
+    )
     header = {"jax_a3c": manifest, "sha256": hashlib.sha256(manifest.encode()).hexdigest()}
     write_whole(path, safetensors.numpy.save(stored, metadata=header))
 
@@ -184,7 +188,9 @@ def read(path: Path) -> Checkpoint:
     arrays, header = _load(path)
     text = header.get("jax_a3c", "")
     if hashlib.sha256(text.encode()).hexdigest() != header.get("sha256"):
-        raise DamagedError(f"{path} is damaged or no checkpoint of jax_a3c: its manifest is not as written")
+        raise DamagedError(
+            f"{path} is damaged or no checkpoint of jax_a3c: its manifest is not as written"
+        )
     manifest = json.loads(text)
     if manifest["format"] != FORMAT:
         raise DamagedError(
@@ -268,7 +274,9 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
     for name, leaf in expected.items():
         array = arrays[name]
         if _is_key(leaf):
-            leaves.append(jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf)))
+            leaves.append(
+                jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
+            )
             continue
         wanted = (np.shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf))))
         if wanted[0] == array.shape == () and wanted[1].kind in "iu" and array.dtype.kind in "iu":
@@ -325,7 +333,9 @@ def steps_of(path: Path) -> int:
     return int(path.stem)
 
 
-def _parts(pattern: re.Pattern, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def _parts(
+    pattern: re.Pattern, arrays: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of each part whose name begins with a pattern."""
     parts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for name, array in arrays.items():
@@ -353,7 +363,9 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
     except IsADirectoryError:
-        raise DamagedError(f"{path} is a folder, not a file as `jax-a3c export` writes it") from None
+        raise DamagedError(
+            f"{path} is a folder, not a file as `jax-a3c export` writes it"
+        ) from None
     except (OSError, ValueError) as error:  # whether it is whole, nobody knows
         raise InputError(f"{path} cannot be read: {error}") from error
     try:

@@ -119,7 +119,9 @@ def evaluator(
     if isinstance(env, JaxEnvironment):
         return _on_device(env, network, num_episodes, policy, limit, progress)
     act = acting(network, policy)
-    return lambda params, key: _on_host(env, network, act, params, key, num_episodes, limit, progress)
+    return lambda params, key: _on_host(
+        env, network, act, params, key, num_episodes, limit, progress
+    )
 
 
 def acting(network: Network, policy: str) -> Act:
@@ -172,7 +174,9 @@ def _on_host(
         cut: list[bool] = []
         score, length = np.zeros(num_envs), np.zeros(num_envs, np.int32)
         observation, reset = env.reset(), np.ones(num_envs, bool)
-        waits = np.zeros(num_envs, bool)  # its game was cut; the next one waits for the end of this one
+        waits = np.zeros(
+            num_envs, bool
+        )  # its game was cut; the next one waits for the end of this one
         carry = network.initial_carry((num_envs,))
         steps = 0
         typical = float(limit)
@@ -199,7 +203,9 @@ def _on_host(
             rest = _expected_rest(length, typical, limit) + (open_games - 1) * typical
             remaining = np.max(rest, where=open_games > 0, initial=0.0)
             progress(Standing(len(lengths), steps, float(remaining)))
-            if open_games.any() and waits[open_games > 0].all():  # an environment alone cannot be reset
+            if (
+                open_games.any() and waits[open_games > 0].all()
+            ):  # an environment alone cannot be reset
                 observation, reset = env.reset(), np.ones(num_envs, bool)
                 waits[:] = False
         return Evaluation(np.array(returns, np.float32), np.array(lengths, np.int32), np.array(cut))
@@ -251,7 +257,11 @@ def _on_device(
             return jnp.any(loop.running) & (loop.lengths.max() < until)
 
         loop = jax.lax.while_loop(unfinished, lambda loop: step(params, loop), loop)
-        return loop, loop.running.sum(), jnp.sum(loop.lengths, where=~loop.running, dtype=jnp.float32)
+        return (
+            loop,
+            loop.running.sum(),
+            jnp.sum(loop.lengths, where=~loop.running, dtype=jnp.float32),
+        )
 
     begin_program = shared_jit(begin)
     go_on_program = shared_jit(go_on, donate_argnums=(1,))

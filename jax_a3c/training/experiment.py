@@ -54,7 +54,10 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
       InputError: if a setting, the id, or their combination is of no use; the message names it.
     """
     check_method(method, settings)
-    asynchronous, value_based = METHODS[method].runner == "asynchronous", METHODS[method].value_based
+    asynchronous, value_based = (
+        METHODS[method].runner == "asynchronous",
+        METHODS[method].value_based,
+    )
     # What the parts refuse by themselves, before the environment and the network take their time.
     config = _pick(AsynchronousConfig if asynchronous else SynchronousConfig, settings)
     objective_config = _pick(
@@ -76,7 +79,9 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     _check_sizes(env, network, settings, workers)
     objective = getattr(objectives, METHODS[method].objective)(network, objective_config)
     if observations or rewards:
-        objective = normalized_objective(objective, network, gamma=settings.gamma, num_workers=workers)
+        objective = normalized_objective(
+            objective, network, gamma=settings.gamma, num_workers=workers
+        )
     if asynchronous:
         return Experiment(env, network, Asynchronous(env, network, optimizer, objective, config))
     agent = synchronous(env, network, optimizer, objective, config)
@@ -111,22 +116,31 @@ def _check_sizes(
     env: JaxEnvironment | HostFactory, network: Any, settings: Settings, num_workers: int
 ) -> None:
     """Refuse a network that cannot take the observations, and what exceeds the memory of this machine."""
-    spec, shape = env.spec, {name: getattr(settings, name) for name in ("network", "hidden", "lstm_size")}
+    spec, shape = (
+        env.spec,
+        {name: getattr(settings, name) for name in ("network", "hidden", "lstm_size")},
+    )
     try:
         parameters = objectives.parameters_like(network, spec)
     except InputError as error:
-        raise InputError(f"network {settings.network!r} does not fit {spec.id!r}: {error}") from error
+        raise InputError(
+            f"network {settings.network!r} does not fit {spec.id!r}: {error}"
+        ) from error
     except (OverflowError, TypeError, ValueError) as error:  # of sizes that no array can have
         raise InputError(f"no network can be made of {shape}: {error}") from error
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parameters))
+    needed = sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parameters)
+    )
     if needed > memory:
         raise InputError(
             f"a network of {shape} needs {_gib(needed)} for its parameters alone, and this machine has "
             f"{_gib(memory)}; take smaller layers"
         )
     rows = settings.num_envs * settings.num_steps * num_workers
-    needed = rows * math.prod(spec.observation_shape) * jax.numpy.dtype(spec.observation_dtype).itemsize
+    needed = (
+        rows * math.prod(spec.observation_shape) * jax.numpy.dtype(spec.observation_dtype).itemsize
+    )
     if needed > memory:
         workers = f" times num_workers={num_workers}" if num_workers > 1 else ""
         raise InputError(
@@ -148,7 +162,10 @@ def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Set
     }
     if value_based:
         return networks.q_network(env, **shape, dueling=settings.dueling)
-    gaussian: dict[str, Any] = {"variance": settings.variance, "initial_stddev": settings.initial_stddev}
+    gaussian: dict[str, Any] = {
+        "variance": settings.variance,
+        "initial_stddev": settings.initial_stddev,
+    }
     return networks.actor_critic(env, **shape, shared=settings.shared_trunk, **gaussian)
 
 

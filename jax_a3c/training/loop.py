@@ -37,7 +37,9 @@ class Synchronous:
         self.latest: A2CState | None = None
         self._steps_per_update = config.num_envs * config.num_steps
         self._total_timesteps = total_timesteps
-        self._init: Callable[..., A2CState] = shared_jit(agent.init) if agent.traceable else agent.init
+        self._init: Callable[..., A2CState] = (
+            shared_jit(agent.init) if agent.traceable else agent.init
+        )
         self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
 
     def init(self, key: Array | int) -> A2CState:
@@ -119,7 +121,9 @@ class Synchronous:
             state = self.init(key)
         else:
             check_kind("state", state, A2CState)
-            if self.agent.traceable:  # a copy, since the program takes the buffers of what it is given
+            if (
+                self.agent.traceable
+            ):  # a copy, since the program takes the buffers of what it is given
                 state = jax.tree.map(lambda x: x.copy(), state)
         compiling = time.perf_counter()
         program = self._compile(state)
@@ -164,7 +168,9 @@ class Synchronous:
                     state, metrics = self.agent.step(state)
                     return state, jax.tree.map(jnp.add, sums, metrics)
 
-                zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+                zeros = {
+                    name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()
+                }
                 return jax.lax.fori_loop(0, count, body, (state, zeros))
 
             self._program = compile_program(updates, state, np.int32(0), donate_argnums=(0,))

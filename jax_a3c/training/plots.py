@@ -65,7 +65,9 @@ def learning_curves(runs: Sequence[RunDirectory], output: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("plots need the extra of that name: pip install 'jax-a3c[plots]'") from None
+        raise InputError(
+            "plots need the extra of that name: pip install 'jax-a3c[plots]'"
+        ) from None
     if output.suffix != ".png":
         raise InputError(f"output must end in .png, got {str(output)!r}")
 
@@ -184,7 +186,9 @@ def _differing(sets: Iterable[tuple[str, str, tuple[tuple[str, Any], ...]]]) -> 
     for method, env_id, seen in sets:
         for name, value in seen:
             values.setdefault((method, env_id, name), set()).add(value)
-    return list(dict.fromkeys(name for (*_, name), different in values.items() if len(different) > 1))
+    return list(
+        dict.fromkeys(name for (*_, name), different in values.items() if len(different) > 1)
+    )
 
 
 def _label(method: str, env_id: str, settings: dict[str, Any], names: Sequence[str]) -> str:
@@ -223,7 +227,9 @@ def _recorded(run: RunDirectory) -> dict[str, np.ndarray]:
     rows = [row for row in run.metrics() if row.get("episode_return") is not None]
     if not rows:
         raise InputError(f"{str(run.path)!r} has recorded no complete episode yet")
-    columns = {name: [row.get(name) for row in rows] for name in ("env_steps", "seconds", "episode_return")}
+    columns = {
+        name: [row.get(name) for row in rows] for name in ("env_steps", "seconds", "episode_return")
+    }
     for name, column in columns.items():
         for value in column:
             check_recorded(f"{name} in {run.path / 'metrics.jsonl'}", value)

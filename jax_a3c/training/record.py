@@ -105,7 +105,9 @@ def record(
     check_choice(f"policy of {method}", policy, POLICIES[kind_of(method)])
     stage = rendered(evaluation_env(experiment, settings), seed)
     act = acting(experiment.network, policy)
-    frames = played(stage, experiment.network, act, params, jax.random.key(seed), episodes, max_steps)
+    frames = played(
+        stage, experiment.network, act, params, jax.random.key(seed), episodes, max_steps
+    )
     returns, lengths = [], []
 
     def pixels() -> Iterator[np.ndarray]:
@@ -245,7 +247,18 @@ def _checked(stage: RenderedEnvironment) -> np.ndarray:
         frame = stage.render()
     except HostEnvironmentError as error:
         raise InputError(f"{stage.spec.id!r} cannot be drawn: {error}") from error
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        found = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)
-        raise InputError(f"{stage.spec.id!r} must be drawn as uint8 [H, W, 3], its picture is {found}")
+    if (
+        not isinstance(frame, np.ndarray)
+        or frame.ndim != 3
+        or frame.shape[2] != 3
+        or frame.dtype != np.uint8
+    ):
+        found = (
+            f"{frame.dtype} of shape {frame.shape}"
+            if isinstance(frame, np.ndarray)
+            else repr(frame)
+        )
+        raise InputError(
+            f"{stage.spec.id!r} must be drawn as uint8 [H, W, 3], its picture is {found}"
+        )
     return frame

@@ -43,7 +43,9 @@ class Recorder:
         self._run = run
         self._interval = total_timesteps / ROWS
         self._base = self._last = self.progress
-        self._accepted_before = self._accepted = self.progress  # before and at the last accepted update
+        self._accepted_before = self._accepted = (
+            self.progress
+        )  # before and at the last accepted update
         self._refused = False
         self._bar = tqdm(
             **{"total": total_timesteps, "initial": min(self.progress.env_steps, total_timesteps)},
@@ -61,7 +63,9 @@ class Recorder:
         before = self._base.metric_sums
         sums = {name: before.get(name, 0.0) + value for name, value in progress.metric_sums.items()}
         seconds, previous = self._base.seconds + progress.seconds, self.progress
-        self.progress = progress = progress._replace(seconds=seconds, metric_sums={**before, **sums})
+        self.progress = progress = progress._replace(
+            seconds=seconds, metric_sums={**before, **sums}
+        )
         # The last update of a run overshoots its total.
         self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
         # While threads count, a sum may be ahead of the updates: what it lacks then, it never exceeds later.
@@ -144,7 +148,10 @@ def explanation(env_id: str, counts: dict[str, int], updates: int) -> str:
     Returns:
       The environment and what it returned, if that was not finite; else what to change in the settings.
     """
-    kinds = {"rewards": counts["nonfinite_rewards"], "observations": counts["nonfinite_observations"]}
+    kinds = {
+        "rewards": counts["nonfinite_rewards"],
+        "observations": counts["nonfinite_observations"],
+    }
     returned = [f"{kind} that are not finite in {n:,}" for kind, n in kinds.items() if n]
     if returned:
         return f"{env_id} returned {' and '.join(returned)} of {updates:,} updates: mend the environment"
@@ -166,11 +173,19 @@ def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
       their mean return and length (NaN without any), the objective's metrics averaged over updates, and
       steps per second; `mean_staleness` so far.
     """
-    sums = {name: value - last.metric_sums.get(name, 0.0) for name, value in now.metric_sums.items()}
+    sums = {
+        name: value - last.metric_sums.get(name, 0.0) for name, value in now.metric_sums.items()
+    }
     updates = now.updates - last.updates
-    row: dict[str, Any] = {"env_steps": now.env_steps, "updates": now.updates, "seconds": now.seconds}
+    row: dict[str, Any] = {
+        "env_steps": now.env_steps,
+        "updates": now.updates,
+        "seconds": now.seconds,
+    }
     row |= {"interval_updates": updates, "mean_staleness": now.mean_staleness}
-    row["env_steps_per_second"] = (now.env_steps - last.env_steps) / max(now.seconds - last.seconds, 1e-9)
+    row["env_steps_per_second"] = (now.env_steps - last.env_steps) / max(
+        now.seconds - last.seconds, 1e-9
+    )
     for name, value in sums.items():
         if name in PER_EPISODE:
             row[name] = value / sums["episodes"] if sums["episodes"] else float("nan")

@@ -77,7 +77,10 @@ def evaluate(
     results = _play(experiment, env, method, settings, params, key, quiet, stopped)
     _tell_nonfinite(env.spec.id, results)
 
-    summary: dict[str, Any] = {"eval_policy": settings.eval_policy, "eval_episodes": settings.eval_episodes}
+    summary: dict[str, Any] = {
+        "eval_policy": settings.eval_policy,
+        "eval_episodes": settings.eval_episodes,
+    }
     game = atari_game(task_of(env.spec.id, settings))
     for policy, result in results.items():
         mean = float(np.mean(result.returns, dtype=np.float64))
@@ -127,7 +130,9 @@ def _play(
             def progress(standing: Standing, number: int = number) -> None:
                 if standing.steps == 1:  # which compiled: no measure of those that follow
                     bar.unpause()
-                bar.set_postfix_str(f"{number * count + standing.ended} of {total} games", refresh=False)
+                bar.set_postfix_str(
+                    f"{number * count + standing.ended} of {total} games", refresh=False
+                )
                 share = standing.steps / (standing.steps + standing.remaining)
                 bar.update(number + share - bar.n)
                 if stopped():
@@ -168,12 +173,18 @@ def episode_limit(method: str, settings: Settings) -> int:
 
 def _tell_nonfinite(env_id: str, results: dict[str, Evaluation]) -> None:
     """Say which games have a return that is not finite: the summary has null for their mean."""
-    broken = {policy: int((~np.isfinite(result.returns)).sum()) for policy, result in results.items()}
+    broken = {
+        policy: int((~np.isfinite(result.returns)).sum()) for policy, result in results.items()
+    }
     found = [
-        f"{count} of {len(results[policy].returns)} {policy}" for policy, count in broken.items() if count
+        f"{count} of {len(results[policy].returns)} {policy}"
+        for policy, count in broken.items()
+        if count
     ]
     if found:
-        tell(f"{env_id} returned rewards that are not finite in {' and '.join(found)} games: no mean return")
+        tell(
+            f"{env_id} returned rewards that are not finite in {' and '.join(found)} games: no mean return"
+        )
 
 
 def evaluate_run(
@@ -282,7 +293,9 @@ def aggregate(returns: dict[str, list[float]]) -> dict[str, Any]:
         finite = np.isfinite(column).all()
         environments[env_id] = {
             "runs": len(of_runs),
-            "return_interquartile_mean": float(scores.interquartile_mean(column)) if finite else None,
+            "return_interquartile_mean": float(scores.interquartile_mean(column))
+            if finite
+            else None,
             "return_interval": _interval(column, scores.interquartile_mean),
         }
     result: dict[str, Any] = {"environments": environments}
@@ -311,7 +324,9 @@ def load(run: RunDirectory, which: str = "last") -> tuple[Experiment, str, Setti
 
 def task_of(env_id: str, settings: Settings) -> str:
     """The environment's id, and after it those of its options on which scores depend, sorted."""
-    options = (option for option in settings.env_options if option.partition("=")[0] not in SAME_TASK)
+    options = (
+        option for option in settings.env_options if option.partition("=")[0] not in SAME_TASK
+    )
     return " ".join([env_id, *sorted(options)])
 
 

@@ -26,7 +26,18 @@ from jax_a3c.training.settings import RunOptions, Settings, resolve
 from jax_a3c.training.signals import tell
 from jax_a3c.types import Params
 
-PACKAGES = ("jax_a3c", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "envpool", "gymnasium", "mujoco")
+PACKAGES = (
+    "jax_a3c",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "gymnax",
+    "numpy",
+    "envpool",
+    "gymnasium",
+    "mujoco",
+)
 INITIAL = "initial_params.safetensors"
 SUMMARY_NUMBERS = (
     *("env_steps", "seconds", "env_steps_per_second"),
@@ -91,7 +102,9 @@ class RunDirectory:
         run._write("env.json", environment())
         return run
 
-    def write_config(self, method: str, env_id: str, settings: Settings, options: RunOptions) -> None:
+    def write_config(
+        self, method: str, env_id: str, settings: Settings, options: RunOptions
+    ) -> None:
         """Write `config.json`."""
         content = {"method": method, "env": env_id, "settings": dataclasses.asdict(settings)}
         kept = dataclasses.asdict(options)
@@ -109,7 +122,9 @@ class RunDirectory:
             method, env_id = config["method"], config["env"]
             return method, env_id, resolve(method, env_id, **config["settings"])
         except InputError as error:
-            raise InputError(f"{path} is damaged or of another version of jax_a3c: {error}") from error
+            raise InputError(
+                f"{path} is damaged or of another version of jax_a3c: {error}"
+            ) from error
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a run's configuration: {error!r}") from error
 
@@ -142,8 +157,13 @@ class RunDirectory:
         Raises:
           InputError: if a file is damaged; all are as they were then.
         """
-        names = [name for name in ("metrics.jsonl", "evaluations.jsonl") if (self.path / name).exists()]
-        kept = {name: [row for row in self._rows(name) if row["env_steps"] <= env_steps] for name in names}
+        names = [
+            name for name in ("metrics.jsonl", "evaluations.jsonl") if (self.path / name).exists()
+        ]
+        kept = {
+            name: [row for row in self._rows(name) if row["env_steps"] <= env_steps]
+            for name in names
+        }
         for name, rows in kept.items():
             write_whole(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
         (self.path / "summary.json").unlink(missing_ok=True)
@@ -211,7 +231,9 @@ class RunDirectory:
             return
         steps = steps_of(newest.path) if newest else 0
         if ended is not None and ended != steps:
-            tell(f"{str(self.path)!r} ended at {ended:,} steps, its newest whole checkpoint has {steps:,}")
+            tell(
+                f"{str(self.path)!r} ended at {ended:,} steps, its newest whole checkpoint has {steps:,}"
+            )
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(without_nan(content), indent=2) + "\n").encode())
@@ -286,7 +308,8 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor()
     return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        "unknown",
     )
 
 
@@ -295,10 +318,14 @@ def _git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # some repository around a .venv is not ours
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # some repository around a .venv is not ours
         return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -26,7 +26,13 @@ from jax_a3c.types import Array, Params, Progress
 
 SUMMARY = (
     *("method", "env", "seed", "status", "env_steps", "updates", "seconds", "compile_seconds"),
-    *("env_steps_per_second", "eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut"),
+    *(
+        "env_steps_per_second",
+        "eval_return_mean",
+        "eval_return_std",
+        "eval_episodes",
+        "eval_episodes_cut",
+    ),
 )
 """Keys that every `summary.json` has; null where a run did not come so far, or was not evaluated."""
 CHECKPOINTS_SHARE = 0.05
@@ -55,7 +61,11 @@ class Session:
         self._experiment, self._stopped = experiment, stopped
         self._checkpoint, self._changed = checkpoint, changed
         self._training_key, self._evaluation_key = jax.random.split(jax.random.key(settings.seed))
-        self._facts: dict[str, Any] = {"environment": environment(), "resumed": 0, "compile_seconds": 0.0}
+        self._facts: dict[str, Any] = {
+            "environment": environment(),
+            "resumed": 0,
+            "compile_seconds": 0.0,
+        }
         self._facts["settings"] = dataclasses.asdict(settings)
         progress = None
         if checkpoint is not None:
@@ -73,7 +83,9 @@ class Session:
         self._path: Path | None = None  # of the last checkpoint
         self._refused = False
         self._evaluations = [
-            row for row in run.evaluations() if row["env_steps"] <= self._recorder.progress.env_steps
+            row
+            for row in run.evaluations()
+            if row["env_steps"] <= self._recorder.progress.env_steps
         ]
 
     def run(self) -> dict[str, Any]:
@@ -147,7 +159,9 @@ class Session:
                 if self._over():
                     return result.params
                 if self._evaluation_due():
-                    self._evaluate(result.params, _at(self._evaluation_key, recorder.progress.env_steps))
+                    self._evaluate(
+                        result.params, _at(self._evaluation_key, recorder.progress.env_steps)
+                    )
         finally:
             trainer.close(state)
 
@@ -155,7 +169,9 @@ class Session:
         """The state to begin with: fresh, with given parameters, or that of the checkpoint."""
         trainer, checkpoint, key = self._experiment.trainer, self._checkpoint, self._training_key
         env_steps = self._recorder.progress.env_steps
-        if checkpoint is not None and (self._changed or not isinstance(self._experiment.env, JaxEnvironment)):
+        if checkpoint is not None and (
+            self._changed or not isinstance(self._experiment.env, JaxEnvironment)
+        ):
             key = _at(key, env_steps)  # new episodes, not those of the start again
         state: Any = trainer.init(key)
         try:
@@ -169,14 +185,19 @@ class Session:
                     for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
                 ]
                 state = trainer.restore(state, *parts)
-                if checkpoint.facts["environment"]["packages"] != self._facts["environment"]["packages"]:
+                if (
+                    checkpoint.facts["environment"]["packages"]
+                    != self._facts["environment"]["packages"]
+                ):
                     tell(
                         f"{checkpoint.path} was written with other versions: what follows may differ in bits"
                     )
             elif (params := self._run.initial_params(trainer.params(state))) is not None:
                 state = trainer.start_from(state, params)
             self._run.forget_after(env_steps if checkpoint is not None else -1)  # may refuse
-            self._run.write_config(self._method, self._experiment.env.spec.id, self._settings, self._options)
+            self._run.write_config(
+                self._method, self._experiment.env.spec.id, self._settings, self._options
+            )
             if checkpoint is not None:
                 self._run.checkpoints.set_aside(checkpoint.path)
         except BaseException:
@@ -201,7 +222,11 @@ class Session:
         params, rest = self._experiment.trainer.snapshot(state)
         arrays = flatten(params, VARIABLES) | flatten(rest, STATE)
         for name, array in arrays.items():
-            if name.startswith(VARIABLES) and array.dtype.kind == "f" and not np.isfinite(array).all():
+            if (
+                name.startswith(VARIABLES)
+                and array.dtype.kind == "f"
+                and not np.isfinite(array).all()
+            ):
                 raise FloatingPointError(f"{name} is not finite; the checkpoint before is kept")
         facts = {**self._facts, "progress": progress._asdict()}
         try:
@@ -213,7 +238,9 @@ class Session:
                 raise
             self._path = None
             if not self._refused:  # not every time: a full disk stays full
-                tell(f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on")
+                tell(
+                    f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on"
+                )
             self._refused = True
         else:
             self._refused = False
@@ -244,7 +271,9 @@ class Session:
         results: dict[str, Any] = {}
         options: Any = {"quiet": self._options.quiet, "stopped": self._stopped.is_set}
         with contextlib.suppress(EvaluationStopped):
-            results = evaluate(self._experiment, self._method, self._settings, params, key, **options)
+            results = evaluate(
+                self._experiment, self._method, self._settings, params, key, **options
+            )
             env_steps, mean = self._recorder.progress.env_steps, results["eval_return_mean"]
             if self._evaluations and self._evaluations[-1]["env_steps"] == env_steps:
                 return results  # of a run that had ended, and goes on to the same end
@@ -266,7 +295,9 @@ class Session:
             "updates": progress.updates,
             "seconds": progress.seconds,
             "compile_seconds": self._facts["compile_seconds"],
-            "env_steps_per_second": progress.env_steps / progress.seconds if progress.seconds else None,
+            "env_steps_per_second": progress.env_steps / progress.seconds
+            if progress.seconds
+            else None,
             "updates_per_worker": progress.updates_per_worker,
             "mean_staleness": progress.mean_staleness,
             "max_staleness": progress.max_staleness,

@@ -172,7 +172,9 @@ def differences(before: Settings, after: Settings) -> dict[str, str]:
         for field in dataclasses.fields(Settings)
     }
     return {
-        name: f"{name} was {old!r} and is now {new!r}" for name, (old, new) in pairs.items() if old != new
+        name: f"{name} was {old!r} and is now {new!r}"
+        for name, (old, new) in pairs.items()
+        if old != new
     }
 
 
@@ -231,7 +233,14 @@ FOREIGN = {
     ),
     "value-based": (
         "the actor-critic methods",
-        ("gae_lambda", "ent_coef", "normalize_advantages", "shared_trunk", "variance", "initial_stddev"),
+        (
+            "gae_lambda",
+            "ent_coef",
+            "normalize_advantages",
+            "shared_trunk",
+            "variance",
+            "initial_stddev",
+        ),
     ),
     "actor-critic": (
         "the value-based methods",
@@ -266,7 +275,9 @@ def resolve(method: str, env_id: str, **overrides: Any) -> Settings:
     for name in overrides:
         check_choice("a setting", name, names)
     preset = preset_of(method, env_id)
-    settings = Settings(**{**METHODS[method].defaults, **(preset.settings if preset else {}), **overrides})
+    settings = Settings(
+        **{**METHODS[method].defaults, **(preset.settings if preset else {}), **overrides}
+    )
     check_method(method, settings)
     return settings
 
@@ -284,7 +295,9 @@ def check_method(method: str, settings: Settings) -> None:
     """
     check_choice("method", method, METHODS)
     if not isinstance(settings, Settings):
-        raise InputError(f"settings must be Settings, as `resolve` gives them, got {shown(settings)}")
+        raise InputError(
+            f"settings must be Settings, as `resolve` gives them, got {shown(settings)}"
+        )
     kinds = (METHODS[method].runner, kind_of(method))
     for kind in kinds:
         whose, names = FOREIGN.get(kind, ("", ()))

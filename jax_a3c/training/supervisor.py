@@ -46,7 +46,9 @@ def supervise(words: list[str], run_dir: Path, *, resume: bool = False) -> int:
         futile = futile + 1 if newest == before else 1
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if futile >= MAX_FUTILE:
-            tell(f"jax-a3c: the run died {futile} times without a newer checkpoint ({cause}); given up")
+            tell(
+                f"jax-a3c: the run died {futile} times without a newer checkpoint ({cause}); given up"
+            )
             return ExitCode.FAILED
         tell(f"jax-a3c: the run died of {cause}; it goes on from {newest or 'its start'}")
         command = going_on

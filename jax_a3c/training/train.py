@@ -61,7 +61,11 @@ def train(
             f"epsilon falls only {end:.0%} of its way in total_timesteps={settings.total_timesteps:,}: most "
             f"actions will be random; epsilon_anneal_steps is {settings.epsilon_anneal_steps:,}"
         )
-    params = None if initial_params is None else import_params(initial_params, experiment.parameters_like())
+    params = (
+        None
+        if initial_params is None
+        else import_params(initial_params, experiment.parameters_like())
+    )
     run = RunDirectory.create(run_dir, method, env_id, settings, options, params)
     if origin is not None:
         tell(origin)
@@ -114,7 +118,9 @@ def resume(
         saved = stored if checkpoint is None else Settings(**checkpoint.facts["settings"])
         changes = differences(saved, settings)
         if changes:
-            tell(f"the run goes on with other settings than those saved: {'; '.join(changes.values())}")
+            tell(
+                f"the run goes on with other settings than those saved: {'; '.join(changes.values())}"
+            )
         try:
             if checkpoint is not None:
                 checkpoint.params(experiment.parameters_like())  # before anything compiles

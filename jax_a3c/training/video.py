@@ -41,7 +41,9 @@ def check_output(path: Path) -> None:
     try:
         importlib.import_module(NEEDS[path.suffix])
     except ImportError:
-        raise InputError(f"a recording as {path.suffix} needs {NEEDS[path.suffix]}; {INSTALL}") from None
+        raise InputError(
+            f"a recording as {path.suffix} needs {NEEDS[path.suffix]}; {INSTALL}"
+        ) from None
 
 
 def write_video(path: Path, frames: Iterator[np.ndarray], *, fps: int) -> int:
@@ -98,7 +100,18 @@ def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: int) -> None:
 
     first = _even(next(frames))
     height, width = first.shape[:2]
-    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    given = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{width}x{height}",
+        "-r",
+        str(fps),
+        "-i",
+        "-",
+    ]
     wanted = ["-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
     command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *given, *wanted]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:

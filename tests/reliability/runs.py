@@ -31,7 +31,13 @@ def start(*words, script=None, first=None, **more):
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, **more.pop("env", {})}
     env.pop("PYTHONUNBUFFERED", None)  # what is still to be printed at the end is a case of its own
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": env, **more}
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "env": env,
+        **more,
+    }
     command = [sys.executable, *program, *map(str, words)]
     if first is not None:  # by a program of its own: JAX' threads do not go with a fork
         first = f"import os, sys; {first}; os.execv(sys.argv[1], sys.argv[1:])"
@@ -41,7 +47,10 @@ def start(*words, script=None, first=None, **more):
 
 def compiled_once(folder):
     """Variables of the environment by which processes share what they compile."""
-    names = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES")
+    names = (
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES",
+    )
     return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **dict.fromkeys(names, "0")}
 
 
@@ -52,7 +61,9 @@ def finish(process):
     except subprocess.TimeoutExpired:
         process.kill()
         output, _ = process.communicate()
-        raise AssertionError(f"the process did not end within {PATIENCE:g} seconds: {output}") from None
+        raise AssertionError(
+            f"the process did not end within {PATIENCE:g} seconds: {output}"
+        ) from None
     return process.returncode, output
 
 

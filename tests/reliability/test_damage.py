@@ -21,7 +21,13 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jax_a3c.training.session.CHECKPOINTS_SHARE", float("inf"))
-        train("a2c", CARTPOLE, settings, path, options=RunOptions(quiet=True, checkpoint_interval=0.01))
+        train(
+            "a2c",
+            CARTPOLE,
+            settings,
+            path,
+            options=RunOptions(quiet=True, checkpoint_interval=0.01),
+        )
     assert len(RunDirectory(path).checkpoints.paths()) >= 2
     return path
 

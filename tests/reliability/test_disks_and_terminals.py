@@ -50,19 +50,25 @@ def test_a_slow_disk(method, count, figure, tmp_path, monkeypatch):
     monkeypatch.setattr(Session, "_save", saving)
     settings = resolve(method, "gymnax:CartPole-v1", total_timesteps=10**12, hidden=(8,))
     options = RunOptions(quiet=True, checkpoint_interval=0.01)
-    summary = training.train(method, "gymnax:CartPole-v1", settings, tmp_path / "run", options=options)
+    summary = training.train(
+        method, "gymnax:CartPole-v1", settings, tmp_path / "run", options=options
+    )
     assert summary["status"] == "interrupted"
     first, *others = counts
     steps = others[-1][2]
     assert int(RunDirectory(tmp_path / "run").checkpoints.load("last").path.stem) == steps
     scheduled = counts[:-1]
-    assert (np.diff([steps for *_, steps in scheduled]) > 0).all(), "training goes on between checkpoints"
+    assert (np.diff([steps for *_, steps in scheduled]) > 0).all(), (
+        "training goes on between checkpoints"
+    )
     for (began, end, _), (following, *_) in itertools.pairwise(scheduled):
         disk = sum(done - asked for asked, done in flushes if began < asked < end)
         assert disk >= 2 * takes and disk / (following - began - disk) <= CHECKPOINTS_SHARE
     window = others[-1][1] - first[1]
     share = sum(end - began for began, end, _ in others) / window
-    waiting = sum(end - began for began, end in flushes if first[1] < began < others[-1][1]) / window
+    waiting = (
+        sum(end - began for began, end in flushes if first[1] < began < others[-1][1]) / window
+    )
     figure(
         f"{method}: {len(others)} checkpoints in {window:.0f} s with an fsync of {takes} s: {share:.1%} of "
         f"the time, {waiting:.1%} of it for the disk; {steps:,} steps",
@@ -123,7 +129,9 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
     words = ["train", "a3c", "gymnax:CartPole-v1", "--total-timesteps", "1e9", *SMALL]
     process = start(*words, "--run-dir", tmp_path / "run", first="os.closerange(0, 3)")
     await_checkpoint(process, tmp_path / "run")
-    assert {os.readlink(f"/proc/{process.pid}/fd/{descriptor}") for descriptor in range(3)} == {os.devnull}
+    assert {os.readlink(f"/proc/{process.pid}/fd/{descriptor}") for descriptor in range(3)} == {
+        os.devnull
+    }
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 130
 
@@ -145,7 +153,9 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(count, figure,
         )
         os.close(ours)
         shown, deadline = b"", time.monotonic() + PATIENCE
-        while (b"steps" not in shown or len(run.checkpoints.paths()) < 2) and time.monotonic() < deadline:
+        while (
+            b"steps" not in shown or len(run.checkpoints.paths()) < 2
+        ) and time.monotonic() < deadline:
             try:
                 shown += os.read(terminal, 4096)
             except BlockingIOError:

@@ -22,8 +22,26 @@ READS = {CONFIG: ("eval", "record", "plot"), METRICS: ("plot",), SUMMARY: ("plot
 READS[PARAMETERS] = ("eval", "record")
 """Which commands read a file."""
 NO_OBJECT = (
-    *(b"", b"\xff\xfe\x00", b"\x00" * 100, b"null", b"[]", b"3", b'"x"', b"{", b"{'a': 1}", b"PK\x03\x04"),
-    *(b"[" * 10**5, b'{"a":' * 10**5, "\ufeff{}".encode(), "{}".encode("utf-16"), b"NaN", b"9" * 5000),
+    *(
+        b"",
+        b"\xff\xfe\x00",
+        b"\x00" * 100,
+        b"null",
+        b"[]",
+        b"3",
+        b'"x"',
+        b"{",
+        b"{'a': 1}",
+        b"PK\x03\x04",
+    ),
+    *(
+        b"[" * 10**5,
+        b'{"a":' * 10**5,
+        "\ufeff{}".encode(),
+        "{}".encode("utf-16"),
+        b"NaN",
+        b"9" * 5000,
+    ),
 )
 WRONG = ({"a": 1}, "x", [[1]], [None], "1e400")
 """What no setting can be."""
@@ -47,9 +65,13 @@ def foreign_config(rng, config):
         lambda: config.pop(str(rng.choice(["method", "env", "settings"]))),
         lambda: config.update(method=("a2d", None, 3, ["a2c"], "async-a2c")[rng.integers(5)]),
         lambda: config.update(env=(None, 3, ["x"])[rng.integers(3)]),
-        lambda: config.update(settings=(None, [], 3, "x", [["seed", 1]], list(names))[rng.integers(6)]),
+        lambda: config.update(
+            settings=(None, [], 3, "x", [["seed", 1]], list(names))[rng.integers(6)]
+        ),
         lambda: config["settings"].update({"of_a_later_version": 1}),
-        lambda: config["settings"].update({str(rng.choice(names)): WRONG[rng.integers(len(WRONG))]}),
+        lambda: config["settings"].update(
+            {str(rng.choice(names)): WRONG[rng.integers(len(WRONG))]}
+        ),
         lambda: config["settings"].update(double_q=True),
         lambda: config["settings"].update(method="a2c"),
     )
@@ -117,7 +139,9 @@ def damaged(rng, name, data):
         return data[: rng.integers(len(data) - 2)]
     if way == 1:
         return None if rng.random() < 0.3 else b""
-    if way == 2 and name == PARAMETERS:  # a safetensors file of another program, a pickle, an archive
+    if (
+        way == 2 and name == PARAMETERS
+    ):  # a safetensors file of another program, a pickle, an archive
         other = safetensors.numpy.save({"x": np.zeros(3)})
         return (other, b"PK\x05\x06" + bytes(18), b"\x93NUMPY", b"\x80\x04K\x01.")[rng.integers(4)]
     if way == 2:
@@ -140,7 +164,11 @@ def told(words, capsys):
 
 def words_of(command, path, tmp_path):
     """A command about a run."""
-    return [command, str(path), *(["--output", str(tmp_path / "out.png")] if command == "plot" else [])]
+    return [
+        command,
+        str(path),
+        *(["--output", str(tmp_path / "out.png")] if command == "plot" else []),
+    ]
 
 
 def test_generated_damage_is_refused_by_the_name_of_the_file(run, count, figure, tmp_path, capsys):
@@ -159,7 +187,9 @@ def test_generated_damage_is_refused_by_the_name_of_the_file(run, count, figure,
         line = told(words_of(command, path, tmp_path), capsys)
         # A file without one line has recorded nothing, one that is gone has no name: then the folder has.
         gone = ("no complete episode", "has no checkpoint", "holds no")
-        named = str(path) in line and (Path(name).name in line or any(text in line for text in gone))
+        named = str(path) in line and (
+            Path(name).name in line or any(text in line for text in gone)
+        )
         assert named, (number, command, name, content and content[:200], line)
     assert not (tmp_path / "out.png").exists()
     figure(f"{total} damaged runs, every one refused in one line that names the file", cases=total)
@@ -207,7 +237,13 @@ def test_a_folder_in_place_of_a_file_is_refused(run, name, tmp_path, capsys):
 
 
 def test_paths_that_hold_no_run_are_refused(run, tmp_path, capsys):
-    paths = [tmp_path, tmp_path / "missing", run / CONFIG, run / CONFIG / "below", Path("/dev/null")]
+    paths = [
+        tmp_path,
+        tmp_path / "missing",
+        run / CONFIG,
+        run / CONFIG / "below",
+        Path("/dev/null"),
+    ]
     paths += [tmp_path / ("x" * 300), Path("/proc/self/mem"), tmp_path / "\x00"]
     for path in paths:
         for command in ("eval", "record", "plot"):

@@ -70,15 +70,26 @@ def test_full_disk_at_every_byte_of_a_checkpoint(tmp_path, count, figure):
             folder.save(2, ARRAYS, {"steps": 2}, keep=2)
         assert names(tmp_path) == before
         with room_for(room), pytest.raises(OSError, match="File too large"):
-            folder.save(1, ARRAYS, {"steps": 3}, keep=2)  # over the same name, as a run that goes on does
+            folder.save(
+                1, ARRAYS, {"steps": 3}, keep=2
+            )  # over the same name, as a run that goes on does
         assert names(tmp_path) == before and folder.newest().facts == {"steps": 1}
     tried = 2 * len(offsets(count, size))
-    figure(f"{tried:,} of {tried:,} refused saves left the checkpoint before, and nothing else", cases=tried)
+    figure(
+        f"{tried:,} of {tried:,} refused saves left the checkpoint before, and nothing else",
+        cases=tried,
+    )
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
-    [(os, "fsync", 2), (Path, "replace", 1), (Path, "open", 1), (Path, "unlink", 1), (os, "open", 1)],
+    [
+        (os, "fsync", 2),
+        (Path, "replace", 1),
+        (Path, "open", 1),
+        (Path, "unlink", 1),
+        (os, "open", 1),
+    ],
 )
 def test_full_disk_at_every_call_of_a_save(owner, name, calls, tmp_path, monkeypatch):
     for number in range(calls):
@@ -137,7 +148,15 @@ def limited(size):
 
 
 def words(path, total, *more):
-    flags = ["--total-timesteps", total, "--checkpoint-interval", "0.05", "--eval-episodes", "1", "--quiet"]
+    flags = [
+        "--total-timesteps",
+        total,
+        "--checkpoint-interval",
+        "0.05",
+        "--eval-episodes",
+        "1",
+        "--quiet",
+    ]
     return ["train", "a2c", CARTPOLE, *flags, "--run-dir", path, *more]
 
 

@@ -52,7 +52,9 @@ def test_environments_that_hang(count, figure, tmp_path, monkeypatch, hanging):
             if error is HostEnvironmentError:
                 settings["worker_timeout"] = None
         (tmp_path / name).mkdir()
-        runs = FailingRuns(monkeypatch, tmp_path / name, method, "gymnasium:breaking:Hanging-v0", **settings)
+        runs = FailingRuns(
+            monkeypatch, tmp_path / name, method, "gymnasium:breaking:Hanging-v0", **settings
+        )
         for _ in range(total):
             hanging.hung_at.clear()
             if count(1, 0):
@@ -61,7 +63,9 @@ def test_environments_that_hang(count, figure, tmp_path, monkeypatch, hanging):
             seconds.setdefault(name, []).append(time.monotonic() - hanging.hung_at[0])
             assert "hang" in str(raised)
             if error is WorkerHangError:
-                assert "in _hang" in (tmp_path / "stderr").read_text(), "the stack of the one that hangs"
+                assert "in _hang" in (tmp_path / "stderr").read_text(), (
+                    "the stack of the one that hangs"
+                )
                 (tmp_path / "stderr").write_text("")
                 assert saved_updates(run) == runs.state.shared.updates_per_worker
             steps = run.checkpoints.load("last").facts["progress"]["updates"]
@@ -113,7 +117,10 @@ def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monke
             release.wait()
         return 1.0
 
-    agent, stop_at = blocking_agent(lambda: 1.0 if lock else wait(), num_workers=3, lock=lock), 10**12
+    agent, stop_at = (
+        blocking_agent(lambda: 1.0 if lock else wait(), num_workers=3, lock=lock),
+        10**12,
+    )
     rule = agent._in_place
     if lock:
         agent._in_place = lambda *args: wait() and rule(*args)
@@ -175,9 +182,17 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("env_id", "options", "message"),
     [
-        ("gymnasium:breaking:Hanging-v0", ["timeout=2"], "hangs: no answer within 2 seconds of step"),
+        (
+            "gymnasium:breaking:Hanging-v0",
+            ["timeout=2"],
+            "hangs: no answer within 2 seconds of step",
+        ),
         ("gymnasium:breaking:Hanging-v0", ["timeout=null"], "no segment ended within 2 seconds"),
-        ("gymnasium:breaking:Hanging-v0", ["timeout=null", "processes=true"], "no segment ended within"),
+        (
+            "gymnasium:breaking:Hanging-v0",
+            ["timeout=null", "processes=true"],
+            "no segment ended within",
+        ),
         ("gymnax:CartPole-v1", [], "no segment ended within 2 seconds"),
     ],
     ids=["timed", "untimed", "processes", "blocked"],

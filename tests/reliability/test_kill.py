@@ -76,7 +76,9 @@ def chain(rng, run_dir, flags, kills, env):
         paths, seconds, steps = run.checkpoints.paths(), *lost(run)
         if paths:
             assert run.checkpoints.newest().path == paths[0]  # a kill leaves no damaged one
-        found.append({"stage": stage, "checkpoints": len(paths), "seconds": seconds, "steps": steps})
+        found.append(
+            {"stage": stage, "checkpoints": len(paths), "seconds": seconds, "steps": steps}
+        )
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -84,7 +86,9 @@ def test_kill(tmp_path, count, figure):
     flags = ["--total-timesteps", count("8e5", "3e6"), "--checkpoint-interval", INTERVAL]
     flags += ["--eval-episodes", "1", "--quiet"]
     env = compiled_once(tmp_path)
-    process = start("train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", tmp_path / "whole", env=env)
+    process = start(
+        "train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", tmp_path / "whole", env=env
+    )
     code, output = finish(process)
     assert code == 0, output
     whole = RunDirectory(tmp_path / "whole")
@@ -111,7 +115,10 @@ def test_kill(tmp_path, count, figure):
             runs += len(numbers)
     longest = max(row["seconds"] for row in kills)
     inside = [row["stage"] for row in kills if row["stage"]]
-    numbers = {"kills": len(kills), "inside_a_save": {stage: inside.count(stage) for stage in STAGES}}
+    numbers = {
+        "kills": len(kills),
+        "inside_a_save": {stage: inside.count(stage) for stage in STAGES},
+    }
     numbers |= {"runs": runs, "equal": equal, "longest_loss_seconds": longest, "interval": INTERVAL}
     numbers |= {"mean_loss_seconds": sum(row["seconds"] for row in kills) / len(kills)}
     figure(
@@ -121,4 +128,6 @@ def test_kill(tmp_path, count, figure):
         **numbers,
     )
     assert equal == runs
-    assert longest <= INTERVAL + count(PATIENCE, SLACK)  # a busy machine is no failure of the default suite
+    assert longest <= INTERVAL + count(
+        PATIENCE, SLACK
+    )  # a busy machine is no failure of the default suite

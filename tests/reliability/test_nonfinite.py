@@ -125,7 +125,9 @@ def learner(setup):
     if setup.method == "a2c":
         config: Any = A2CConfig(num_envs=NUM_ENVS, **settings)
     else:
-        config = A3CConfig(num_workers=NUM_WORKERS, total_timesteps=1, stop_at_episode_end=False, **settings)
+        config = A3CConfig(
+            num_workers=NUM_WORKERS, total_timesteps=1, stop_at_episode_end=False, **settings
+        )
     if setup.normalized:
         normalized = normalized_network(network, env, observations=True, rewards=True)
         network = normalized
@@ -135,7 +137,11 @@ def learner(setup):
         workers = 1 if setup.method == "a2c" else NUM_WORKERS
         objective = normalized_objective(objective, normalized, num_workers=workers)
     parts = env, network, OPTIMIZERS[setup.optimizer](), objective, config
-    return LockStep(synchronous(*parts), setup) if setup.method == "a2c" else Threads(Asynchronous(*parts))
+    return (
+        LockStep(synchronous(*parts), setup)
+        if setup.method == "a2c"
+        else Threads(Asynchronous(*parts))
+    )
 
 
 def finite(tree):
@@ -201,7 +207,9 @@ class Threads:
         agent, shared, total = self._agent, self.state.shared, 0
         self._zeros.clear()
         goal = [done + updates for done in shared.updates_per_worker]
-        while any(done < least for done, least in zip(shared.updates_per_worker, goal, strict=True)):
+        while any(
+            done < least for done, least in zip(shared.updates_per_worker, goal, strict=True)
+        ):
             more = shared.env_steps + 5 * NUM_WORKERS * updates
             agent.config = dataclasses.replace(agent.config, total_timesteps=more)
             progress = agent.run(state=self.state).progress
@@ -215,9 +223,14 @@ class Threads:
 def test_what_is_not_finite_at_a_random_update(count, figure):
     rng = np.random.default_rng(0)
     methods, clipping, booleans = ("a2c", "a3c"), (0.5, None), (False, True)
-    setups = [Setup(*x) for x in itertools.product(methods, OPTIMIZERS, clipping, booleans, booleans)]
+    setups = [
+        Setup(*x) for x in itertools.product(methods, OPTIMIZERS, clipping, booleans, booleans)
+    ]
     if count(1, 0):
-        setups = [Setup("a2c", "momentum-sgd", None, True, False), Setup("a3c", "adam", 0.5, True, True)]
+        setups = [
+            Setup("a2c", "momentum-sgd", None, True, False),
+            Setup("a3c", "adam", 0.5, True, True),
+        ]
     total, cases, refused = count(40, 1024), 0, collections.Counter()
     for setup in setups:
         kinds = itertools.cycle(list(KINDS)[1:])
@@ -258,7 +271,8 @@ def words_of(method, path, *more):
 
 
 @pytest.mark.parametrize(
-    ("method", "more"), [("a2c", ()), ("a3c", ("--normalize-observations", "--normalize-rewards", "--lstm"))]
+    ("method", "more"),
+    [("a2c", ()), ("a3c", ("--normalize-observations", "--normalize-rewards", "--lstm"))],
 )
 def test_a_hundred_in_a_row_end_the_run(method, more, tmp_path, capsys):
     pytest.importorskip("gymnasium")
@@ -266,10 +280,10 @@ def test_a_hundred_in_a_row_end_the_run(method, more, tmp_path, capsys):
     words = words_of(method, run.path, "--total-timesteps", "1e9", "--lstm-size", "8", *more)
     assert cli.main(words) == 1
     told = capsys.readouterr().err.splitlines()
-    assert "no gradient was finite in the last 100 updates" in told[-1] and "Traceback" not in "".join(told)
-    blamed = (
-        r"gymnasium:breaking:NotANumber-v0 returned rewards that are not finite in \d+ of \d+ updates: mend"
-    )
+    assert "no gradient was finite in the last 100 updates" in told[
+        -1
+    ] and "Traceback" not in "".join(told)
+    blamed = r"gymnasium:breaking:NotANumber-v0 returned rewards that are not finite in \d+ of \d+ updates: mend"
     assert re.search(blamed, told[-1]) and "learning_rate" not in told[-1]
     summary, checkpoint = run.summary(), run.checkpoints.load("last")
     assert summary["status"] == "failed" and summary["nonfinite_gradients"] >= 100
@@ -286,7 +300,9 @@ def test_a_hundred_in_a_row_end_the_run(method, more, tmp_path, capsys):
         (["first=1000000", "blind=1"], "observations that are not finite in {0} of {0} updates"),
     ],
 )
-def test_a_short_run_without_an_accepted_update_is_no_success(method, options, returned, tmp_path, capsys):
+def test_a_short_run_without_an_accepted_update_is_no_success(
+    method, options, returned, tmp_path, capsys
+):
     pytest.importorskip("gymnasium")
     run = RunDirectory(tmp_path / "run")
     words = words_of(
@@ -297,7 +313,10 @@ def test_a_short_run_without_an_accepted_update_is_no_success(method, options, r
     updates = summary["updates"]
     assert 40 <= updates < 100 and summary["nonfinite_gradients"] == updates
     assert summary["status"] == "failed" and summary["eval_return_mean"] is None
-    assert f"no gradient was finite in any of {updates} updates" in told and told[-200:] in summary["error"]
+    assert (
+        f"no gradient was finite in any of {updates} updates" in told
+        and told[-200:] in summary["error"]
+    )
     blamed = f"gymnasium:breaking:NotANumber-v0 returned {returned.format(updates)}: mend the environment"
     assert blamed in told and "learning_rate" not in told
 
@@ -305,13 +324,34 @@ def test_a_short_run_without_an_accepted_update_is_no_success(method, options, r
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_finite_data_leave_the_learning_rate_to_blame(method, tmp_path, capsys):
     run = RunDirectory(tmp_path / "run")
-    words = ["train", method, "gymnax:CartPole-v1", "--reward-scale", "1e38", "--total-timesteps", "1600"]
-    words += ["--num-envs", "8", "--num-steps", "5", "--quiet", "--run-dir", str(run.path), "--hidden", "8"]
+    words = [
+        "train",
+        method,
+        "gymnax:CartPole-v1",
+        "--reward-scale",
+        "1e38",
+        "--total-timesteps",
+        "1600",
+    ]
+    words += [
+        "--num-envs",
+        "8",
+        "--num-steps",
+        "5",
+        "--quiet",
+        "--run-dir",
+        str(run.path),
+        "--hidden",
+        "8",
+    ]
     assert cli.main(words + (["--no-stop-at-episode-end"] if method == "a3c" else [])) == 1
     summary, told = run.summary(), capsys.readouterr().err.splitlines()[-1]
     assert summary["status"] == "failed" and 40 <= summary["updates"] < 100
     assert f"no gradient was finite in any of {summary['updates']} updates" in told
-    assert "rewards and observations of gymnax:CartPole-v1 were finite: try a smaller learning_rate" in told
+    assert (
+        "rewards and observations of gymnax:CartPole-v1 were finite: try a smaller learning_rate"
+        in told
+    )
     assert summary["nonfinite_rewards"] == summary["nonfinite_observations"] == 0
 
 
@@ -322,7 +362,9 @@ def test_a_run_with_some_skipped_updates_is_complete_and_says_so(tmp_path, capsy
     more = ("--total-timesteps", "400", "--num-steps", "5", "--env-options", "first=111")
     assert cli.main(words_of("a2c", run.path, *more)) == 0
     summary, told = run.summary(), capsys.readouterr().err
-    assert summary["status"] == "completed" and summary["updates"] > summary["nonfinite_gradients"] > 0
+    assert (
+        summary["status"] == "completed" and summary["updates"] > summary["nonfinite_gradients"] > 0
+    )
     assert summary["nonfinite_rewards"] == summary["nonfinite_gradients"]
     skipped = f"{summary['nonfinite_gradients']} of {summary['updates']} updates were skipped"
     assert skipped in told and "returned rewards that are not finite in" in told

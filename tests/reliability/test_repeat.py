@@ -11,7 +11,14 @@ from jax_a3c.training.run_directory import RunDirectory
 
 def learned(number, path, total):
     """SHA-256 of what a process of its own learned; each writes checkpoints at other moments."""
-    flags = ["--total-timesteps", total, "--checkpoint-interval", 0.1 * (1 + number), "--eval-episodes", "1"]
+    flags = [
+        "--total-timesteps",
+        total,
+        "--checkpoint-interval",
+        0.1 * (1 + number),
+        "--eval-episodes",
+        "1",
+    ]
     process = start("train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", path, "--quiet")
     code, output = finish(process)
     assert code == 0, output
@@ -26,5 +33,8 @@ def test_repeat(tmp_path, count, figure):
         paths = [tmp_path / str(number) for number in range(processes)]
         digests = list(pool.map(learned, range(processes), paths, [total] * processes))
     equal = digests.count(digests[0])
-    figure(f"{equal} of {processes} processes learned the same bits in {total:,} steps", digest=digests[0])
+    figure(
+        f"{equal} of {processes} processes learned the same bits in {total:,} steps",
+        digest=digests[0],
+    )
     assert equal == processes

@@ -116,9 +116,18 @@ def test_every_setting_is_generated():
 
 def test_generated_settings_in_python(clock, at_once, count, figure, tmp_path):
     rng = np.random.default_rng(0)
-    for warm_up in (generated.VECTOR, generated.IMAGE, generated.CATEGORIES, "envpool:x", "gymnasium:x"):
+    for warm_up in (
+        generated.VECTOR,
+        generated.IMAGE,
+        generated.CATEGORIES,
+        "envpool:x",
+        "gymnasium:x",
+    ):
         refused(
-            lambda env_id=warm_up: python(generated.Case("one-step-sarsa", env_id, {"double_q": True})), clock
+            lambda env_id=warm_up: python(
+                generated.Case("one-step-sarsa", env_id, {"double_q": True})
+            ),
+            clock,
         )
     total, right, seconds = count(150, 6000), count(12, 600), []
     for number in range(total):
@@ -129,7 +138,9 @@ def test_generated_settings_in_python(clock, at_once, count, figure, tmp_path):
             if number < count(3, 60):
                 trace(case)
                 settings = resolve(case.method, case.env_id, **case.overrides)
-                run = RunDirectory.create(tmp_path / str(number), case.method, case.env_id, settings)
+                run = RunDirectory.create(
+                    tmp_path / str(number), case.method, case.env_id, settings
+                )
                 assert run.config() == (case.method, case.env_id, settings)
             continue
         assert answer is not None, f"taken: {case}"
@@ -143,17 +154,28 @@ def test_generated_settings_of_the_parts(clock, at_once, count, figure):
     """The configs, network factories and optimizers by themselves: what is wrong for them all is, for one."""
     rng = np.random.default_rng(1)
     spec = envs.make(generated.REAL).spec
-    parts = [(config, {field.name: field.name for field in dataclasses.fields(config)}) for config in CONFIGS]
+    parts = [
+        (config, {field.name: field.name for field in dataclasses.fields(config)})
+        for config in CONFIGS
+    ]
     names = {"torso": "network", "hidden": "hidden", "init": "init"}
-    gaussian = {"shared": "shared_trunk", "variance": "variance", "initial_stddev": "initial_stddev"}
+    gaussian = {
+        "shared": "shared_trunk",
+        "variance": "variance",
+        "initial_stddev": "initial_stddev",
+    }
     q_spec = envs.make(generated.VECTOR).spec
     parts.append((lambda **given: networks.actor_critic(spec, **given), {**names, **gaussian}))
-    parts.append((lambda **given: networks.q_network(q_spec, **given), {**names, "dueling": "dueling"}))
+    parts.append(
+        (lambda **given: networks.q_network(q_spec, **given), {**names, "dueling": "dueling"})
+    )
     rmsprop = {"decay": "rmsprop_decay", "eps": "rmsprop_eps"}
     for optimizer in (optimizers.shared_rmsprop, optimizers.rmsprop):
         parts.append((lambda f=optimizer, **given: f(1e-3, **given), rmsprop))
     parts.append((lambda **given: optimizers.momentum_sgd(1e-3, **given), {"momentum": "momentum"}))
-    parts.append((lambda **given: optimizers.shared_rmsprop(**given), {"learning_rate": "learning_rate"}))
+    parts.append(
+        (lambda **given: optimizers.shared_rmsprop(**given), {"learning_rate": "learning_rate"})
+    )
     needed = {"num_envs": 2, "num_steps": 2, "max_grad_norm": None}
     total, seconds = count(100, 2000), []
     for _ in range(total):
@@ -200,5 +222,7 @@ def test_numbers_of_numpy_are_written_as_plain_ones(tmp_path):
 
 
 def test_a_traced_hyper_parameter_is_taken():
-    losses = jax.vmap(lambda gamma: ActorCriticConfig(gamma=gamma).gamma * 2.0)(np.array([0.1, 0.2]))
+    losses = jax.vmap(lambda gamma: ActorCriticConfig(gamma=gamma).gamma * 2.0)(
+        np.array([0.1, 0.2])
+    )
     np.testing.assert_allclose(losses, [0.2, 0.4], rtol=1e-6)

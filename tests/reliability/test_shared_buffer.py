@@ -57,7 +57,9 @@ def test_unit_updates(lock, count, figure):
     total = NUM_THREADS * updates
     assert shared.updates_per_worker == [updates] * NUM_THREADS
     assert shared.env_steps == updates * sum(sizes)
-    assert (shared.parameters == np.round(shared.parameters)).all() and shared.parameters.max() <= total
+    assert (
+        shared.parameters == np.round(shared.parameters)
+    ).all() and shared.parameters.max() <= total
     lost = 1.0 - shared.parameters.astype(np.float64) / total
     figure(
         f"{total:,} updates of {SIZE:,} parameters by {NUM_THREADS} threads, {'with' if lock else 'without'} "

@@ -109,7 +109,9 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_what_comes_at_once_is_the_same_signal_even_if_nothing_is_left_to_end(came, clock, monkeypatch):
+def test_what_comes_at_once_is_the_same_signal_even_if_nothing_is_left_to_end(
+    came, clock, monkeypatch
+):
     """Another signal comes while the context waits for just that."""
     waits = []
 
@@ -142,9 +144,24 @@ def test_a_second_signal_goes_to_what_handled_it_before_and_a_third_ends_the_pro
 def test_a_second_signal_ends_it_at_once(method, sent, tmp_path):
     """Even if a step hangs."""
     pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
-    flags = ["--num-envs", "2", "--total-timesteps", "20000", "--checkpoint-interval", "0.1", "--quiet"]
+    flags = [
+        "--num-envs",
+        "2",
+        "--total-timesteps",
+        "20000",
+        "--checkpoint-interval",
+        "0.1",
+        "--quiet",
+    ]
     flags += ["--num-workers", "2"] * (method == "a3c")
-    command = ["train", method, "gymnasium:tests.crashing:Stuck-v0", *flags, "--run-dir", tmp_path / "run"]
+    command = [
+        "train",
+        method,
+        "gymnasium:tests.crashing:Stuck-v0",
+        *flags,
+        "--run-dir",
+        tmp_path / "run",
+    ]
     process = start(*command, env={"STUCK": str(tmp_path / "stuck")})
     while not (tmp_path / "stuck").exists():
         assert process.poll() is None, finish(process)

@@ -48,16 +48,27 @@ def test_soak(request, tmp_path, count, figure):
             rows[method].append((time.monotonic() - began, *sample(process)))
         time.sleep(every)
     for method, process in processes.items():
-        compiled = (tmp_path / f"{method}.log").read_text()[logs[method] :].count("Finished XLA compilation")
+        compiled = (
+            (tmp_path / f"{method}.log")
+            .read_text()[logs[method] :]
+            .count("Finished XLA compilation")
+        )
         process.send_signal(signal.SIGTERM)
         assert finish(process)[0] == 130
         seconds, memory, threads, handles = np.array(rows[method]).T
         slope = np.polyfit(seconds / 3600, memory, 1)[0]
         run = RunDirectory(tmp_path / method)
         found[method] = {
-            **{"memory_mib": [memory[0], memory[-1]], "mib_per_hour": slope, "samples": len(memory)},
+            **{
+                "memory_mib": [memory[0], memory[-1]],
+                "mib_per_hour": slope,
+                "samples": len(memory),
+            },
             **{"threads": distinct(threads), "handles": distinct(handles), "compiled": compiled},
-            **{"env_steps": run.summary()["env_steps"], "checkpoint": run.checkpoints.load("last").path.name},
+            **{
+                "env_steps": run.summary()["env_steps"],
+                "checkpoint": run.checkpoints.load("last").path.name,
+            },
         }
     text = "; ".join(
         f"{method}: {row['env_steps']:,} steps, {row['memory_mib'][0]:.1f} to "

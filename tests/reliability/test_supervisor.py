@@ -10,7 +10,16 @@ from jax_a3c.training.run_directory import RunDirectory
 
 pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
 CRASHING = "gymnasium:tests.crashing:Crashing-v0"
-FLAGS = ["--num-envs", "2", "--eval-episodes", "2", "--checkpoint-interval", "0.1", "--quiet", "--supervise"]
+FLAGS = [
+    "--num-envs",
+    "2",
+    "--eval-episodes",
+    "2",
+    "--checkpoint-interval",
+    "0.1",
+    "--quiet",
+    "--supervise",
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +67,16 @@ def test_crashes(tmp_path, env, count, figure):
 
 def test_a_run_that_always_crashes_is_given_up(tmp_path, env):
     env |= {"CRASHES": "1000", "CRASH_AT_ONCE": "1"}
-    words = ["train", "a2c", CRASHING, *FLAGS, "--total-timesteps", "20000", "--run-dir", tmp_path / "run"]
+    words = [
+        "train",
+        "a2c",
+        CRASHING,
+        *FLAGS,
+        "--total-timesteps",
+        "20000",
+        "--run-dir",
+        tmp_path / "run",
+    ]
     code, output = finish(start(*words, env=env))
     assert code == 1
     assert "died 3 times without a newer checkpoint" in output.splitlines()[-1]
@@ -81,7 +99,16 @@ def test_a_failure_for_a_reason_is_not_repeated(env_id, more, code, message, tmp
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_both(number, tmp_path, env):
-    words = ["train", "a2c", CRASHING, *FLAGS, "--total-timesteps", "1e14", "--run-dir", tmp_path / "run"]
+    words = [
+        "train",
+        "a2c",
+        CRASHING,
+        *FLAGS,
+        "--total-timesteps",
+        "1e14",
+        "--run-dir",
+        tmp_path / "run",
+    ]
     process = start(*words, env=env)
     await_checkpoint(process, tmp_path / "run", after=1)
     process.send_signal(number)

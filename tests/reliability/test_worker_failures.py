@@ -54,7 +54,9 @@ def test_exceptions_in_workers(count, figure, tmp_path, monkeypatch):
         seconds.append(runs.ended_at - error.raised_at)
         assert f"raised in worker {worker} of {num_workers}" in error.__notes__[0]
         assert not set(threading.enumerate()) - before
-        assert saved_updates(run) == runs.state.shared.updates_per_worker and runs.state.shared.updates
+        assert (
+            saved_updates(run) == runs.state.shared.updates_per_worker and runs.state.shared.updates
+        )
         assert run.summary()["updates"] == runs.state.shared.updates
         # Most fail before the first report: what has not been summed is in no line.
         rows = run.metrics() if (run.path / "metrics.jsonl").exists() else []
@@ -88,12 +90,16 @@ def test_starts_and_stops(count, figure):
         began, expected, callback = time.monotonic(), contextlib.nullcontext(), None
         if way == "by steps":
             more = int(rng.integers(1, 1000))
-            agent.config = dataclasses.replace(config, total_timesteps=state.shared.env_steps + more)
+            agent.config = dataclasses.replace(
+                config, total_timesteps=state.shared.env_steps + more
+            )
         elif way == "by callback":
             end = began + rng.exponential(0.01)
             callback = lambda progress: time.monotonic() > end  # noqa: E731, B023
         else:
-            agent._in_place = Unplugged(rule, int(rng.integers(num_workers)), int(rng.integers(0, 20)))
+            agent._in_place = Unplugged(
+                rule, int(rng.integers(num_workers)), int(rng.integers(0, 20))
+            )
             expected = pytest.raises(TimedError)
         with expected:
             result = agent.run(state=state, callback=callback, interval=0.001)
