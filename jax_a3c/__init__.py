@@ -1,7 +1,7 @@
-"""A3C, A2C and the other methods of their paper in JAX: pure where they can be, lock-free where they must.
+"""A3C, A2C and the value-based methods of Mnih et al. (2016) in JAX.
 
-The public names are loaded when they are first used, so that `import jax_a3c` is quick, touches no device
-and imports no environment library.
+Public names are imported when they are first used. `import jax_a3c` is therefore quick, touches no
+device and imports no environment library.
 """
 
 import importlib
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Modules that are public names of the package.
 _MODULES = (
     "distributions",
     "envs",
@@ -25,6 +26,7 @@ _MODULES = (
     "returns",
     "scores",
 )
+# The module of every other public name.
 _NAMES = {
     "A2C": "synchronous",
     "A2CConfig": "synchronous",
@@ -69,4 +71,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """Return the public names."""
     return sorted(__all__)

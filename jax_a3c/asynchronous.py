@@ -39,22 +39,23 @@ from jax_a3c.types import ActorState, Array, Params, Progress, TrainingResult
 from jax_a3c.workers import Workers
 
 MAX_WORKERS = 1024
-"""Threads of a run; systems allow a process some thousands, those of libraries included."""
+"""Most workers of a run. Systems allow a process a few thousand threads in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AsynchronousConfig(RunnerConfig):
-    """Settings of the asynchronous runner, on top of those of `rollouts.RunnerConfig`.
+    """Settings of the asynchronous runner, in addition to `rollouts.RunnerConfig`.
 
     Attributes:
       num_workers: threads, from 1 to 1024. Paper: 16, on as many cores.
       num_envs: environments of each worker, at least 1. Paper: 1.
-      total_timesteps: T_max, the environment steps of all workers after which training ends.
-      stop_at_episode_end: a segment ends with the episode, as in Algorithms 1, S2 and S3. With several
-        environments: with a step that ends all their episodes.
-      lock: reads and updates of the shared buffers exclude each other. The control experiment.
-      worker_timeout: seconds that a segment may take before its worker counts as hung, above 0; None for
-        ever.
+      total_timesteps: T_max, environment steps of all workers together after which training ends.
+      stop_at_episode_end: a segment ends with the episode, as in Algorithms 1, S2 and S3. With
+        several environments it ends after a step that ends all their episodes.
+      lock: reads and updates of the shared buffers exclude each other. This is the control
+        experiment.
+      worker_timeout: seconds that a segment may take before its worker counts as hung, above 0;
+        None for no limit.
     """
 
     num_workers: int = 16
@@ -77,7 +78,7 @@ class AsynchronousConfig(RunnerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class A3CConfig(AsynchronousConfig, ActorCriticConfig):
-    """Settings of A3C: those of the asynchronous runner and those of the actor-critic objective."""
+    """Settings of A3C: the asynchronous runner's and the actor-critic objective's."""
 
     def __post_init__(self) -> None:
         AsynchronousConfig.__post_init__(self)
@@ -86,12 +87,12 @@ class A3CConfig(AsynchronousConfig, ActorCriticConfig):
 
 
 class A3CState(NamedTuple):
-    """All that a run is at one moment; `run` goes on from it and changes it in place.
+    """The whole state of a run; `run` continues from it and changes it in place.
 
     Attributes:
-      shared: parameters, target parameters, shared statistics and counters.
+      shared: theta, theta^-, the shared moments and the counters.
       actors: the acting state of each worker.
-      opt_states: what else the optimizer keeps for each worker, None for Shared RMSProp.
+      opt_states: the optimizer's state of each worker, None for Shared RMSProp.
     """
 
     shared: SharedParameters
@@ -105,15 +106,15 @@ def a3c(
     optimizer: optax.GradientTransformation,
     config: A3CConfig | None = None,
 ) -> "Asynchronous":
-    """Asynchronous advantage actor-critic on CPU threads.
+    """Build asynchronous advantage actor-critic (A3C) on CPU threads.
 
     Args:
-      make_env: builds the environment, `() -> env`, as `envs.make` does. One written in JAX is pure and
-        serves all workers; of one on the host each worker starts a group of its own.
+      make_env: function that builds the environment, `() -> env`. A JAX environment is pure and
+        serves all workers. For a host environment each worker starts a separate group.
       network: policy and value function, see `networks.actor_critic`.
-      optimizer: those of `optimizers` are applied in place, `shared_rmsprop` with statistics that all
-        workers share; any other Optax transformation keeps a state per worker, and its updates are added
-        without a lock.
+      optimizer: an optimizer of `jax_a3c.optimizers` is applied in place; with `shared_rmsprop` all
+        workers share its moments. Any other Optax transformation keeps a state per worker, and its
+        updates are added without a lock.
       config: settings; the defaults if None.
 
     Returns:
@@ -126,7 +127,8 @@ def a3c(
       >>> from jax_a3c import a3c, A3CConfig, envs, networks, optimizers
       >>> env = envs.make("gymnax:CartPole-v1")
       >>> optimizer = optimizers.shared_rmsprop(7e-4)
-      >>> agent = a3c(lambda: env, networks.actor_critic(env), optimizer, A3CConfig(total_timesteps=1000))
+      >>> config = A3CConfig(total_timesteps=1000)
+      >>> agent = a3c(lambda: env, networks.actor_critic(env), optimizer, config)
       >>> agent.run(jax.random.key(0)).progress.env_steps >= 1000
       True
     """
@@ -139,16 +141,16 @@ def a3c(
 def use_worker_threads() -> None:
     """Let XLA run a worker's program on the worker's own thread.
 
-    By default JAX hands each program on the CPU to a pool, and two workers are four threads that wait for
-    each other, which costs them about a fifth of their steps. This sets `jax_cpu_enable_async_dispatch` for
-    the process, and must be called before JAX first uses the CPU; later it has no effect. The command line
-    does it.
+    By default JAX hands each CPU program to a pool of threads. Two workers are then four threads
+    that wait for each other, which costs about a fifth of their steps. This function sets
+    `jax_cpu_enable_async_dispatch` for the process. Call it before JAX first uses the CPU; later it
+    has no effect. The command line calls it.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 class Asynchronous:
-    """Workers that share parameters: the runner for any objective."""
+    """The asynchronous runner for any objective: workers that share parameters."""
 
     def __init__(
         self,
@@ -158,11 +160,11 @@ class Asynchronous:
         objective: Objective,
         config: AsynchronousConfig | None = None,
     ):
-        """Bind the parts; nothing is compiled or started before `init` or `run`.
+        """Check and store the parts; `init` and `run` compile and start them.
 
         Args:
-          env: the environment, as `envs.make` gives it.
-          network: gives parameters and carries their initial values.
+          env: the environment, from `envs.make`.
+          network: provides the initial parameters and the initial carry.
           optimizer: as for `a3c`.
           objective: how to act and what to minimise.
           config: settings; the defaults if None.
@@ -170,13 +172,15 @@ class Asynchronous:
         self.config = config = AsynchronousConfig() if config is None else config
         shapes = check_parts(env, network, optimizer, objective)
         check_kind("config", config, AsynchronousConfig)
+
         self._env = env
         self._network = network
         self._objective = objective
         self._optimizer = optax.with_extra_args_support(optimizer)
         self._in_place = getattr(optimizer, "in_place", None)
         self._shares_statistics = getattr(optimizer, "shares_statistics", False)
-        # Lock-free updates of one buffer are an affair of threads and host memory: always the CPU.
+
+        # Threads update one buffer in host memory, so every program runs on the CPU.
         self._device = jax.local_devices(backend="cpu")[0]
         with jax.default_device(self._device):
             self._unravel = unraveller(shapes)
@@ -192,7 +196,7 @@ class Asynchronous:
         self._init_flat = shared_jit(lambda *args: ravel(self._init_params(*args)))
 
     def init(self, key: Array | int) -> A3CState:
-        """Start a run: fresh parameters, and an acting state with random numbers of its own per worker.
+        """Start a run: new parameters, and an acting state with a separate random key per worker.
 
         Args:
           key: random key, or a seed.
@@ -203,10 +207,12 @@ class Asynchronous:
         num_workers = self.config.num_workers
         with jax.default_device(self._device):
             params_key, actors_key = jax.random.split(jax.device_put(as_key(key), self._device))
+
+            # Running statistics start at the first observation, so start the actors first.
             actors = self._init_actors(actors_key)
-            # Running statistics start at the first observation.
             flat = self._init_flat(params_key, actors[0].observation)
             opt_states = [self._init_statistics(flat) for _ in range(num_workers)]
+
         shared = SharedParameters(
             np.asarray(flat),
             num_workers,
@@ -216,37 +222,37 @@ class Asynchronous:
         return A3CState(shared, actors, opt_states)
 
     def close(self, state: A3CState) -> None:
-        """Close the environments of a run on the host; the others hold nothing.
+        """Close the host environments of a run. JAX environments need no closing.
 
         Args:
-          state: of the run, which cannot go on afterwards.
+          state: of the run. With host environments it cannot be trained further.
         """
         if not isinstance(self._env, JaxEnvironment):
             close_all([actor.env_state for actor in state.actors])
 
     def params(self, state: A3CState) -> Params:
-        """The network's variables.
+        """Return the network's variables.
 
         Args:
           state: of this run.
 
         Returns:
-          A copy of the shared parameters as they are now, in the tree of `network.init`.
+          A copy of the current shared parameters, in the tree of `network.init`.
         """
         with jax.default_device(self._device):
             return self._unravel(jnp.array(state.shared.parameters, copy=True))
 
     def counts(self, state: A3CState) -> tuple[int, int]:
-        """Environment steps and updates so far, of all workers."""
+        """Return T, the environment steps of all workers, and their updates so far."""
         return state.shared.env_steps, state.shared.updates
 
     def snapshot(self, state: A3CState) -> tuple[Params, Any]:
-        """The network's variables, and what else a run needs to go on, as a tree of arrays.
+        """Return the network's variables, and a tree of arrays with the rest of the run's state.
 
-        Of environments on the host it holds nothing: they cannot be saved.
+        Host environments cannot be saved, so the tree leaves them out.
 
         Args:
-          state: of a run that is not under way.
+          state: of a run whose workers have stopped.
         """
         actors: list[Any] = state.actors
         if not isinstance(self._env, JaxEnvironment):
@@ -255,12 +261,12 @@ class Asynchronous:
         return self.params(state), rest
 
     def restore(self, state: A3CState, params: Params, rest: Any) -> A3CState:
-        """The state of a run that was saved.
+        """Return the state of a run that was saved.
 
         Args:
-          state: a fresh one, whose environments go on if they are of the host.
+          state: from `init`. Host environments are taken from it.
           params: the network's variables.
-          rest: as in `snapshot`.
+          rest: the tree that `snapshot` returned.
         """
         state.shared.restore(self._flat(params), rest["shared"])
         actors = rest["actors"]
@@ -269,7 +275,7 @@ class Asynchronous:
         return A3CState(state.shared, actors, rest["opt_states"])
 
     def start_from(self, state: A3CState, params: Params) -> A3CState:
-        """A fresh state with these variables of the network, in the target too."""
+        """Write these network variables to the parameters and the target of a fresh state."""
         flat = self._flat(params)
         for vector in (state.shared.parameters, state.shared.target):
             if vector is not None:
@@ -291,20 +297,21 @@ class Asynchronous:
         """Train until all workers together have taken `total_timesteps` environment steps.
 
         Args:
-          key: random key, or a seed, of a fresh run; unused if `state` is given.
-          state: where to go on. It is changed in place, so that after a failure or an interrupt it holds
-            what was learned; environments of the host are closed then, and it cannot go on.
-          callback: called in this thread about every `interval` seconds, and once at the end; training ends
-            early when it returns True.
-          interval: seconds, above 0.
+          key: random key, or a seed, of a new run; unused if `state` is given.
+          state: state to continue from. It is changed in place, so it holds what was learned even
+            after a failure or an interrupt. Host environments are closed in that case, and the
+            state cannot be trained further.
+          callback: called in this thread about every `interval` seconds, and once at the end.
+            Training stops early when it returns True.
+          interval: seconds between two calls of `callback`, above 0.
 
         Returns:
           Parameters, state and counts.
 
         Raises:
-          Exception: the first one that a worker raised, with its traceback and the worker's number. All
-            workers have ended when it is raised, as they have after Ctrl-C.
-          WorkerHangError: if a worker ended no segment within `worker_timeout`.
+          Exception: the first one that a worker raised, with its traceback and the worker's number.
+            All workers have ended when it is raised; the same holds for Ctrl-C.
+          WorkerHangError: if a worker finished no segment within `worker_timeout`.
         """
         check_number("interval", interval, above=0.0, high=MAX_TIMEOUT)
         if callback is not None:
@@ -314,16 +321,21 @@ class Asynchronous:
         check_kind("state", state, A3CState)
         if len(state.actors) != self.config.num_workers:
             raise InputError(
-                f"num_workers is {self.config.num_workers}, but state is that of {len(state.actors)} workers"
+                f"num_workers is {self.config.num_workers}, but state has {len(state.actors)} "
+                "workers; pass a state of as many workers, or none for a new run"
             )
+
+        # Compile before the clock of training starts.
         compiling = time.perf_counter()
         self._compile(state)
-        start, first_step = time.perf_counter(), state.shared.env_steps
+        start = time.perf_counter()
+        first_step = state.shared.env_steps
         sums = np.zeros((self.config.num_workers, len(self._segments.metric_names)))
 
         def report() -> bool:
             return callback is not None and bool(callback(self._progress(state, sums, start)))
 
+        # Run the threads until T >= T_max, a callback stops them, or one fails.
         workers = Workers(self.config.num_workers, timeout=self.config.worker_timeout)
         try:
             workers.run(
@@ -331,37 +343,51 @@ class Asynchronous:
                 interval=interval,
                 report=report,
             )
-        except BaseException:  # perhaps within a segment: nobody can go on from there
+        except BaseException:
+            # A worker may have stopped inside a segment: do not reuse its environments.
             self.close(state)
             raise
+
         progress = self._progress(state, sums, start)
         report()
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
         return TrainingResult(self.params(state), state, progress, rate, start - compiling)
 
     def _work(self, worker: int, state: A3CState, sums: np.ndarray, workers: Workers) -> None:
-        """One worker: Algorithm 1, S2 or S3, as the objective says, until T > T_max."""
-        shared, size = state.shared, state.shared.parameters.size
+        """Run one worker: the thread of Algorithm 1, S2 or S3, as the objective determines.
+
+        The paper repeats until T > T_max. Here a worker begins no segment once T >= T_max.
+        """
+        shared = state.shared  # theta, theta^- and T
+        size = shared.parameters.size
         end = size + sums.shape[1]  # of the metrics in a packed vector
-        theta, scratch = aligned_empty(size), aligned_empty(size)
-        while (env_steps := shared.env_steps) < self.config.total_timesteps and workers.go_on(
-            worker
-        ):
-            version = shared.read(theta)  # theta' <- theta, a copy: XLA reads the buffer itself
-            state.actors[worker], packed = self._segment(  # t_max steps and d theta
+        max_steps = self.config.total_timesteps  # T_max
+        theta = aligned_empty(size)  # theta', this worker's copy
+        scratch = aligned_empty(size)
+
+        while (env_steps := shared.env_steps) < max_steps and workers.go_on(worker):
+            # theta' <- theta. XLA reads theta' in place, so it must be a copy.
+            version = shared.read(theta)
+
+            # Act for up to t_max steps with theta' and accumulate d theta, in compiled programs.
+            state.actors[worker], packed = self._segment(
                 theta, state.actors[worker], shared.target, np.float32(env_steps)
             )
-            vector = np.asarray(
-                packed
-            )  # waits for the segment; others hold the interpreter meanwhile
-            # Slices take a tenth of the time of `np.split`, and all of it is under the interpreter lock.
-            gradient, metrics, changes = vector[:size], vector[size:end], vector[end:]
+            # Wait for the segment; other workers may hold the interpreter lock meanwhile.
+            vector = np.asarray(packed)
+
+            # Slices take a tenth of the time of `np.split`, all of it under the interpreter lock.
+            gradient = vector[:size]  # d theta
+            metrics = vector[size:end]
+            changes = vector[end:]  # of running statistics
             sums[worker] += metrics
-            total = shared.count(worker, int(metrics[0]))  # T
+
+            # T <- T + t, once per segment.
+            total = shared.count(worker, int(metrics[0]))
+
+            # Asynchronous update: theta <- theta - update(d theta), by default without a lock.
             change = self._change(state, worker, theta, gradient, changes, scratch, total)
-            shared.apply(
-                worker, version, change
-            )  # theta <- theta - update(d theta), without a lock
+            shared.apply(worker, version, change)
 
     def _change(
         self,
@@ -373,18 +399,23 @@ class Asynchronous:
         scratch: np.ndarray,
         env_steps: int,
     ) -> Callable[[np.ndarray, np.ndarray], None]:
-        """What a gradient does to the shared parameters and the optimizer's statistics, in place.
+        """Return the function that applies a gradient to the shared buffers in place.
 
-        Running statistics among the parameters, which stand at their end, have no gradient but `changes`.
+        The last entries of the parameters may be running statistics. They have no gradient:
+        `changes` is added to them.
         """
         opt_state = state.opt_states[worker]
-        rule, weights = self._in_place, slice(gradient.size - changes.size)
+        rule = self._in_place
+        weights = slice(gradient.size - changes.size)  # all but the running statistics
+
+        # Optax computes the update outside of the lock, from theta' and this worker's state.
         if rule is None:
             delta, state.opt_states[worker] = self._update(
                 gradient, opt_state, theta, np.float32(env_steps)
             )
 
         def change(parameters: np.ndarray, shared: np.ndarray) -> None:
+            # theta <- theta - update(d theta).
             if rule is None:
                 np.add(parameters[weights], np.asarray(delta)[weights], out=parameters[weights])
             else:
@@ -395,46 +426,56 @@ class Asynchronous:
                     scratch,
                 )
                 rule(*(vector[weights] for vector in vectors), env_steps)
+
             parameters[weights.stop :] += changes
 
         return change
 
     def _compile(self, state: A3CState) -> None:
-        """Compile in this thread, once: all workers run the same programs."""
+        """Compile the programs that all workers run, once, in the calling thread."""
         if self._compiled:
             return
-        theta, target = state.shared.parameters, state.shared.target
+
+        theta = state.shared.parameters
+        target = state.shared.target
         self._segment = self._segments.compile(theta, state.actors[0], target)
+
         if not self._in_place:
-            # Optax sees trees: many transformations ask for names, ranks or layers.
+            # Give Optax trees: many transformations need names, ranks or layers.
             def update(
                 grad: Array, opt_state: Any, flat: Array, env_steps: Array
             ) -> tuple[Array, Any]:
-                grads, params = self._unravel(grad), self._unravel(flat)
+                grads = self._unravel(grad)  # [P] -> tree
+                params = self._unravel(flat)
                 updates, opt_state = self._optimizer.update(
                     grads, opt_state, params, env_steps=env_steps
                 )
-                return ravel(updates), opt_state
+                return ravel(updates), opt_state  # tree -> [P]
 
             arguments = (theta, state.opt_states[0], theta, np.float32(0))
             self._update = self._segments.on_one_core(update, *arguments)
         self._compiled = True
 
     def _init_actors(self, key: Array) -> list[ActorState]:
-        """An acting state for each worker; on the host each has environments of its own."""
-        num_workers, num_envs = self.config.num_workers, self.config.num_envs
-        env, needs = self._env, self._objective.actor_needs
+        """Return an acting state for each worker, each with separate environments."""
+        num_workers = self.config.num_workers
+        num_envs = self.config.num_envs
+        env = self._env
+        needs = self._objective.actor_needs
+
+        # One JAX environment serves all workers, because its functions are pure.
         if isinstance(env, JaxEnvironment):
             carry = self._network.initial_carry((num_envs,))
             start = shared_jit(lambda key: init_actor(env, carry, key, num_envs, **needs))
             return [start(worker_key) for worker_key in jax.random.split(key, num_workers)]
-        # Twice as many threads as cores in all: while a worker computes, its environments wait.
+
+        # Use twice as many threads as cores: while a worker computes, its environments wait.
         num_threads = max(1, 2 * available_cores() // num_workers)
         sizes = [num_envs] * num_workers
         return init_host_actors(env, self._network, key, sizes, num_threads=num_threads, **needs)
 
     def _init_statistics(self, flat: Array) -> Any:
-        """What the optimizer keeps for one worker: of its own, or None where all share the buffer."""
+        """Return the optimizer's state for one worker; None if all workers share the moments."""
         if self._in_place is None:
             return self._optimizer.init(self._unravel(flat))
         return None if self._shares_statistics else np.zeros(flat.size, np.float32)

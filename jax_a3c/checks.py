@@ -1,4 +1,4 @@
-"""The sentences with which a wrong setting is refused: its name, its value, and what is expected."""
+"""Checks of settings. Each error gives the setting's name, its value and what is expected."""
 
 import difflib
 import math
@@ -8,31 +8,33 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """What the user asked for cannot be done; the message names the value and the way out."""
+    """A request of the user cannot be met. The message gives the value and the way out."""
 
 
 class HostEnvironmentError(RuntimeError):
-    """An environment raised an exception or did not answer in time; the group it belongs to is lost."""
+    """An environment raised an exception or hung. Its group cannot be used any more."""
 
 
 class WorkerHangError(RuntimeError):
-    """A worker of the asynchronous runner gave no sign of life for a set time; its thread is left behind."""
+    """A worker of the asynchronous runner made no progress for too long. Its thread is lost."""
 
 
 MAX_INTEGER = 2**31 - 1
-"""The largest integer where a setting has no bound of its own: integers on the device have 32 bits."""
+"""Largest integer of a setting without a bound. Integers on the device have 32 bits."""
 MAX_STEPS = 10**18
-"""The largest number of environment steps that may be asked for."""
+"""Largest number of environment steps that a user may ask for."""
 MAX_COUNT = 2**63 - 1
-"""The largest number that a run may have counted: its last update may go beyond what was asked for."""
+"""Largest count of steps in a run. It exceeds MAX_STEPS: the last update may pass the target."""
 MAX_EPISODES = 10**6
-"""Of an evaluation: on the device all are played at once."""
-LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38
-"""Magnitudes between which float32 holds a number; XLA takes smaller ones for 0."""
+"""Largest number of episodes of an evaluation. On the device all of them are played at once."""
+LARGEST = 3.4028234e38
+"""Largest finite magnitude of float32."""
+SMALLEST = 1.1754944e-38
+"""Smallest normal magnitude of float32. XLA takes smaller ones for 0."""
 MAX_TIMEOUT = 1e6
-"""The largest number of seconds to wait for something; a thread's clock ends after some centuries."""
+"""Largest timeout in seconds. Python's locks fail with timeouts of some centuries."""
 SHOWN = 100
-"""Characters of a value that a message has room for."""
+"""Largest number of characters of a value in a message."""
 
 
 def check_number(
@@ -43,132 +45,144 @@ def check_number(
     *,
     above: float = -math.inf,
 ) -> None:
-    """Refuse what is not a real number of float32 in [low, high] and greater than `above`.
+    """Check that a setting is a float32 number in [low, high] and greater than `above`.
 
-    A traced array passes: a hyper-parameter under `vmap` has no value to look at. An integer of more than 32
-    bits does not: JAX refuses to compute with it, though not with the same number as a float.
+    A traced array passes: under `vmap` a hyperparameter has no concrete value. An integer of more
+    than 32 bits fails, because JAX cannot compute with it. The same number as a float passes.
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
       low: smallest allowed value.
       high: largest allowed value.
-      above: the value must exceed this one.
+      above: exclusive lower bound.
 
     Raises:
-      InputError: if it is not such a number.
+      InputError: if the value is not such a number.
     """
-    if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):  # without importing JAX
+    # Compare the name of the class, so that this module needs no import of JAX.
+    if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):
         return
-    number, why = plain(value), ""
+
+    # Reject values that float32 would turn into infinity, and take tiny ones for 0 like XLA.
+    number = plain(value)
+    why = ""
     if isinstance(number, int | float) and not isinstance(number, bool):
         if isinstance(number, int) and abs(number) > MAX_INTEGER:
             why = ", an integer of more than 32 bits; write it as a float if it is in range"
         elif LARGEST < abs(number) < math.inf:
             why = ", which is infinite in float32"
         elif 0.0 < abs(number) < SMALLEST:
-            number, why = 0.0, ", which is 0 in float32"
-        # NaN and infinity fail the first of these.
+            number = 0.0
+            why = ", which is 0 in float32"
+
+        # NaN and infinity fail the first comparison.
         if abs(number) <= (MAX_INTEGER if isinstance(number, int) else LARGEST) and (
             low <= number <= high and number > above
         ):
             return
+
     expected = f"{name} must be a number {_range(low, high, above)}".rstrip()
     raise InputError(f"{expected}, got {shown(value)}{why}")
 
 
 def check_integer(name: str, value: Any, low: int, high: int = MAX_INTEGER) -> None:
-    """Refuse what is not an integer from `low` to `high`.
+    """Check that a setting is an integer in [low, high].
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
       low: smallest allowed value.
       high: largest allowed value.
 
     Raises:
-      InputError: if it is not such an integer.
+      InputError: if the value is not such an integer.
     """
+    # In Python a boolean is an integer too.
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if is_integer and low <= value <= high:
         return
+
+    # Name the upper bound only to a user who exceeded it.
     too_large = is_integer and value > high
     expected = f"between {low} and {high}" if too_large else f"of at least {low}"
     raise InputError(f"{name} must be an integer {expected}, got {shown(value)}")
 
 
 def check_kind(name: str, value: Any, kind: type) -> None:
-    """Refuse an object of another class.
+    """Check that a setting is an instance of a class.
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
       kind: the class.
 
     Raises:
-      InputError: if it is not of that class.
+      InputError: if the value is an object of another class.
     """
     if not isinstance(value, kind):
         raise InputError(f"{name} must be {kind.__name__}(...), got {shown(value)}")
 
 
 def check_boolean(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False; the string "False" would count as true.
+    """Check that a setting is True or False. The string "False" fails, because it is truthy.
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
 
     Raises:
-      InputError: if it is something else.
+      InputError: if the value is not a boolean.
     """
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, got {shown(value)}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse what is none of the named choices.
+    """Check that a setting is one of the named choices.
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
-      choices: what is allowed.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
+      choices: allowed values.
 
     Raises:
-      InputError: if it is none of them; the message names the nearest one.
+      InputError: if the value is not a choice. The message suggests the nearest one.
     """
     choices = tuple(choices)
     if isinstance(value, str) and value in choices:
         return
+
+    # `shown` also accepts a value that is not a string.
     near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}{hint}")
 
 
 def check_timeout(name: str, value: Any) -> None:
-    """Refuse what is neither None, which waits for ever, nor a number of seconds above 0.
+    """Check that a setting is a number of seconds above 0, or None to wait for ever.
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
 
     Raises:
-      InputError: if it is something else, or above `MAX_TIMEOUT`.
+      InputError: if the value is neither, or exceeds `MAX_TIMEOUT`.
     """
     if value is not None:
         check_number(name, value, above=0.0, high=MAX_TIMEOUT)
 
 
 def check_callable(name: str, value: Any, *, example: str | None = None) -> None:
-    """Refuse what cannot be called.
+    """Check that an argument can be called.
 
     Args:
-      name: of the argument.
-      value: what the user gave.
-      example: of what it may be.
+      name: name of the argument.
+      value: value that the user gave.
+      example: an allowed value, for the message.
 
     Raises:
-      InputError: if it is no function.
+      InputError: if the value cannot be called.
     """
     if not callable(value):
         such_as = f", such as {example}" if example else ""
@@ -176,50 +190,53 @@ def check_callable(name: str, value: Any, *, example: str | None = None) -> None
 
 
 def check_string(name: str, value: Any) -> None:
-    """Refuse what is no string.
+    """Check that a setting is a string.
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
 
     Raises:
-      InputError: if it is something else.
+      InputError: if the value is not a string.
     """
     if not isinstance(value, str):
         raise InputError(f"{name} must be a string, got {shown(value)}")
 
 
 def check_tuple(name: str, value: Any, of: str) -> None:
-    """Refuse what is neither a tuple nor a list; the entries are the caller's to check.
+    """Check that a setting is a tuple or a list. The caller checks the entries.
 
     Args:
-      name: of the setting, as the user wrote it.
-      value: what the user gave.
-      of: what the entries should be, for the message.
+      name: name of the setting, as the user wrote it.
+      value: value that the user gave.
+      of: kind of the entries, for the message.
 
     Raises:
-      InputError: if it is something else, such as a single entry.
+      InputError: if the value is neither, for example a single entry.
     """
     if not isinstance(value, tuple | list):
         raise InputError(f"{name} must be a tuple of {of}, got {shown(value)}")
 
 
 def shown(value: Any) -> str:
-    """`repr(value)` on one line, cut where it is long; the name of the type where there is none."""
+    """Return `repr(value)` on one line of at most `SHOWN` characters, or the type if repr fails."""
+    # Show scalars of NumPy and JAX as Python numbers.
     try:
         value = type(value)(map(plain, value)) if type(value) in (tuple, list) else plain(value)
         text = " ".join(repr(value).split("\n"))
-    except Exception:  # of an integer of 5,000 digits, or of a broken class
+    except Exception:
+        # repr fails for integers of 5,000 digits and for broken classes.
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def plain(value: Any) -> Any:
-    """Python's number for a scalar of NumPy or JAX; everything else as it is."""
+    """Convert a scalar of NumPy or JAX to a Python number. Return other values unchanged."""
     return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
 
 
 def _range(low: float, high: float, above: float) -> str:
+    """Describe the allowed interval, for the message."""
     if math.isfinite(low) and math.isfinite(high):
         return f"between {low:g} and {high:g}"
     if math.isfinite(above):

@@ -1,4 +1,4 @@
-"""`jax-a3c`: from the words of the command line to a command, and from what it raises to an exit code."""
+"""The command line `jax-a3c`: parse the arguments, run a command, return an exit code."""
 
 import contextlib
 import dataclasses
@@ -31,19 +31,21 @@ from jax_a3c.training.settings import resolve
 from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end, tell
 
 BUILDS = (Train, Eval, Record, Export)
-"""Commands that build an environment."""
+"""Commands that build an environment and so may import modules of the user."""
 
 
 def run() -> int:
-    """`main` in a process of its own.
+    """Run `main` as the entry point of a process, and return its exit code.
 
-    A second Ctrl-C ends a run at once: it does not wait for a step that hangs, as a KeyboardInterrupt would.
-    After a run that was interrupted, further signals change nothing.
+    A second Ctrl-C ends a run at once. A KeyboardInterrupt would wait for a step that hangs. Once
+    an interrupted run has ended, further signals are ignored.
     """
     if sys.argv[1:2] == ["train"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Some terminals cannot encode the plus-minus sign.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no plus-minus sign
+        sys.stdout.reconfigure(errors="replace")
+
     code: int = ExitCode.FAILED
     try:
         code = main()
@@ -61,13 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command of `jax-a3c`.
 
     Args:
-      arguments: of the command line, those of the process if None.
+      arguments: arguments of the command line; None for `sys.argv[1:]`.
 
     Returns:
       An `ExitCode`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _reserve_descriptors()
+
     try:
         train = tyro.conf.subcommand("train", default=_train_defaults(arguments))
         command: Any = tyro.cli(
@@ -80,32 +83,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             | Annotated[Presets, tyro.conf.subcommand("presets")]
             | Annotated[Envs, tyro.conf.subcommand("envs")],
             prog="jax-a3c",
-            description="A3C, A2C and the value-based methods of the same paper, in JAX.",
+            description="Train and evaluate A3C, A2C and the paper's value-based methods in JAX.",
             args=arguments,
             registry=_types(),
         )
+
+        # The supervisor runs the same command in a child process.
         if isinstance(command, Train) and command.supervise and not command.dry_run:
             from jax_a3c.training.supervisor import supervise
 
             command.check()
             run_dir = command.resume or command.new_run_dir()
             return supervise(arguments, run_dir, resume=command.resume is not None)
+
         with _modules_from_here() if isinstance(command, BUILDS) else contextlib.nullcontext():
             code = command()
         flush_output()
         return code
+
+    # Known errors end with one line instead of a traceback.
     except InputError as error:
         tell(f"jax-a3c: error: {error}")
         return ExitCode.REFUSED
     except (FloatingPointError, HostEnvironmentError, WorkerHangError) as error:
         tell(f"jax-a3c: error: {error}")
         return ExitCode.FAILED
-    except OSError as error:  # a full disk, say, at the end of a run
+    except OSError as error:  # such as a full disk
+        # `jax-a3c envs | head`: the reader of our output has closed the pipe.
         prints = arguments[:1] != ["train"] or "--dry-run" in arguments
         if isinstance(error, BrokenPipeError) and prints:
-            return (
-                ExitCode.DONE
-            )  # the reader of our output has had enough, `jax-a3c envs | head` say
+            return ExitCode.DONE
         tell(f"jax-a3c: error: {error}")
         return ExitCode.FAILED
     except KeyboardInterrupt:
@@ -114,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reserve_descriptors() -> None:
-    """Keep our files from the descriptors of closed streams, where native code writes its messages."""
+    """Occupy closed descriptors 0 to 2, so that messages of native code never reach our files."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -122,10 +129,10 @@ def _reserve_descriptors() -> None:
 
 @contextlib.contextmanager
 def _modules_from_here() -> Iterator[None]:
-    """Let modules of the current folder be imported, and by the processes that are started meanwhile.
+    """Add the current folder to the import path, also for processes that are started meanwhile.
 
-    A console script has the folder of the script on its path instead. Ours comes last: a file there does not
-    stand before an installed package of the same name.
+    A console script has the folder of the script on its path instead. The current folder comes
+    last, so that a file there does not hide an installed package of the same name.
     """
     folder = current_folder()
     if folder is None or searches_current_folder():
@@ -136,15 +143,19 @@ def _modules_from_here() -> Iterator[None]:
     try:
         yield
     finally:
+        # The command may have changed the path meanwhile.
         with contextlib.suppress(ValueError):
             sys.path.remove(folder)
 
 
 def _train_defaults(arguments: list[str]) -> Train:
-    """What `train` starts from: the settings of the method and environment, or those of a run that goes on.
+    """Return the defaults of `train`: the settings of the resumed run, or of METHOD on ENV.
 
-    METHOD and ENV must stand first: before them no flag is taken, whose value could not be told from the
-    method's name.
+    METHOD and ENV must come first, because the value of a flag before them could be mistaken for
+    METHOD.
+
+    Raises:
+      InputError: if flags come before METHOD and ENV, or --resume names no run.
     """
     words = arguments[1:] if arguments[:1] == ["train"] else []
     named = (
@@ -152,12 +163,14 @@ def _train_defaults(arguments: list[str]) -> Train:
         if len(words) >= 2 and not any(word.startswith("-") for word in words[:2])
         else None
     )
+
     options = GivenOptions()
     if (run_dir := _value_of("--resume", words)) is not None:
         from jax_a3c.training.run_directory import RunDirectory
 
         if not run_dir or run_dir.startswith("--"):
             raise InputError("resume needs the folder of a run: jax-a3c train --resume RUN_DIR")
+
         run = RunDirectory(Path(run_dir))
         *stored, settings = run.config()
         options = GivenOptions(**dataclasses.asdict(run.options()))
@@ -167,13 +180,15 @@ def _train_defaults(arguments: list[str]) -> Train:
     elif words and not {"-h", "--help"} & set(words):
         raise InputError("METHOD and ENV come first: jax-a3c train METHOD ENV [--flag value ...]")
     else:
+        # `--help` without a method: show the general defaults.
         return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Given(), options=options)
+
     given = Given(**dataclasses.asdict(settings))
     return Train(method=named[0], env=named[1], settings=given, options=options)
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:
-    """What follows a flag on the command line, the last time; None if it is not there, "" if nothing does."""
+    """Return the last value of a flag; None without the flag, "" without a value."""
     value = None
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         if word == flag:
@@ -184,12 +199,13 @@ def _value_of(flag: str, words: list[str]) -> str | None:
 
 
 def _types() -> tyro.constructors.ConstructorRegistry:
-    """How words are read: integers may be written as `1e6`, no path is empty, as an unset variable is."""
+    """Return the parsers of types: integers may be written as `1e6`, paths must not be empty."""
     registry = tyro.constructors.ConstructorRegistry()
 
     def integer(words: list[str]) -> int:
         with contextlib.suppress(ValueError):
             return int(words[0])
+        # `1e6` is a whole number; `1.5` is refused, as are `inf` and `nan`.
         with contextlib.suppress(ValueError, OverflowError):
             if float(words[0]).is_integer():
                 return int(float(words[0]))
@@ -197,7 +213,7 @@ def _types() -> tyro.constructors.ConstructorRegistry:
 
     def path(words: list[str]) -> Path:
         if not words[0]:
-            raise ValueError("a path is empty")
+            raise ValueError("a path is empty; an unset shell variable may be the cause")
         return Path(words[0])
 
     @registry.primitive_rule

@@ -1,4 +1,4 @@
-"""Exact counts on the device, where integers have 32 bits: a pair of words that counts to 2^64."""
+"""Exact counts on the device, where integers have 32 bits: two words that count to 2^64."""
 
 from typing import Any, NamedTuple
 
@@ -8,17 +8,18 @@ import numpy as np
 from jax_a3c.types import Array
 
 WORD = 2**32
-"""Values of one word."""
+"""Number of values of one word."""
 
 
 class Counter(NamedTuple):
-    """A count of up to 2^64 - 1, for `jit` and `scan`; `int(counter)` reads it on the host.
+    """A count of up to 2^64 - 1 for `jit` and `scan`; `int(counter)` reads it outside of them.
 
-    Four hours of one environment at one step per update are more than 2^31 updates: an int32 turns negative.
+    One environment with one step per update makes more than 2^31 updates in four hours, where an
+    int32 would overflow.
 
     Attributes:
       high: `[]` uint32. The count divided by 2^32.
-      low: `[]` uint32. The rest of that division.
+      low: `[]` uint32. The remainder of that division.
 
     Example:
       >>> counter = Counter.of(2**32 - 1).add(jnp.int32(2))
@@ -31,13 +32,13 @@ class Counter(NamedTuple):
 
     @classmethod
     def of(cls, count: int) -> "Counter":
-        """Return the counter that stands at `count`, an integer from 0 to 2^64 - 1."""
+        """Return a counter with the value `count`, an integer from 0 to 2^64 - 1."""
         high, low = divmod(int(count), WORD)
         return cls(jnp.asarray(np.uint32(high)), jnp.asarray(np.uint32(low)))
 
     def add(self, count: Any) -> "Counter":
-        """Return the counter after `count` more, `[]` integer from 0 to 2^31 - 1."""
-        low = self.low + jnp.asarray(count).astype(jnp.uint32)
+        """Return the counter increased by `count`, `[]` integer from 0 to 2^31 - 1."""
+        low = self.low + jnp.asarray(count).astype(jnp.uint32)  # wraps at 2^32
         carried = (low < self.low).astype(jnp.uint32)
         return Counter(self.high + carried, low)
 
@@ -46,5 +47,5 @@ class Counter(NamedTuple):
         return self.high.astype(jnp.float32) * np.float32(WORD) + self.low.astype(jnp.float32)
 
     def __int__(self) -> int:
-        """Return the count on the host."""
+        """Return the count as a Python integer."""
         return int(self.high) * WORD + int(self.low)

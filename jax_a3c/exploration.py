@@ -1,6 +1,6 @@
-r"""Exploration of the value-based methods: epsilon-greedy actions, and the paper's mixture of final epsilons.
+r"""Exploration of the value-based methods: epsilon-greedy actions with a final epsilon per worker.
 
-Each worker draws the epsilon it will end at and anneals from 1 down to it:
+Each worker draws a final epsilon from the paper's mixture and anneals epsilon from 1 to that value:
 
     final = sample_final_epsilons(key, (num_workers,))
     epsilon = annealed_epsilon(step, final, anneal_steps)
@@ -18,21 +18,21 @@ from jax_a3c.checks import InputError, check_number, check_tuple, shown
 from jax_a3c.types import Array
 
 FINAL_EPSILONS = (0.1, 0.01, 0.5)
-"""Where the exploration of a worker may end (Mnih et al. 2016, section 8), in the order of the next line."""
+"""Final epsilons of the workers (Mnih et al. 2016, section 8)."""
 FINAL_EPSILON_PROBABILITIES = (0.4, 0.3, 0.3)
-"""Probability of each of `FINAL_EPSILONS`. Not 0.01 but 0.1 is the frequent one; others swapped them."""
+"""Probability of each of `FINAL_EPSILONS`. Some implementations swap 0.1 and 0.01 by mistake."""
 EPSILON_ANNEAL_FRAMES = 4_000_000
-"""The paper's anneal time. It leaves open whether these are emulator frames, 4 to an action, or actions."""
+"""Anneal time of the paper. It may count emulator frames or actions (4 frames each)."""
 
 
 def epsilon_greedy(key: Array, q_values: ArrayLike, epsilon: ArrayLike) -> Array:
-    r"""The best action, or with probability epsilon one drawn uniformly from all A, the best included.
+    r"""Choose the best action, or with probability epsilon one drawn uniformly from all A actions.
 
         pi(a | s) = 1 - epsilon + epsilon / A  if a = argmax Q(s, .),  else epsilon / A
 
     Args:
-      key: a random key.
-      q_values: `[*B, A]` float. Of equally good actions the first counts as the best.
+      key: random key.
+      q_values: `[*B, A]` float. The first of equal values counts as the best.
       epsilon: scalar or `[*B]` float in [0, 1].
 
     Returns:
@@ -45,21 +45,23 @@ def epsilon_greedy(key: Array, q_values: ArrayLike, epsilon: ArrayLike) -> Array
       Mnih et al. (2016), Algorithms 1 and S2.
 
     Example:
-      >>> epsilon_greedy(jax.random.key(0), np.array([[0.0, 2.0, 2.0], [3.0, 0.0, 0.0]]), 0.0).tolist()
+      >>> q_values = np.array([[0.0, 2.0, 2.0], [3.0, 0.0, 0.0]])
+      >>> epsilon_greedy(jax.random.key(0), q_values, 0.0).tolist()
       [1, 0]
     """
     q_values = jnp.asarray(q_values)
     batch = q_values.shape[:-1]
     if q_values.ndim == 0 or np.shape(epsilon) not in ((), batch):
         raise ValueError(
-            f"q_values has shape {q_values.shape} and epsilon {np.shape(epsilon)}; expected [*B, A], and a "
-            "scalar or [*B]."
+            f"q_values has shape {q_values.shape} and epsilon {np.shape(epsilon)}; expected "
+            "[*B, A], and a scalar or [*B]."
         )
     _check_probability("epsilon", epsilon)
+
+    # Decide whether to explore, then draw an action from all A.
     explore_key, action_key = jax.random.split(key)
-    explore = (
-        jax.random.uniform(explore_key, batch) < epsilon
-    )  # uniform in [0, 1): never at 0, always at 1
+    # Uniform in [0, 1): never true for epsilon = 0, always true for epsilon = 1.
+    explore = jax.random.uniform(explore_key, batch) < epsilon
     random_actions = jax.random.randint(action_key, batch, 0, q_values.shape[-1], jnp.int32)
     return jnp.where(explore, random_actions, jnp.argmax(q_values, axis=-1).astype(jnp.int32))
 
@@ -70,21 +72,21 @@ def sample_final_epsilons(
     epsilons: Sequence[float] = FINAL_EPSILONS,
     probabilities: Sequence[float] = FINAL_EPSILON_PROBABILITIES,
 ) -> Array:
-    r"""Final epsilons of workers, by default drawn from the paper's mixture.
+    r"""Draw the final epsilons of workers, by default from the paper's mixture.
 
         P(0.1) = 0.4,    P(0.01) = 0.3,    P(0.5) = 0.3
 
     Args:
-      key: a random key.
+      key: random key.
       shape: shape of the result, one entry per worker or environment.
-      epsilons: the values to draw from.
-      probabilities: of each of them, with the sum 1.
+      epsilons: values to draw from, each in [0, 1].
+      probabilities: one for each of `epsilons`, with the sum 1.
 
     Returns:
-      `shape` float, of `epsilons`.
+      Float array of the given shape, with entries from `epsilons`.
 
     Raises:
-      InputError: if `check_final_epsilons` refuses them.
+      InputError: if `epsilons` or `probabilities` do not pass `check_final_epsilons`.
 
     References:
       Mnih et al. (2016), section 8.
@@ -98,20 +100,22 @@ def sample_final_epsilons(
 
 
 def check_final_epsilons(epsilons: Sequence[float], probabilities: Sequence[float]) -> None:
-    """Refuse what is no mixture of final epsilons.
+    """Check that the arguments are a mixture of final epsilons.
 
     Args:
-      epsilons: each in [0, 1].
-      probabilities: one for each of them, with the sum 1.
+      epsilons: values, each in [0, 1].
+      probabilities: one for each of `epsilons`, in [0, 1], with the sum 1.
 
     Raises:
-      InputError: if they are anything else.
+      InputError: if they are not.
     """
     both = {"final_epsilons": epsilons, "final_epsilon_probabilities": probabilities}
     for name, values in both.items():
         check_tuple(name, values, "numbers")
         for value in values:
             check_number(name, value, 0.0, 1.0)
+
+    # Allow rounding errors in the sum.
     if len(epsilons) != len(probabilities) or abs(sum(probabilities) - 1.0) > 1e-6:
         raise InputError(
             f"final_epsilon_probabilities must be one number for each of final_epsilons "
@@ -122,21 +126,22 @@ def check_final_epsilons(epsilons: Sequence[float], probabilities: Sequence[floa
 def annealed_epsilon(
     step: ArrayLike, final: ArrayLike, anneal_steps: ArrayLike, initial: ArrayLike = 1.0
 ) -> Array:
-    r"""Epsilon on the straight line from `initial` to `final`, which it then keeps.
+    r"""Return epsilon, which moves linearly from `initial` to `final` and then stays there.
 
         epsilon = (1 - f) initial + f final,    f = min(max(step / anneal_steps, 0), 1)
 
     Args:
-      step: scalar or array, steps taken by all workers together; of any unit, that of `anneal_steps`.
-      final: scalar or array float in [0, 1], such as `sample_final_epsilons` draws.
-      anneal_steps: scalar > 0. Steps after which epsilon is `final`.
+      step: scalar or array. Steps taken by all workers together, in the unit of `anneal_steps`.
+      final: scalar or array float in [0, 1], for example from `sample_final_epsilons`.
+      anneal_steps: scalar > 0. Number of steps after which epsilon is `final`.
       initial: scalar or array float in [0, 1].
 
     Returns:
-      float, of the shape to which the arguments broadcast.
+      Float, of the shape to which the arguments broadcast.
 
     Raises:
-      ValueError: if `anneal_steps` is a number not above 0, or `initial` or `final` one outside [0, 1].
+      ValueError: if `anneal_steps` is a number not above 0, or if `initial` or `final` is a number
+        outside [0, 1].
 
     References:
       Mnih et al. (2016), section 8: from 1 over the first 4 million frames.
@@ -149,11 +154,13 @@ def annealed_epsilon(
         raise ValueError(f"anneal_steps is {anneal_steps}; expected a number above 0.")
     _check_probability("final", final)
     _check_probability("initial", initial)
+
+    # This form gives exactly `initial` and `final` at the ends.
     fraction = jnp.clip(jnp.asarray(step) / anneal_steps, 0.0, 1.0)
-    return (1 - fraction) * initial + fraction * final  # exactly `initial` and `final` at the ends
+    return (1 - fraction) * initial + fraction * final
 
 
 def _check_probability(name: str, value: ArrayLike) -> None:
-    """Raise where the value is known, a plain number, and outside [0, 1]."""
+    """Check that a plain number is in [0, 1]. Arrays and traced values pass."""
     if isinstance(value, int | float | np.integer | np.floating) and not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}; expected a number in [0, 1].")

@@ -1,8 +1,8 @@
-"""Unrolling a policy on environments of the host: the policy is a compiled program, called at each step.
+"""Unroll a policy on host environments: each step calls a compiled program.
 
-The environments reset themselves in the step after an episode's end, which is `ignored`. That step stays in
-the rollout as a masked row, whose observation is the final one of the episode: so the row that follows a step
-always holds s_{t+1}, cut episodes included, and nothing has to be kept twice.
+A host environment resets in the step after an episode's end, and that step is `ignored`. It stays
+in the rollout as a masked row whose observation is the final one of the episode. So the row after a
+step always holds s_{t+1}, also at the end of an episode, and no observation is stored twice.
 """
 
 import contextlib
@@ -23,29 +23,33 @@ from jax_a3c.rollouts import NONE_CHOSEN
 from jax_a3c.types import Array, Carry, Rollout
 
 HostAct = Callable[[Array, np.int32, Carry, Any, np.ndarray], tuple]
-"""`(key, t, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`, and perhaps the layers, as
-`rollouts.Act`; t tells the steps apart."""
-# For type checkers: the same tuples with NumPy's arrays in them.
+"""`(key, t, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`.
+
+A third result is the layers' activations, as in `rollouts.Act`. t makes the key of each step
+different.
+"""
+# Aliases for type checkers: the same tuples, but with NumPy arrays.
 Transition: Any = types.Transition
 ActorState: Any = types.ActorState
 EpisodeSums: Any = rollouts.EpisodeSums
 
 
 NOT_TRACEABLE = (
-    "a host environment steps outside of JAX, so that jit, vmap and scan cannot run it; call init and step "
-    "in a Python loop: for _ in range(n): state, metrics = agent.step(state)"
+    "a host environment steps outside of JAX, so jit, vmap and scan cannot run it; call init and "
+    "step in a Python loop: for _ in range(n): state, metrics = agent.step(state)"
 )
 
 
 class HostRollout(NamedTuple):
-    """A rollout as it was gathered; `as_rollout` makes of it what an objective takes.
+    """A rollout as collected; `as_rollout` converts it to the form that an objective takes.
 
     Attributes:
       carry: `[N, ...]`. Recurrent state before the first step.
-      last_carry: `[N, ...]`. That after the last one.
+      last_carry: `[N, ...]`. Recurrent state after the last step.
       observations: T + 1 arrays `[N, ...]` on the device where the policy acted.
-      steps: the rest, a `Transition` of NumPy arrays `[T, N]` without observations and layers.
-      layers: T times what the network's layers gave, `[N, ...]` on that device; empty if nobody asked.
+      steps: a `Transition` of NumPy arrays `[T, N]` without observations and layers.
+      layers: the layers' activations `[N, ...]` of each of the T steps, on that device; empty if
+        the policy does not store them.
     """
 
     carry: Carry
@@ -56,11 +60,11 @@ class HostRollout(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What `host_unroll` returns in the end.
+    """The result of `host_unroll`.
 
     Attributes:
-      actor: where to go on.
-      rollout: of T rows.
+      actor: acting state to continue from.
+      rollout: the rollout of T rows.
       episodes: sums over the games that ended.
     """
 
@@ -81,21 +85,24 @@ def init_host_actors(
     num_threads: int | None = None,
     **needs: Any,
 ) -> list[ActorState]:
-    """Start groups of environments that share no seed, each with an actor of its own.
+    """Start groups of environments with different seeds, and an actor for each.
+
+    If one group fails to start, the others are closed.
 
     Args:
       factory: makes the groups.
-      network: gives carries their initial values.
+      network: provides the initial carry.
       key: random key.
       sizes: number of environments of each group.
-      num_threads: of each group, see `HostFactory.make`.
-      **needs: as for `init_host_actor`.
+      num_threads: threads of each group, see `HostFactory.make`.
+      **needs: keyword arguments for `init_host_actor`.
 
     Returns:
-      The acting states. If one cannot be started, none is left open.
+      The acting states, one for each group.
     """
     seed_key, *keys = jax.random.split(key, 1 + len(sizes))
     seed = int(jax.random.randint(seed_key, (), 0, 2**30))
+
     actors = []
     with contextlib.ExitStack() as started:
         for size, actor_key in zip(sizes, keys, strict=True):
@@ -104,8 +111,8 @@ def init_host_actors(
             actors.append(
                 init_host_actor(group, network.initial_carry((size,)), actor_key, **needs)
             )
-            seed += size
-        started.pop_all()
+            seed += size  # each environment of a group takes one seed
+        started.pop_all()  # all started: keep them open
     return actors
 
 
@@ -118,22 +125,24 @@ def init_host_actor(
     looks_ahead: bool = False,
     sums_discounted: bool = False,
 ) -> ActorState:
-    """Start the environments of a group; as `rollouts.init_actor`.
+    """Start the environments of a group; the counterpart of `rollouts.init_actor`.
 
     Args:
-      group: the environments, which belong to this actor from now on.
-      carry: initial recurrent state, `[N, ...]`.
+      group: the environments. Only this actor may step them from now on.
+      carry: `[N, ...]`. Initial recurrent state.
       key: random key.
-      explore: of the objective, `(key, num_envs) -> exploration`.
-      looks_ahead: of the objective: its rollouts need `next_action`.
-      sums_discounted: rollouts need `discounted_return`.
+      explore: the objective's `(key, num_envs) -> exploration`; None if it draws nothing.
+      looks_ahead: whether the objective's rollouts need `next_action`.
+      sums_discounted: whether rollouts need `discounted_return`.
 
     Returns:
-      The acting state before the first step; all but carry, key and exploration is NumPy's.
+      The acting state before the first step. Its arrays are NumPy's, except carry, key and
+      exploration.
     """
     _refuse_tracing(type(group))
     explore_key, key = jax.random.split(key)
     num_envs = group.num_envs
+
     observation = group.reset()
     check_observation(group.spec, num_envs, observation, "reset")
     return ActorState(
@@ -151,31 +160,32 @@ def init_host_actor(
 
 
 def _refuse_tracing(kind: type) -> None:
-    """Let `jit`, `vmap`, `scan` and `tree.map` refuse a state that holds such a group, in one sentence.
+    """Make `jit`, `vmap`, `scan` and `tree.map` refuse a state that holds such a group.
 
-    JAX takes states apart before it calls anything of ours; only a node of its trees is asked.
+    JAX flattens a state before it calls our code, so only a registered pytree node can raise the
+    error.
     """
 
     def refuse(*_: Any) -> Any:
         raise InputError(NOT_TRACEABLE)
 
-    with contextlib.suppress(ValueError):  # it is registered
+    with contextlib.suppress(ValueError):  # already registered
         jax.tree_util.register_pytree_node(kind, refuse, refuse)
 
 
 def refuse_tracer(key: Any) -> None:
-    """Refuse a key that JAX traces: host environments cannot step inside a compiled program."""
+    """Refuse a traced key: host environments cannot step inside a compiled program."""
     if isinstance(key, jax.core.Tracer):
         raise InputError(NOT_TRACEABLE)
 
 
 def lasting(actor: ActorState) -> tuple[Array, Any]:
-    """What outlives the environments of an actor, which cannot be saved: its key, and how it explores."""
+    """Return what can be saved of an actor without its environments: key and exploration."""
     return actor.key, actor.exploration
 
 
 def resumed(actor: ActorState, kept: tuple[Array, Any]) -> ActorState:
-    """A fresh actor that goes on with the key and the exploration of another."""
+    """Return `actor` with the key and the exploration that `lasting` kept."""
     key, exploration = kept
     return actor._replace(key=key, exploration=exploration)
 
@@ -189,49 +199,70 @@ def host_unroll(
     stop_at_episode_end: bool = False,
     discount: float = 1.0,
 ) -> Unroll:
-    """Act for `num_steps` steps; a generator that yields actions and is sent what they led to.
+    """Act for `num_steps` steps, as a generator that yields actions and receives `HostStep`s.
 
-    It yields the environments' actions, within their bounds; the rollout keeps those of the policy.
+    It yields actions within the bounds of the environments. The rollout keeps the policy's actions.
 
     Args:
       act: the policy.
-      actor: where to go on.
-      num_steps: T, at least 1.
-      device: where the policy acts; JAX's default if None.
-      stop_at_episode_end: end the rollout after a step that ended the episode in every environment; the
-        remaining rows have `mask` False.
+      actor: acting state to continue from.
+      num_steps: T, the paper's t_max, at least 1.
+      device: device where the policy acts; JAX's default if None.
+      stop_at_episode_end: end the rollout after a step that ended the episode in every environment.
+        The remaining rows have `mask` False.
       discount: gamma of `discounted_return`, if the actor has one.
 
     Returns:
-      When it stops, the next acting state, the rollout, and the sums over the games that ended in it, in
-      unclipped reward.
+      At the end, the next acting state, the rollout, and the sums over the games that ended in it,
+      in unclipped reward.
+
+    References:
+      Mnih et al. (2016), Algorithm S3, the inner loop.
     """
     state: Any = actor  # of NumPy arrays
-    observation, reset, carry = jax.device_put(state.observation, device), state.reset, state.carry
     spec = state.env_state.spec
-    looks_ahead, next_action = state.next_action is not None, state.next_action
-    episode_return, episode_length = state.episode_return, state.episode_length
+    observation = jax.device_put(state.observation, device)
+    reset = state.reset
+    carry = state.carry
+    next_action = state.next_action
+    looks_ahead = next_action is not None
+
+    # Running sums of the episodes, and what the rollout collects.
+    episode_return = state.episode_return
+    episode_length = state.episode_length
     discounted = state.discounted_return
-    observations, layers, rows, episodes = [observation], [], [], np.zeros(3)
+    observations = [observation]
+    layers: list[Any] = []
+    rows: list[Any] = []
+    episodes = np.zeros(3)  # EpisodeSums of the games that end
+
+    # Repeat until t - t_start = t_max, or until the episode ends.
     for t in range(num_steps):
         start = reset
+
+        # a_t ~ pi(.|s_t; theta'), unless the rollout before has already chosen it.
         carry, chosen, *kept = act(state.key, np.int32(t), carry, observation, reset)
         layers += kept
         action = np.asarray(chosen)
         if next_action is not None:
             action = np.where(next_action == NONE_CHOSEN, action, next_action)
             next_action = None
+
+        # Receive r_t and s_{t+1}. Check the group's first step, and few others.
         step = yield to_bounds(spec.action_space, action)
-        if t == 0 and start.all():  # the first step of the group, and few others
+        if t == 0 and start.all():
             check_step(spec, len(start), step)
-        taken, ended = ~step.ignored, step.terminated | step.truncated
+        taken = ~step.ignored
+        ended = step.terminated | step.truncated
+
         if discounted is not None:
-            # A reset row forgets: what ended is then behind, and its own reward is 0.
+            # A row that resets starts the sum at 0; it has no reward.
             discounted = np.where(
                 taken, np.float32(discount) * discounted + step.reward, np.float32(0)
             )
+
         row = Transition(
-            observation=None,  # they are in `observations`
+            observation=None,  # kept in `observations`
             reset=start,
             action=action,
             reward=step.reward,
@@ -243,6 +274,8 @@ def host_unroll(
             discounted_return=discounted,
         )
         rows.append(row)
+
+        # Count the games that ended. A game has several episodes where a lost life ends one.
         episode_return = episode_return + step.score
         episode_length = episode_length + taken
         over = step.game_over & taken
@@ -255,24 +288,32 @@ def host_unroll(
             )
             episode_return = np.where(over, np.float32(0), episode_return)
             episode_length = np.where(over, 0, episode_length)
-        observation, reset = jax.device_put(step.observation, device), step.ignored
+
+        # An ignored step only reset the environment: its observation begins an episode.
+        observation = jax.device_put(step.observation, device)
+        reset = step.ignored
         observations.append(observation)
         if stop_at_episode_end and ended.all():
             break
+
+    # Stack the rows, [N, ...] -> [T, N, ...], with zeros after an early end.
     count = len(rows)
     steps: Any = jax.tree.map(lambda *column: _padded(np.stack(column), num_steps), *rows)
+
+    # Choose the action after the last step now, so that Sarsa's target uses the action then taken.
     if looks_ahead:
         next_action = np.asarray(act(state.key, np.int32(num_steps), carry, observation, reset)[1])
         following = np.concatenate([steps.action[1:], next_action[None]])
         following[count - 1] = next_action
         steps = steps._replace(next_action=following)
-    if (
-        layers and count < num_steps
-    ):  # the row behind the last one has the value of the final observation
+
+    # The row after the last step gives the value of the final observation; repeat it up to T rows.
+    if layers and count < num_steps:
         layers += [act(state.key, np.int32(num_steps), carry, observation, reset)[2]] * (
             num_steps - count
         )
     observations += [observation] * (num_steps - count)
+
     last = state._replace(
         observation=step.observation,
         reset=reset,
@@ -290,13 +331,19 @@ def host_unroll(
 def rollout_like(
     actor: ActorState, spec: EnvSpec, num_steps: int, layers: Sequence[Any] = ()
 ) -> HostRollout:
-    """A rollout of the right shapes and dtypes to compile for, all zeros; `layers` are those of one step."""
-    num_envs = len(actor.reset)
-    space, batch = spec.action_space, (num_steps, num_envs)
+    """Return a rollout of zeros, with the shapes and dtypes to compile for.
+
+    `layers` are the activations of one step.
+    """
+    # Discrete actions are [T, N], real actions [T, N, A].
+    space = spec.action_space
+    batch = (num_steps, len(actor.reset))  # [T, N]
     action = np.zeros(batch, np.int32)
     if isinstance(space, Box):
         action = np.zeros((*batch, space.size), np.float32)
-    flags, reals = np.zeros(batch, bool), np.zeros(batch, np.float32)
+    flags = np.zeros(batch, bool)
+    reals = np.zeros(batch, np.float32)
+
     steps = Transition(
         observation=None,
         reset=flags,
@@ -326,17 +373,20 @@ def finish(unroll: Unroll, group: HostEnvironment) -> Finished:
 
 
 def alternate(unrolls: Sequence[Unroll], groups: Sequence[HostEnvironment]) -> list[Finished]:
-    """Step several groups in turn: while the policy acts for one, the others' environments step.
+    """Step several groups in turn: while the policy acts for one, the others step.
+
+    When this function returns or raises, no environment is stepping.
 
     Args:
-      unrolls: one of `host_unroll` for each group, all of as many steps.
-      groups: environments, each used by one thread at a time.
+      unrolls: a `host_unroll` for each group, all with the same number of steps.
+      groups: groups of environments, each used by one thread at a time.
 
     Returns:
-      What each unroll returned. No step is under way any more, also if one raised.
+      The results of the unrolls.
     """
     finished: list[Finished] = []
     with ThreadPoolExecutor(len(groups), thread_name_prefix="environments") as threads:
+        # Start a step of every group; then wait for each group in turn and start its next step.
         stepping = [threads.submit(g.step, next(u)) for g, u in zip(groups, unrolls, strict=True)]
         while not finished:
             for i, (group, unroll) in enumerate(zip(groups, unrolls, strict=True)):
@@ -356,8 +406,10 @@ def close_all(groups: Sequence[HostEnvironment]) -> None:
 
 
 def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:
-    """What an objective takes, `[T, N, ...]`, from the rollouts of all groups; for use under `jit`."""
+    """Join the rollouts of all groups into one for an objective, `[T, N, ...]`, under `jit`."""
     joined = rollouts[0]
+
+    # Join the groups along the axis of their environments.
     if len(rollouts) > 1:
         carries, last_carries, observations, steps, layers = zip(*rollouts, strict=True)
         joined = HostRollout(
@@ -367,6 +419,8 @@ def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:
             _concatenated(steps, 1),
             _concatenated(layers, 0),
         )
+
+    # T + 1 arrays [N, ...] -> s_0, ..., s_{T-1} as [T, N, ...], and s_T.
     *rows, last = joined.observations
     steps = joined.steps._replace(observation=jnp.stack(rows))
     if joined.layers:
@@ -380,7 +434,7 @@ _next_key = jax.jit(lambda key: jax.random.fold_in(key, 2**31 - 1))
 
 
 def _padded(column: np.ndarray, length: int) -> np.ndarray:
-    """`[k, N, ...]` with zeros behind, up to `length` rows."""
+    """Append zeros to a column `[k, N, ...]` up to `length` rows."""
     if len(column) == length:
         return column
     return np.concatenate(
@@ -389,4 +443,5 @@ def _padded(column: np.ndarray, length: int) -> np.ndarray:
 
 
 def _concatenated(parts: Sequence[Any], axis: int) -> Any:
+    """Return trees of arrays joined leaf by leaf along `axis`, the environments."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *parts)

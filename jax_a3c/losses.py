@@ -1,14 +1,15 @@
-r"""Elementwise losses. Minimising any of them learns; none of them averages or sums.
+r"""Elementwise losses of policies, state values and action values.
 
-Every function is pure and works for any batch shape `[*B]`, none included; a rollout's is `[T, *B]`. The
-arrays must agree in shape exactly: nothing is broadcast, for `[T]` against `[T, 1]` would silently become
-`[T, T]`.
+Every function is pure and works for any batch shape `[*B]`, including none; in a rollout it is
+`[T, *B]`. Minimise the losses to learn. They return one number per row and do not average or sum.
+Array shapes must agree exactly and are never broadcast: `[T]` against `[T, 1]` would silently
+become `[T, T]`.
 
-An action outside of [0, A) does not exist, and its row of the loss is NaN. The gradient of that row is 0
-where the action is `a_tm1`, and NaN where it is `a_t`.
+If an action is outside [0, A), the loss of its row is NaN. The gradient of that row is 0 if the
+action is `a_tm1` and NaN if it is `a_t`.
 
-The suffixes are those of the field: `tm1` (t minus 1) is the state or action that is being judged, `t` what
-came after.
+The suffix `tm1` (t minus 1) marks the state and action whose value is learned. The suffix `t` marks
+what followed.
 """
 
 from collections.abc import Callable
@@ -21,11 +22,11 @@ from jax.typing import ArrayLike
 from jax_a3c.types import Array
 
 Transform = Callable[[Array], Array]
-"""From a temporal-difference error to its loss, elementwise: `half_square`, `huber`."""
+"""Elementwise function from a TD error to its loss: `half_square`, `huber`."""
 
 
 def policy_gradient_loss(log_probs: ArrayLike, advantages: ArrayLike) -> Array:
-    r"""The loss whose descent is the policy gradient's ascent.
+    r"""Return the loss whose gradient is minus the policy gradient.
 
         l = - log pi(a | s) A,    A held constant
 
@@ -47,16 +48,18 @@ def policy_gradient_loss(log_probs: ArrayLike, advantages: ArrayLike) -> Array:
       [1.0, -3.0]
     """
     log_probs, advantages = _same_shape(log_probs=log_probs, advantages=advantages)
+    # Gradient: - A grad log pi.
     return -log_probs * stop_gradient(advantages)
 
 
 def value_loss(values: ArrayLike, targets: ArrayLike) -> Array:
-    r"""Half the squared error of the values.
+    r"""Return half the squared error of the state values.
 
         l = 0.5 (G - v(s))^2,    G held constant
 
-    The paper's pseudo-code has no 0.5, so its gradient is 2 (v - G). Ours is v - G: the paper's, halved as
-    the authors' e-mail has it. Those who read that e-mail as half of v - G set `vf_coef` to 0.5.
+    The gradient is v - G. The paper's pseudo-code has no factor 0.5, so its gradient is 2 (v - G).
+    By e-mail the authors reported that they halve the gradient, which gives v - G. If you read the
+    e-mail as 0.5 (v - G), set `vf_coef` to 0.5.
 
     Args:
       values: `[*B]` float. v(s), in reward units.
@@ -76,11 +79,12 @@ def value_loss(values: ArrayLike, targets: ArrayLike) -> Array:
       [2.0, 0.5]
     """
     values, targets = _same_shape(values=values, targets=targets)
+    # Gradient: v - G.
     return half_square(stop_gradient(targets) - values)
 
 
 def entropy_loss(entropy: ArrayLike) -> Array:
-    r"""Minus the entropy, so that minimising it explores.
+    r"""Return minus the entropy, so that minimising it encourages exploration.
 
         l = - H(pi(. | s))
 
@@ -101,12 +105,12 @@ def entropy_loss(entropy: ArrayLike) -> Array:
 
 
 def half_square(td_error: ArrayLike) -> Array:
-    r"""Half the square of an error, the default transform of the action-value losses.
+    r"""Return half the square of an error, the default transform of the action-value losses.
 
         l = 0.5 x^2
 
     Args:
-      td_error: `[*B]` float.
+      td_error: `[*B]` float. x.
 
     Returns:
       `[*B]` float.
@@ -119,22 +123,24 @@ def half_square(td_error: ArrayLike) -> Array:
 
 
 def huber(td_error: ArrayLike, delta: ArrayLike = 1.0) -> Array:
-    r"""Half the square near 0, a straight line beyond: the gradient is the error clipped to [-delta, delta].
+    r"""Return the Huber loss: half the square for small errors, linear for large ones.
 
         l = 0.5 x^2 if |x| <= delta, else delta (|x| - 0.5 delta)
 
+    The gradient is the error clipped to [-delta, delta].
+
     Args:
-      td_error: `[*B]` float.
+      td_error: `[*B]` float. x.
       delta: scalar > 0, in the unit of the error.
 
     Returns:
       `[*B]` float.
 
     Raises:
-      ValueError: if `delta` is not above 0, or no scalar.
+      ValueError: if `delta` is not above 0 or not a scalar.
 
     References:
-      Huber (1964); with delta = 1 the "clipped error" of Mnih et al. (2015).
+      Huber (1964). delta = 1 is the "clipped error" of Mnih et al. (2015).
 
     Example:
       >>> huber(np.array([-3.0, 0.5])).tolist()
@@ -144,9 +150,12 @@ def huber(td_error: ArrayLike, delta: ArrayLike = 1.0) -> Array:
         raise ValueError(f"delta is {delta}; expected a number above 0.")
     if np.shape(delta) != ():
         raise ValueError(f"delta has shape {np.shape(delta)}; expected a scalar.")
-    td_error, delta = jnp.asarray(td_error), jnp.asarray(delta)
+    td_error = jnp.asarray(td_error)
+    delta = jnp.asarray(delta)
+
+    # With c = clip(x), c (x - 0.5 c) covers both cases without a branch.
     clipped = jnp.clip(td_error, -delta, delta)
-    return clipped * (td_error - 0.5 * clipped)  # both branches in one product
+    return clipped * (td_error - 0.5 * clipped)
 
 
 def q_learning_loss(
@@ -158,24 +167,24 @@ def q_learning_loss(
     *,
     transform: Transform = half_square,
 ) -> Array:
-    r"""One-step Q-learning.
+    r"""Return the loss of one-step Q-learning.
 
         l = 0.5 (y - Q(s, a))^2,    y = r + gamma max_a' Q(s', a'; theta^-) held constant
 
     Args:
       q_tm1: `[*B, A]` float. Q(s, .), in reward units.
       a_tm1: `[*B]` integer in [0, A). a, the action taken.
-      r_t: `[*B]` float. r, received after it.
+      r_t: `[*B]` float. r, received after a.
       discount_t: `[*B]` float in [0, 1]. gamma; 0 where the episode terminated.
-      q_t: `[*B, A]` float. Q(s', .) by the target network, s' the true next observation. No
+      q_t: `[*B, A]` float. Q(s', .) of the target network, s' the true next observation. No
         gradient flows into it.
-      transform: from the error y - Q(s, a) to its loss, such as `huber`.
+      transform: maps the error y - Q(s, a) to its loss; for example `huber`.
 
     Returns:
       `[*B]` float.
 
     Raises:
-      ValueError: if the shapes do not match or the actions are no integers.
+      ValueError: if the shapes do not match or the actions are not integers.
 
     References:
       Watkins (1989); Mnih et al. (2016), Algorithm 1, which has no 0.5.
@@ -187,6 +196,8 @@ def q_learning_loss(
     """
     q_tm1, q_t = _same_shape(q_tm1=q_tm1, q_t=q_t)
     r_t, discount_t = _per_row("q_tm1", q_tm1, r_t=r_t, discount_t=discount_t)
+
+    # y = r + gamma max_a' Q(s', a'; theta^-)
     targets = r_t + discount_t * jnp.max(q_t, axis=-1)
     return transform(stop_gradient(targets) - _chosen("q_tm1", q_tm1, a_tm1=a_tm1))
 
@@ -201,36 +212,38 @@ def sarsa_loss(
     *,
     transform: Transform = half_square,
 ) -> Array:
-    r"""One-step Sarsa: Q-learning with the action really taken next in place of the best one.
+    r"""Return the loss of one-step Sarsa, which values the next action that was really taken.
 
         l = 0.5 (y - Q(s, a))^2,    y = r + gamma Q(s', a'; theta^-) held constant
 
     Args:
       q_tm1: `[*B, A]` float. Q(s, .), in reward units.
       a_tm1: `[*B]` integer in [0, A). a, the action taken.
-      r_t: `[*B]` float. r, received after it.
+      r_t: `[*B]` float. r, received after a.
       discount_t: `[*B]` float in [0, 1]. gamma; 0 where the episode terminated.
-      q_t: `[*B, A]` float. Q(s', .) by the target network, s' the true next observation. No
+      q_t: `[*B, A]` float. Q(s', .) of the target network, s' the true next observation. No
         gradient flows into it.
       a_t: `[*B]` integer in [0, A). a', the action taken in s', not a second draw.
-      transform: from the error y - Q(s, a) to its loss, such as `huber`.
+      transform: maps the error y - Q(s, a) to its loss; for example `huber`.
 
     Returns:
       `[*B]` float.
 
     Raises:
-      ValueError: if the shapes do not match or the actions are no integers.
+      ValueError: if the shapes do not match or the actions are not integers.
 
     References:
       Rummery & Niranjan (1994); Mnih et al. (2016), section 4.
 
     Example:
-      >>> q = np.array([[1.0, 2.0]])
-      >>> sarsa_loss(q, np.array([0]), np.array([1.0]), np.array([0.5]), 4.0 * q, np.array([0])).tolist()
+      >>> q, one, action = np.array([[1.0, 2.0]]), np.ones(1), np.array([0])
+      >>> sarsa_loss(q, action, one, 0.5 * one, 4.0 * q, action).tolist()
       [2.0]
     """
     q_tm1, q_t = _same_shape(q_tm1=q_tm1, q_t=q_t)
     r_t, discount_t = _per_row("q_tm1", q_tm1, r_t=r_t, discount_t=discount_t)
+
+    # y = r + gamma Q(s', a'; theta^-)
     targets = r_t + discount_t * _chosen("q_t", q_t, a_t=a_t)
     return transform(stop_gradient(targets) - _chosen("q_tm1", q_tm1, a_tm1=a_tm1))
 
@@ -245,26 +258,29 @@ def double_q_learning_loss(
     *,
     transform: Transform = half_square,
 ) -> Array:
-    r"""Double Q-learning: one network chooses the best next action, another values it.
+    r"""Return the loss of double Q-learning.
 
-        l = 0.5 (y - Q(s, a))^2,    y = r + gamma Q(s', argmax_a' Q(s', a'; theta); theta^-) held constant
+        l = 0.5 (y - Q(s, a))^2
+        y = r + gamma Q(s', argmax_a' Q(s', a'; theta); theta^-) held constant
+
+    The online network chooses the best next action, and the target network values it.
 
     Args:
       q_tm1: `[*B, A]` float. Q(s, .), in reward units.
       a_tm1: `[*B]` integer in [0, A). a, the action taken.
-      r_t: `[*B]` float. r, received after it.
+      r_t: `[*B]` float. r, received after a.
       discount_t: `[*B]` float in [0, 1]. gamma; 0 where the episode terminated.
-      q_t_value: `[*B, A]` float. Q(s', .) by the target network: values the action. No gradient
-        flows into it.
-      q_t_selector: `[*B, A]` float. Q(s', .) by the online network: chooses the action, the first among
-        equals. No gradient flows into it.
-      transform: from the error y - Q(s, a) to its loss, such as `huber`.
+      q_t_value: `[*B, A]` float. Q(s', .) of the target network, which values the action. No
+        gradient flows into it.
+      q_t_selector: `[*B, A]` float. Q(s', .) of the online network, which chooses the action. The
+        first of equal values wins. No gradient flows into it.
+      transform: maps the error y - Q(s, a) to its loss; for example `huber`.
 
     Returns:
       `[*B]` float.
 
     Raises:
-      ValueError: if the shapes do not match or the actions are no integers.
+      ValueError: if the shapes do not match or the actions are not integers.
 
     References:
       van Hasselt, Guez & Silver (2016).
@@ -279,6 +295,8 @@ def double_q_learning_loss(
         q_tm1=q_tm1, q_t_value=q_t_value, q_t_selector=q_t_selector
     )
     r_t, discount_t = _per_row("q_tm1", q_tm1, r_t=r_t, discount_t=discount_t)
+
+    # y = r + gamma Q(s', argmax_a' Q(s', a'; theta); theta^-)
     a_t = jnp.argmax(q_t_selector, axis=-1)
     targets = r_t + discount_t * _chosen("q_t_value", q_t_value, a_t=a_t)
     return transform(stop_gradient(targets) - _chosen("q_tm1", q_tm1, a_tm1=a_tm1))
@@ -287,22 +305,24 @@ def double_q_learning_loss(
 def n_step_q_loss(
     q_tm1: ArrayLike, a_tm1: ArrayLike, targets: ArrayLike, *, transform: Transform = half_square
 ) -> Array:
-    r"""Action values against returns that were computed elsewhere, as in n-step Q-learning or Retrace.
+    r"""Return the loss of action values against given returns.
 
         l = 0.5 (G - Q(s, a))^2,    G held constant
+
+    Use it for n-step Q-learning and Retrace.
 
     Args:
       q_tm1: `[*B, A]` float. Q(s, .), in reward units.
       a_tm1: `[*B]` integer in [0, A). a, the action taken.
-      targets: `[*B]` float. G, for example `returns.lambda_returns` with max_a Q(s', a; theta^-) as next
-        values; no gradient flows into it.
-      transform: from the error G - Q(s, a) to its loss, such as `huber`.
+      targets: `[*B]` float. G, for example `returns.lambda_returns` with max_a Q(s', a; theta^-) as
+        next values. No gradient flows into it.
+      transform: maps the error G - Q(s, a) to its loss; for example `huber`.
 
     Returns:
       `[*B]` float.
 
     Raises:
-      ValueError: if the shapes do not match or the actions are no integers.
+      ValueError: if the shapes do not match or the actions are not integers.
 
     References:
       Mnih et al. (2016), Algorithm S2, which has no 0.5.
@@ -313,11 +333,13 @@ def n_step_q_loss(
     """
     q_tm1 = jnp.asarray(q_tm1)
     (targets,) = _per_row("q_tm1", q_tm1, targets=targets)
+
+    # G - Q(s, a)
     return transform(stop_gradient(targets) - _chosen("q_tm1", q_tm1, a_tm1=a_tm1))
 
 
 def _same_shape(**arrays: ArrayLike) -> list[Array]:
-    """The arguments as arrays, checked to have one shape."""
+    """Return the arguments as arrays; check that they have one shape."""
     converted = {name: jnp.asarray(array) for name, array in arrays.items()}
     if len({array.shape for array in converted.values()}) > 1:
         given = ", ".join(f"{name} {array.shape}" for name, array in converted.items())
@@ -328,27 +350,29 @@ def _same_shape(**arrays: ArrayLike) -> list[Array]:
 
 
 def _per_row(q_name: str, q_values: Array, **arrays: ArrayLike) -> list[Array]:
-    """The arguments as arrays, checked to have one entry, `[*B]`, for each row of `q_values`, `[*B, A]`."""
+    """Return the arguments as arrays; check that each is `[*B]` where `q_values` is `[*B, A]`."""
     if q_values.ndim == 0:
         raise ValueError(f"{q_name} is a scalar; expected action values of shape [*B, A].")
+
     converted = {name: jnp.asarray(array) for name, array in arrays.items()}
     for name, array in converted.items():
         if array.shape != q_values.shape[:-1]:
             raise ValueError(
-                f"{name} has shape {array.shape} and {q_name} {q_values.shape}; expected [*B] and [*B, A]: "
-                f"{name} of shape {q_values.shape[:-1]}."
+                f"{name} has shape {array.shape} and {q_name} {q_values.shape}; expected [*B] and "
+                f"[*B, A]: {name} of shape {q_values.shape[:-1]}."
             )
     return list(converted.values())
 
 
 def _chosen(q_name: str, q_values: Array, **action: ArrayLike) -> Array:
-    """Q(s, a) of the one named action, `[*B, A]` -> `[*B]`; NaN, and so noticed, outside of [0, A)."""
+    """Return Q(s, a) of the one named action, `[*B, A]` -> `[*B]`; NaN for one outside [0, A)."""
     ((name, _),) = action.items()
     (actions,) = _per_row(q_name, q_values, **action)
     if not jnp.issubdtype(actions.dtype, jnp.integer):
         raise ValueError(
             f"{name} has dtype {actions.dtype}; expected integers, the indices of actions."
         )
+
+    # JAX returns NaN for an index of A or more, but counts a negative one from the end.
     chosen = jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
-    # An index of A or more gives NaN already, a negative one counts from the end.
     return jnp.where(actions < 0, jnp.nan, chosen)

@@ -5,7 +5,7 @@ import sys
 
 
 def current_folder() -> str | None:
-    """Return the path of the current folder, None if it was deleted."""
+    """Return the path of the current folder, or None if it was deleted."""
     try:
         return os.getcwd()
     except OSError:
@@ -13,5 +13,5 @@ def current_folder() -> str | None:
 
 
 def searches_current_folder() -> bool:
-    """Tell whether Python looks for modules in the current folder."""
+    """Return whether Python looks for modules in the current folder."""
     return "" in sys.path or current_folder() in sys.path

@@ -1,4 +1,4 @@
-"""The table of methods: what each is called, its objective, who runs it, and where its settings start."""
+"""The table of methods: the name, objective, runner and default settings of each."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,8 +7,9 @@ Runner = Literal["synchronous", "asynchronous"]
 ObjectiveName = Literal["actor_critic", "one_step_q", "one_step_sarsa", "n_step_q"]
 
 RUNNER_DEFAULTS: dict[str, dict[str, Any]] = {
-    # The paper's, with what its authors added by e-mail: losses summed over a segment of 20 steps, clipped
-    # at norm 40, epsilon 0.1 inside the root, learning rate 7e-4 to 0.
+    # The paper's settings, with details from its authors by e-mail: losses summed over a rollout of
+    # 20 steps, gradients clipped at norm 40, epsilon 0.1 inside the square root, learning rate 7e-4
+    # falling to 0.
     "asynchronous": {
         "num_workers": 16,
         "num_envs": 1,
@@ -18,7 +19,8 @@ RUNNER_DEFAULTS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 40.0,
         "rmsprop_eps": 0.1,
     },
-    # OpenAI Baselines' settings of A2C: losses averaged, so a smaller clipping norm and epsilon.
+    # The A2C settings of OpenAI Baselines. Losses are averaged, so clipping norm and epsilon are
+    # smaller.
     "synchronous": {
         "num_envs": 16,
         "num_steps": 5,
@@ -31,11 +33,12 @@ RUNNER_DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A cell of the table of objectives and runners.
+    """One method: an objective on a runner.
 
     Attributes:
       objective: name of the function in `objectives`.
-      runner: who applies the gradient; `"synchronous"` one jitted loop, `"asynchronous"` threads.
+      runner: what applies the gradients: `"synchronous"` for one compiled loop, `"asynchronous"`
+        for threads.
     """
 
     objective: ObjectiveName
@@ -43,15 +46,16 @@ class Method:
 
     @property
     def value_based(self) -> bool:
-        """The method learns action values, and explores epsilon-greedily."""
+        """Return whether the method learns action values and explores epsilon-greedily."""
         return self.objective != "actor_critic"
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Settings of `training.Settings` with which the method starts where no preset says more."""
+        """Return the fields of `training.Settings` whose defaults the method replaces."""
         return RUNNER_DEFAULTS[self.runner]
 
 
+# Every objective on both runners.
 METHODS = {
     "a2c": Method("actor_critic", "synchronous"),
     "a3c": Method("actor_critic", "asynchronous"),

@@ -1,18 +1,21 @@
-"""Observations and rewards in units of their running statistics, which live in the tree of parameters.
+"""Normalise observations and rewards with running statistics that are part of the variables.
 
-The statistics stand beside the parameters of the network, `{"params": ..., "statistics": ...}`, so that they
-are shared, copied into the target network and saved as the parameters are. They are constants for the
-gradient, which is therefore exactly 0 for them. What moves them is a change that is added, as a gradient step
-is, and may so be added by several threads without a lock.
+The variables of a normalised network are `{"params": ..., "statistics": ...}`. `params` holds the
+variables of the network; `statistics` holds count, mean and variance. One tree holds
+both, so workers share the statistics, target networks copy them and checkpoints save them, just
+like the parameters. The statistics are constants for the gradient, which is exactly 0 for them.
 
-Two things keep them sound there.
+`observe` computes the change of the statistics for one rollout. The learner adds this change to the
+statistics, as it adds a gradient step to the parameters. Several threads may therefore add changes
+without a lock. Two rules keep the statistics correct:
 
-- Several workers may read the same statistics and then all add. Together they must not add more than one
-  change by all their steps: `num_workers` of `observe` sees to that.
-- The statistics start at the first observation, which `init` receives, with the weight of 0 steps. Every
-  change is then of the size of the data's own deviation, also where the data are 100,000 +- 10. From a mean
-  of 0, one worker of eight that adds alone would move the mean by an eighth of the offset, and one whose
-  addition comes late would move it too far by as much.
+- K workers may all read the same statistics before any of them adds its change. `observe` takes
+  K as `num_workers` and reduces the weight of each change, so that the K changes together
+  weigh as much as one change with the steps of all K rollouts.
+- The mean starts at the first observation, which `init` receives, and the count at 0. Then every
+  change is about as large as the deviation of the data, even for data such as 100,000 +- 10. With
+  a mean of 0, the first change of one of eight workers would move the mean by an eighth of the
+  offset, and a late change would move it past the data by the same amount.
 """
 
 import math
@@ -27,39 +30,41 @@ from jax_a3c.objectives import Network, Objective, Statistics
 from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
 FADING_COUNT = 2e3
-"""The number of steps at which the variance counts double; the widening fades with 1 / count.
+"""Number of steps at which the variance is doubled.
 
-The first rollouts are short and their steps resemble each other. In units of their own small deviation, what
-comes next would be very large. The variance of c steps is therefore taken to be 1 + FADING_COUNT / c times
-what it is: 26 times after 80 steps, 1.025 times after 80,000. On HalfCheetah, 100 in place of 2,000 led A3C
-into bad policies that it did not leave.
+The first rollouts are short, and their steps resemble each other, so their deviation is too small.
+Later observations would be very large in units of it. The variance of the first `count` steps is
+therefore multiplied by 1 + FADING_COUNT / count, which is 26 after 80 steps and 1.025 after
+80,000. On HalfCheetah, a FADING_COUNT of 100 led A3C into bad policies that it did not leave.
 """
 
 MAX_COUNT = 1e7
-"""Where the count stops. float32 holds every integer up to 1.6e7; beyond that, adding 1 changes nothing.
+"""Largest count.
 
-From there on a step keeps the weight 1 / MAX_COUNT: the statistics are moving averages over 1e7 steps.
+float32 represents every integer up to 1.6e7; above that, adding 1 changes nothing. At MAX_COUNT
+each step keeps the weight 1 / MAX_COUNT, and the statistics are moving averages over 1e7 steps.
 """
 
 RESOLUTION = 1e-6
-"""Deviation, relative to the mean, below which differences are rounding; float32 has a spacing of 1.2e-7."""
+"""Deviation, relative to the mean, that counts as rounding. float32 has a spacing of 1.2e-7."""
 
 EPSILON = 1e-16
-"""What is added to a variance before the root. A deviation well below its root, 1e-8, is taken for 0."""
+"""Number added to a variance before the root. Deviations well below 1e-8, its root, count as 0."""
 
 BOUND = 10.0
-"""The largest magnitude of what was normalised, in deviations."""
+"""Largest magnitude of a normalised value, in deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizedNetwork:
-    """A network behind running statistics; see `normalized_network`.
+    """Network that normalises its observations; build it with `normalized_network`.
 
     Attributes:
-      network: the one within.
-      observation_shape: of one observation.
-      observations: it sees normalised observations.
-      rewards: `normalized_objective` gives the learner normalised rewards.
+      network: the network that receives the normalised observations.
+      observation_shape: shape of one observation.
+      observations: normalise observations.
+      rewards: keep statistics of discounted returns, with which `normalized_objective` normalises
+        rewards.
     """
 
     network: Network
@@ -68,19 +73,21 @@ class NormalizedNetwork:
     rewards: bool
 
     def init(self, key: Array, carry: Carry, obs: Array, reset: Array) -> Params:
-        """Fresh variables.
+        """Return initial variables.
 
         Args:
           key: random key.
           carry: `[*B, ...]`.
-          obs: `[T, *B, *observation_shape]`, the first of the environments. The mean of the observations
-            starts at the first of them. Zeros do as well for one worker, whose first change replaces them.
-            Several workers need real observations; see the module.
+          obs: `[T, *B, *observation_shape]`, the first observations of the environments. The mean
+            starts at the first of them. A single worker may pass zeros, because its first change
+            replaces the start. Several workers need real observations; the module docstring says
+            why.
           reset: `[T, *B]` bool.
 
         Returns:
-          `{"params": the variables of the network within, "statistics": {...}}`. The statistics hold
-          `observations` and `returns`, if they are kept, each with `count`, `mean` and `variance`.
+          `{"params": variables of the inner network, "statistics": {...}}`. The statistics hold
+          `observations` and `returns`, if they are enabled, each with `count`, `mean` and
+          `variance`.
         """
         statistics = {}
         if self.observations:
@@ -93,12 +100,12 @@ class NormalizedNetwork:
         return {"params": self.network.init(key, carry, obs, reset), "statistics": statistics}
 
     def apply(self, variables: Params, carry: Carry, obs: Array, reset: Array) -> Any:
-        """What the network within makes of the normalised observations.
+        """Apply the inner network to the normalised observations.
 
         Args:
           variables: as from `init`.
           carry: `[*B, ...]`.
-          obs: `[T, *B, *observation_shape]`, as the environment gave them.
+          obs: `[T, *B, *observation_shape]`, not normalised.
           reset: `[T, *B]` bool.
 
         Returns:
@@ -108,13 +115,16 @@ class NormalizedNetwork:
         return self.network.apply(variables["params"], carry, obs, reset)
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
-        """Recurrent state of the network within at the start of an episode, `[*batch_shape, ...]`."""
+        """Return the inner network's carry at the start of an episode, `[*batch_shape, ...]`."""
         return self.network.initial_carry(batch_shape)
 
     def _normalized(self, statistics: dict[str, dict[str, Array]], obs: Array) -> Array:
+        """Return x' of `normalized_network`, or `obs` if observations are not normalised."""
         if not self.observations:
             return obs
         moments = jax.lax.stop_gradient(statistics["observations"])
+
+        # Give mean and variance the batch axes of the observations.
         batch_axes = tuple(range(obs.ndim - len(self.observation_shape)))
         moments = {**moments, **_expanded(moments, batch_axes)}
         return _in_deviations(obs.astype(jnp.float32) - moments["mean"], moments)
@@ -123,47 +133,49 @@ class NormalizedNetwork:
 def normalized_network(
     network: Network, spec: Any, *, observations: bool, rewards: bool
 ) -> NormalizedNetwork:
-    r"""Put a network behind running statistics.
+    r"""Wrap a network so that it normalises observations with running statistics.
 
         x' = clip((x - mean) / deviation, -10, 10)
         deviation^2 = (1 + 2000 / count) variance + (1e-6 mean)^2 + 1e-16
 
-    The first term is the variance of the `count` steps observed so far, widened while they are few. The
-    second is the rounding of float32, so that a constant is 0 and not noise. Before the first step the
-    deviation is 1.
+    Each entry of an observation has its own mean and variance. The first term is the variance of
+    the `count` steps observed so far, enlarged while there are few (see `FADING_COUNT`). The
+    second term covers the rounding of float32, so that a constant entry becomes 0 and not noise.
+    The deviation is 1 before the first step.
 
     Args:
-      network: any network, with or without recurrent state.
-      spec: `EnvSpec`, or an object with one as its `.spec`.
-      observations: normalise what the network sees, each entry of an observation for itself.
-      rewards: keep the statistics of discounted returns, for `normalized_objective`.
+      network: any network, feed-forward or recurrent.
+      spec: `EnvSpec`, or an object with an `EnvSpec` as `.spec`.
+      observations: normalise observations.
+      rewards: keep the statistics of discounted returns for `normalized_objective`.
 
     Returns:
-      The network. Its variables are `{"params": ..., "statistics": ...}` with float32 statistics, which
-      start at the first observation with a count of 0 and are constants for the gradient. In the flat vector
-      of the variables they are the last `num_statistics` entries.
+      The network. Its variables are `{"params": ..., "statistics": ...}`. The statistics are
+      float32 and start at the first observation with a count of 0. Their gradient is 0. They are
+      the last `num_statistics` entries of the flat vector of the variables.
 
     Raises:
-      InputError: if observations that are not real numbers are to be normalised.
+      InputError: if `observations` is True and the observations are not floating-point numbers.
 
     References:
-      `VecNormalize` of OpenAI Baselines (Dhariwal et al., 2017); Andrychowicz et al. (2021), What Matters
-      for On-Policy Deep Actor-Critic Methods?, section 3.3.
+      `VecNormalize` of OpenAI Baselines (Dhariwal et al., 2017); Andrychowicz et al. (2021), What
+      Matters for On-Policy Deep Actor-Critic Methods?, section 3.3.
 
     Example:
       >>> from jax_a3c import envs, networks
       >>> env = envs.make("gymnax:Pendulum-v1")
-      >>> network = normalized_network(networks.actor_critic(env), env, observations=True, rewards=True)
-      >>> shapes = jax.eval_shape(network.init, jax.random.key(0), (), jnp.ones((1, 3)), jnp.ones(1, bool))
-      >>> num_statistics(shapes)
+      >>> network = networks.actor_critic(env)
+      >>> network = normalized_network(network, env, observations=True, rewards=True)
+      >>> obs, reset = jnp.ones((1, 3)), jnp.ones(1, bool)
+      >>> num_statistics(jax.eval_shape(network.init, jax.random.key(0), (), obs, reset))
       10
     """
     spec = getattr(spec, "spec", spec)
     if observations and not jnp.issubdtype(spec.observation_dtype, jnp.floating):
         raise InputError(
-            f"observations of {spec.id!r} are {jnp.dtype(spec.observation_dtype).name}, and only those of "
-            "floating point can be normalised: images and categories have their scale already; set "
-            "observations, normalize_observations of a run, to False"
+            f"observations of {spec.id!r} have dtype {jnp.dtype(spec.observation_dtype).name}, and "
+            "only floating-point observations can be normalised (images and categories have a "
+            "scale already); set observations=False, or normalize_observations=False in a run"
         )
     return NormalizedNetwork(
         network=network,
@@ -176,26 +188,28 @@ def normalized_network(
 def normalized_objective(
     objective: Objective, network: NormalizedNetwork, *, gamma: float = 0.99, num_workers: int = 1
 ) -> Objective:
-    r"""Let an objective move the statistics of its network, and learn from normalised rewards.
+    r"""Wrap an objective so that it normalises rewards and updates the running statistics.
 
         r' = clip(r / deviation of R, -10, 10),    R_t = gamma R_{t-1} + r_t
 
-    The deviation has the equation of `normalized_network`, with the moments of R. R starts at 0 in each
-    episode. Rewards are not centred: that would change which behaviour is best. The objective's own
-    `reward_scale` and `reward_clip` come after it.
+    The deviation is the one of `normalized_network`, with the statistics of R. R restarts at 0 in
+    each episode. Rewards are not centred, because that would change which behaviour is best. The
+    objective applies its own `reward_scale` and `reward_clip` to r'.
 
     Args:
-      objective: made for this `network`.
-      network: what is to be normalised.
-      gamma: discount of the returns whose deviation is the unit of reward, in [0, 1].
-      num_workers: that add changes to the same statistics, at least 1; 1 for the synchronous runner.
+      objective: objective that was built for this `network`.
+      network: network that holds the statistics.
+      gamma: discount of R, in [0, 1].
+      num_workers: K, the number of workers that add changes to the same statistics, at least 1. Use
+        1 for the synchronous runner.
 
     Returns:
-      The objective with another `loss`, if rewards are normalised, and with `statistics`. The loss is that
-      of the statistics before their change; those of the target network are its own.
+      The objective with `statistics` and, if `network.rewards` is True, with a `loss` of normalised
+      rewards. The loss uses the statistics before their change. The target network uses its own
+      statistics.
 
     Raises:
-      InputError: if `gamma` or `num_workers` is no such number.
+      InputError: if `gamma` or `num_workers` is out of range.
 
     References:
       Engstrom et al. (2020), Implementation Matters in Deep Policy Gradients, reward scaling.
@@ -209,6 +223,7 @@ def normalized_objective(
     def loss(
         params: Params, rollout: Rollout, target_params: Params = None
     ) -> tuple[Array, Metrics]:
+        # r' = r / deviation of R, not centred.
         returns = jax.lax.stop_gradient(params["statistics"]["returns"])
         steps = rollout.steps._replace(reward=_in_deviations(rollout.steps.reward, returns))
         return objective.loss(params, rollout._replace(steps=steps), target_params)
@@ -220,43 +235,57 @@ def normalized_objective(
 
 
 def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Params:
-    r"""What a rollout adds to the statistics: the parallel update of mean and variance, as differences.
+    r"""Compute the change of the running statistics for one rollout.
 
-        w = n / (c + K n),    d_mean = w (m - mean),    d_variance = w (v - variance + (1 - K w) (m - mean)^2)
+        w = n / (c + K n)
+        d_mean = w (m - mean)
+        d_variance = w (v - variance + (1 - K w) (m - mean)^2)
 
-    for a rollout of n recorded steps with mean m and variance v, statistics of c steps, and K workers. For
-    one worker these are the moments of all c + n steps: the first change, at c = 0, replaces what was there.
-    K workers that read the same statistics, and then all add, come to the mean of all c + K n steps. Their
-    weights sum to at most 1, so that no variance falls below 0. If the workers take turns, each with fresh
-    statistics, the start (the first observation, with variance 0) keeps the weight of (K - 1) n steps.
+    The rollout has n recorded steps with mean m and variance v. The statistics hold c steps. K is
+    the number of workers.
+
+    For K = 1 this is the parallel update of Chan et al., written as a difference. The new
+    statistics are exact for all c + n steps. The first change, at c = 0, replaces the start.
+
+    If K workers read the same statistics and then all add their changes, the new mean is the mean
+    of all c + K n steps. The K weights sum to at most 1, so no variance becomes negative. If the
+    workers take turns instead, and each reads the statistics after the last change, the start (the
+    first observation, with variance 0) keeps the weight of (K - 1) n steps.
 
     Args:
-      variables: of a `NormalizedNetwork`.
-      rollout: `[T, *B]`, with `discounted_return` if those of rewards are kept. Rows with `mask` False do
-        not count.
-      num_workers: K, that may read the same statistics before one of them adds its change, at least 1.
+      variables: variables of a `NormalizedNetwork`.
+      rollout: `[T, *B]`, with `discounted_return` if the variables hold statistics of returns. Rows
+        with `mask` False are ignored.
+      num_workers: K, at least 1. The number of workers that may read the same statistics before one
+        of them adds its change.
 
     Returns:
-      Float32 changes, shaped like `variables["statistics"]`; new = old + change. What would not be
-      finite is 0: an entry of the observation that is NaN, infinite or too large to be squared keeps its
-      moments.
+      Float32 changes, shaped like `variables["statistics"]`; new = old + change. A change that is
+      not finite is replaced by 0: an entry of the observation that is NaN, infinite or too large
+      to be squared keeps its statistics.
 
     Raises:
-      InputError: if the rollout has no discounted returns, but the statistics do.
+      InputError: if the variables hold statistics of returns and the rollout has no
+        `discounted_return`.
 
     References:
-      Chan, Golub & LeVeque (1979), Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
+      Chan, Golub & LeVeque (1979), Updating Formulae and a Pairwise Algorithm for Computing Sample
+      Variances.
     """
-    steps, statistics = rollout.steps, variables["statistics"]
+    steps = rollout.steps
+    statistics = variables["statistics"]
     changes = {}
+
     if "observations" in statistics:
         changes["observations"] = _change(
             statistics["observations"], steps.observation, steps.mask, num_workers
         )
+
     if "returns" in statistics:
         if steps.discounted_return is None:
             raise InputError(
-                "rollout has no discounted_return; to normalise rewards, give its actor running returns"
+                "rollout has no discounted_return; to normalise rewards, start the actor "
+                "with sums_discounted=True"
             )
         changes["returns"] = _change(
             statistics["returns"], steps.discounted_return, steps.mask, num_workers
@@ -265,19 +294,19 @@ def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Par
 
 
 def num_statistics(variables: Params) -> int:
-    """How many numbers the statistics are: the last ones of the flat vector of the variables.
+    """Count the entries of the statistics, the last entries of the flat vector of the variables.
 
     Args:
-      variables: of a `NormalizedNetwork`, or their shapes as from `jax.eval_shape`.
+      variables: variables of a `NormalizedNetwork`, or their shapes from `jax.eval_shape`.
 
     Returns:
-      The number.
+      The number of entries.
     """
     return sum(math.prod(x.shape) for x in jax.tree.leaves(variables["statistics"]))
 
 
 def _start(mean: Array) -> dict[str, Array]:
-    """Return the statistics of no steps, around a first value."""
+    """Return statistics of 0 steps; the mean is 0 where the square of `mean` is not finite."""
     usable = jnp.isfinite(jnp.square(mean))
     return {
         "count": jnp.zeros((), jnp.float32),
@@ -287,15 +316,16 @@ def _start(mean: Array) -> dict[str, Array]:
 
 
 def _expanded(moments: dict[str, Array], axes: tuple[int, ...]) -> dict[str, Array]:
-    """Return mean and variance with axes of size 1 for those of a batch."""
+    """Return mean and variance with axes of size 1 in place of the batch axes."""
     return {name: jnp.expand_dims(moments[name], axes) for name in ("mean", "variance")}
 
 
 def _in_deviations(x: Array, moments: dict[str, Array]) -> Array:
-    """Return x in units of the deviation, bounded; the equation of `normalized_network`."""
+    """Return x in units of the deviation of `normalized_network`, clipped to [-BOUND, BOUND]."""
+    # Enlarge the variance while there are few steps.
     count = moments["count"]
     widening = 1.0 + FADING_COUNT / jnp.maximum(count, 1.0)
-    # Threads that are late by more than `num_workers` updates could push a variance below 0.
+    # Threads that are late by more than `num_workers` updates could make a variance negative.
     variance = widening * jnp.maximum(moments["variance"], 0.0)
     rounding = jnp.square(RESOLUTION * moments["mean"])
 
@@ -307,25 +337,34 @@ def _in_deviations(x: Array, moments: dict[str, Array]) -> Array:
 def _change(moments: dict[str, Array], x: Array, mask: Array, num_workers: int) -> dict[str, Array]:
     """Return the change of `observe` for one quantity, `[T, *B, ...]`."""
     axes = tuple(range(mask.ndim))
-    count, mean, variance = moments["count"], moments["mean"], moments["variance"]
-    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    count = moments["count"]  # c
+    mean = moments["mean"]
+    variance = moments["variance"]
+    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))  # [T, *B] -> [T, *B, 1, ...]
     n = mask.sum(dtype=jnp.float32)
-    rows = jnp.maximum(n, 1.0)  # a rollout without any has the weight 0
+    rows = jnp.maximum(n, 1.0)  # n = 0 has the weight 0
 
-    # Around the running mean, where float32 has most digits; unrecorded rows may hold anything.
+    # Centre on the running mean, because float32 is most precise near 0. Select with `where`: rows
+    # that were not recorded may hold NaN.
     x = jnp.where(mask, x.astype(jnp.float32) - jnp.expand_dims(mean, axes), 0.0)
-    # The sum of large numbers is rounded: what is left is averaged once more.
+
+    # Average twice: the sum of large numbers is rounded, and the second pass averages the rest.
     rough = x.sum(axes, keepdims=True) / rows
     x = jnp.where(mask, x - rough, 0.0)
     rest = x.sum(axes, keepdims=True) / rows
-    own_variance = jnp.where(mask, jnp.square(x - rest), 0.0).sum(axes) / rows
-    delta = (rough + rest).reshape(mean.shape)
 
+    # Mean (as m - mean) and variance (v) of the rollout.
+    own_variance = jnp.where(mask, jnp.square(x - rest), 0.0).sum(axes) / rows
+    delta = (rough + rest).reshape(mean.shape)  # [1, ..., 1, *S] -> [*S]
+
+    # w, d_mean and d_variance of `observe`.
     weight = n / jnp.maximum(count + num_workers * n, 1.0)
     mean_change = weight * delta
     variance_change = weight * (
         own_variance - variance + (1.0 - num_workers * weight) * jnp.square(delta)
     )
+
+    # Skip entries that are not finite; stop the count at its maximum.
     finite = jnp.isfinite(mean_change) & jnp.isfinite(variance_change)
     return {
         "count": jnp.where(finite.any(), jnp.minimum(n, MAX_COUNT - count), 0.0),

@@ -1,4 +1,13 @@
-"""The paper's optimizers, each twice with the same arithmetic: for Optax, and in place on shared buffers."""
+"""The paper's optimizers: momentum SGD, RMSProp and Shared RMSProp.
+
+Each optimizer has two forms with the same arithmetic. The first is an Optax transformation. The
+second is a NumPy rule that updates the flat vectors of the asynchronous runner in place and
+without a lock.
+
+The `moments` of an optimizer are its moving averages, one number per parameter. Momentum SGD
+averages the gradient (m), RMSProp the squared gradient (g). The code calls them `statistics`, the
+paper's word.
+"""
 
 import numbers
 from collections.abc import Callable
@@ -13,15 +22,17 @@ from jax_a3c.checks import MAX_STEPS, check_integer, check_number, plain
 from jax_a3c.types import Array
 
 Schedule = Callable[[Any], Any]
-"""From the number of environment steps taken so far, a float or an array, to a learning rate."""
+"""Function from the environment steps taken so far, a float or an array, to a learning rate."""
 
 
+# Without gradients a moment decays into the denormal range of float32, where NumPy computes slowly.
+# XLA needs no such bound, because it flushes denormal numbers to 0.
 SMALLEST = np.float32(1e-30)
-"""What keeps statistics in place from turning denormal; XLA flushes such numbers to 0, NumPy does not."""
+"""Number that keeps the moments of the in-place rules out of the denormal range."""
 
 
 class InPlaceRule(Protocol):
-    """The update of an optimizer on flat float32 buffers that other threads may be writing as well."""
+    """Update of an optimizer on flat float32 vectors that other threads may write concurrently."""
 
     def __call__(
         self,
@@ -32,18 +43,28 @@ class InPlaceRule(Protocol):
         env_steps: int,
         /,
     ) -> None:
-        """Change `parameters` and `statistics` in place; `gradient` and `scratch` are the caller's own."""
+        """Update `parameters` and `statistics` in place.
+
+        Args:
+          parameters: `[P]` float32, shared by all workers.
+          statistics: `[P]` float32. Moments, shared by all workers or private to the caller.
+          gradient: `[P]` float32, private to the caller.
+          scratch: `[P]` float32, private to the caller; its content is overwritten.
+          env_steps: environment steps taken so far, for the learning-rate schedule.
+        """
 
 
 class InPlaceTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation that can also be applied without a lock to shared buffers.
+    """Optax transformation that can also be applied to shared vectors without a lock.
 
-    Its `update` takes the keyword `env_steps`, the number of environment steps so far, in which learning
-    rates are scheduled on both runners; without it, under plain Optax, updates are counted instead.
+    `update` takes the keyword `env_steps`, the number of environment steps so far. Both runners
+    pass it, so schedules of the learning rate run over environment steps. Without it, as in a
+    plain Optax loop, the schedule runs over updates.
 
     Attributes:
-      in_place: the same update on flat buffers; its statistics start at 0.
-      shares_statistics: all workers use one buffer of statistics; otherwise each has one of its own.
+      in_place: the same update on flat vectors, with moments that start at 0.
+      shares_statistics: True if all workers update one vector of moments; False if each worker has
+        a vector for itself.
     """
 
     in_place: InPlaceRule
@@ -52,7 +73,7 @@ class InPlaceTransformation(optax.GradientTransformationExtraArgs):
     def __new__(
         cls, init: Callable, update: Callable, in_place: InPlaceRule, *, shares_statistics: bool
     ) -> "InPlaceTransformation":
-        """Pair the functions of an Optax transformation with a rule of the same arithmetic."""
+        """Combine the functions of an Optax transformation with a rule of the same arithmetic."""
         transformation = super().__new__(cls, init, update)
         transformation.in_place = in_place
         transformation.shares_statistics = shares_statistics
@@ -64,8 +85,8 @@ class OptimizerState(NamedTuple):
 
     Attributes:
       updates: `[]` int32. Number of updates so far.
-      statistics: like the parameters, float32. g, the moving average of the squared gradient, or m, that of
-        the gradient.
+      statistics: tree like the parameters, float32. The moments: g, the moving average of the
+        squared gradient, or m, the moving average of the gradient.
     """
 
     updates: Array
@@ -73,24 +94,25 @@ class OptimizerState(NamedTuple):
 
 
 def linear_schedule(initial_value: float | Array, total_env_steps: float | Array) -> Schedule:
-    r"""Learning rate that falls linearly to exactly 0, as in the paper.
+    r"""Return a learning rate that falls linearly to exactly 0, as in the paper.
 
         eta(T) = eta_0 max(0, 1 - T / T_max)
 
     Args:
       initial_value: eta_0, at least 0.
-      total_env_steps: T_max, in environment steps, above 0: a number, a scalar of NumPy or JAX, or a traced
-        one, such as of `jax.vmap` over several budgets. The value of a traced one is not checked.
+      total_env_steps: T_max, in environment steps, above 0. A number, a scalar array, or a traced
+        array, for example under `jax.vmap` over several budgets. A traced value is not checked.
 
     Returns:
-      The schedule; it takes a Python number or an array and returns the same kind, or a traced array if an
-      argument above is one.
+      The schedule. It maps a Python number to a number and an array to an array. If an argument of
+      `linear_schedule` is traced, the result is traced.
 
     Raises:
       InputError: if an argument is out of range.
 
     References:
-      Mnih et al. (2016), section 8; that it is linear, and ends at 0, the authors confirmed by e-mail.
+      Mnih et al. (2016), section 8. The authors confirmed by e-mail that the schedule is linear and
+      ends at 0.
 
     Example:
       >>> [round(linear_schedule(0.1, 100)(steps), 3) for steps in (0, 50, 100, 120)]
@@ -100,17 +122,18 @@ def linear_schedule(initial_value: float | Array, total_env_steps: float | Array
     total = _total(total_env_steps)
 
     def schedule(env_steps: Any) -> Any:
-        remaining = (
-            1.0 - 1.0 * env_steps / total
-        )  # as a float first: an integer may have more than 32 bits
-        # max(0, x) = (x + |x|) / 2, for host numbers and traced arrays alike. Threads overshoot T_max.
+        # Multiply by 1.0 first: the step count may be an integer of more than 32 bits.
+        remaining = 1.0 - 1.0 * env_steps / total
+
+        # max(0, x) = (x + |x|) / 2 works for Python numbers and traced arrays. x is negative when
+        # threads step beyond T_max.
         return initial_value * (remaining + abs(remaining)) / 2
 
     return schedule
 
 
 def _total(total_env_steps: Any) -> Any:
-    """Return T_max as Python's float, or as a floating-point array if it is traced."""
+    """Return T_max as a Python float, or as a floating-point array if it is traced."""
     if isinstance(total_env_steps, jax.core.Tracer):
         return 1.0 * total_env_steps
 
@@ -125,19 +148,25 @@ def _total(total_env_steps: Any) -> Any:
 def scale_by_learning_rate(
     learning_rate: float | Array | Schedule,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The last link of an Optax chain: the step `-eta u`, with eta scheduled over environment steps.
+    r"""Scale updates by -eta, with eta scheduled over environment steps.
+
+        u <- -eta(T) u
+
+    Use it as the last part of an `optax.chain`.
 
     Args:
       learning_rate: eta, at least 0, or a schedule of it over environment steps.
 
     Returns:
-      The transformation. Its `update` takes the keyword `env_steps`; without it updates are counted.
+      The transformation. Its `update` takes the keyword `env_steps`. Without it, the schedule runs
+      over updates.
 
     Raises:
       InputError: if the learning rate is out of range.
 
     Example:
-      >>> adam = optax.chain(optax.scale_by_adam(), scale_by_learning_rate(linear_schedule(1e-3, 10**6)))
+      >>> schedule = linear_schedule(1e-3, 10**6)
+      >>> adam = optax.chain(optax.scale_by_adam(), scale_by_learning_rate(schedule))
     """
     schedule = _as_schedule(learning_rate)
 
@@ -158,11 +187,12 @@ def scale_by_learning_rate(
 def momentum_sgd(
     learning_rate: float | Array | Schedule, *, momentum: float = 0.99
 ) -> InPlaceTransformation:
-    r"""SGD along a moving average of the gradient, damped: the average has the gradient's own size.
+    r"""Return SGD with momentum, where the momentum is a moving average of the gradient.
 
         m <- momentum m + (1 - momentum) grad,    theta <- theta - eta m
 
-    m starts at 0. Each asynchronous worker has an m of its own.
+    m starts at 0. The factor (1 - momentum) keeps m in the scale of the gradient. In the
+    asynchronous runner each worker has its own m.
 
     Args:
       learning_rate: eta, at least 0, or a schedule of it over environment steps.
@@ -176,8 +206,8 @@ def momentum_sgd(
       InputError: if an argument is out of range.
 
     References:
-      Mnih et al. (2016), section 4 and supplement 7. `optax.sgd(eta, momentum)` has no (1 - momentum), and
-      so steps that are 1 / (1 - momentum) times as long.
+      Mnih et al. (2016), section 4 and supplement 7. `optax.sgd(eta, momentum)` has no factor
+      (1 - momentum), so its steps are 1 / (1 - momentum) times as long.
 
     Example:
       >>> optimizer = momentum_sgd(1.0, momentum=0.5)
@@ -202,11 +232,13 @@ def momentum_sgd(
         scratch: np.ndarray,
         env_steps: int,
     ) -> None:
+        # m <- momentum m + (1 - momentum) grad
         np.multiply(gradient, np.float32(1.0 - momentum), out=scratch)
         m *= np.float32(momentum)
         m += scratch
-        # Decaying on without a gradient, m would turn denormal, and each operation on it slow.
-        m += SMALLEST
+        m += SMALLEST  # avoids denormal numbers
+
+        # theta <- theta - eta m
         np.multiply(m, np.float32(schedule(env_steps)), out=scratch)
         parameters -= scratch
 
@@ -216,9 +248,13 @@ def momentum_sgd(
 def rmsprop(
     learning_rate: float | Array | Schedule, *, decay: float = 0.99, eps: float = 0.1
 ) -> InPlaceTransformation:
-    r"""RMSProp with epsilon inside the root, whose statistics each worker has for itself.
+    r"""Return RMSProp with epsilon inside the root, where each worker has its own moments.
 
-    As `shared_rmsprop` but for that; for the synchronous runner, which is one worker, they are the same.
+        g <- decay g + (1 - decay) grad^2,    theta <- theta - eta grad / sqrt(g + eps)
+
+    It differs from `shared_rmsprop` only in the asynchronous runner, where each worker averages
+    only the gradients that it computed. The synchronous runner has one g, so both are the same
+    there.
 
     Args:
       learning_rate: eta, at least 0, or a schedule of it over environment steps.
@@ -244,11 +280,14 @@ def rmsprop(
 def shared_rmsprop(
     learning_rate: float | Array | Schedule, *, decay: float = 0.99, eps: float = 0.1
 ) -> InPlaceTransformation:
-    r"""RMSProp with epsilon inside the root, whose statistics all workers share.
+    r"""Return Shared RMSProp: epsilon is inside the root, and all workers share the moments.
 
         g <- decay g + (1 - decay) grad^2,    theta <- theta - eta grad / sqrt(g + eps)
 
-    g starts at 0; there is neither momentum nor centering.
+    g starts at 0. The update has neither momentum nor centering. In the asynchronous runner every
+    worker updates the same theta and the same g, without a lock. So g averages the squared
+    gradients of all workers. The paper found this variant more robust than `rmsprop` and
+    `momentum_sgd`.
 
     Args:
       learning_rate: eta, at least 0, or a schedule of it over environment steps.
@@ -263,8 +302,8 @@ def shared_rmsprop(
       InputError: if an argument is out of range.
 
     References:
-      Mnih et al. (2016), equations S2 and S3. PyTorch puts epsilon outside of the root, TensorFlow 1
-      starts g at 1: both are different optimizers.
+      Mnih et al. (2016), equations S2 and S3. RMSProp of PyTorch (epsilon outside the root) and of
+      TensorFlow 1 (g starts at 1) are different optimizers.
 
     Example:
       >>> optimizer = shared_rmsprop(1.0, decay=0.0, eps=3.0)
@@ -278,6 +317,7 @@ def shared_rmsprop(
 def _rmsprop(
     learning_rate: float | Array | Schedule, decay: float, eps: float, *, shares_statistics: bool
 ) -> InPlaceTransformation:
+    """Return RMSProp with shared or private moments; the arithmetic is the same."""
     check_number("decay", decay, 0.0, 1.0)
     check_number("eps", eps, above=0.0)
     schedule = _as_schedule(learning_rate)
@@ -295,14 +335,18 @@ def _rmsprop(
         scratch: np.ndarray,
         env_steps: int,
     ) -> None:
-        # Each line is one pass of NumPy, which drops the interpreter lock within: between any two
-        # elements another worker may write. That is the paper's lock-free update.
+        # Each line is one NumPy pass over the vector. NumPy releases the interpreter lock during a
+        # pass, so other workers may write between any two elements. The paper's update does the
+        # same.
+
+        # g <- decay g + (1 - decay) grad^2   (S2)
         np.multiply(gradient, gradient, out=scratch)
         scratch *= np.float32(1.0 - decay)
         g *= np.float32(decay)
         g += scratch
-        # Decaying on without a gradient, g would turn denormal, and each operation on it slow.
-        np.maximum(g, SMALLEST, out=g)
+        np.maximum(g, SMALLEST, out=g)  # avoids denormal numbers
+
+        # theta <- theta - eta grad / sqrt(g + eps)   (S3)
         np.add(g, np.float32(eps), out=scratch)
         np.sqrt(scratch, out=scratch)
         np.divide(gradient, scratch, out=scratch)
@@ -320,7 +364,18 @@ def _transformation(
     *,
     shares_statistics: bool,
 ) -> InPlaceTransformation:
-    """The Optax form of an optimizer from its formulas for one array, with the in-place form beside it."""
+    """Build the Optax form of an optimizer from its formulas for one array; attach `in_place`.
+
+    Args:
+      schedule: eta as a function of the environment steps.
+      average: new moments from `(moments, grad)`.
+      step: change of the parameters from `(eta, new moments, grad)`.
+      in_place: the same update on flat vectors.
+      shares_statistics: all workers update one vector of moments.
+
+    Returns:
+      The transformation.
+    """
 
     def init(params: Any) -> OptimizerState:
         return OptimizerState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -338,7 +393,7 @@ def _transformation(
 
 
 def _as_schedule(learning_rate: float | Array | Schedule) -> Schedule:
-    """A schedule as it is, a number as the constant one."""
+    """Return a schedule unchanged, and a number as a constant schedule."""
     if callable(learning_rate):
         return learning_rate
     check_number("learning_rate", learning_rate, 0.0)

@@ -1,4 +1,4 @@
-"""Tuned settings for a method and an environment, each with the result that was measured with it."""
+"""Presets: tuned settings for a method on an environment, with the result measured with them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,10 @@ from jax_a3c.scores import game_of
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Settings that differ from the method's defaults, and what they reach.
+    """Settings that differ from the method's defaults, and the result they reach.
 
     Attributes:
-      settings: fields of `training.Settings`.
+      settings: fields of `training.Settings`, by name.
       result: the measured result, as recorded in `benchmarks/results/`.
     """
 
@@ -19,19 +19,25 @@ class Preset:
     result: str
 
 
-# What the presets of the value-based methods have in common. Their workers have several environments each:
-# every one draws a final epsilon of its own, and with two draws alone a run depends on their luck.
+# Settings that several presets share. Workers of value-based methods have several environments.
+# Each environment draws its final epsilon, and with only two draws a run would depend on luck.
 SMALL_TASK = {"epsilon_anneal_steps": 100_000, "target_update_interval": 1000}
+# Averaged losses need a smaller clipping norm and a smaller epsilon.
 MEAN = {
     "loss_reduction": "mean",
     "max_grad_norm": 0.5,
     "rmsprop_eps": 1e-5,
-}  # the three belong together
+}
 TWO_WORKERS = {"num_workers": 2, "num_envs": 8, "stop_at_episode_end": False}
+
+# Classic control: CartPole and Acrobot.
 CLASSIC = {**SMALL_TASK, "reward_scale": 0.1, "total_timesteps": 1_000_000}
 CLASSIC_ON_THREADS = {**CLASSIC, **TWO_WORKERS, "num_steps": 5, "learning_rate": 5e-3}
+
 CATCH = {**SMALL_TASK, "total_timesteps": 500_000, "learning_rate": 2e-3}
 CATCH_ON_THREADS = {**CATCH, **TWO_WORKERS, "num_steps": 5, "learning_rate": 1e-2}
+
+# MemoryChain needs an LSTM.
 MEMORY = {
     **SMALL_TASK,
     "target_update_interval": 2000,
@@ -48,6 +54,7 @@ MEMORY_ON_THREADS = {
     "lstm_size": 32,
     **MEAN,
 }
+
 MINATAR = {
     **TWO_WORKERS,
     "total_timesteps": 3_000_000,
@@ -64,8 +71,10 @@ MINATAR_VALUES = {
     "target_update_interval": 10_000,
     "eval_policy": "epsilon-greedy",
 }
-# Atari: preprocessing, clipped rewards and network of the paper. Its worker has one environment; with 16 a
-# step takes a third less of the processor. Of batches beyond 80 images each image takes longer.
+
+# Atari: preprocessing, clipped rewards and network of the paper. The paper's worker has one
+# environment. With 16, a step takes a third less processor time. In batches of more than 80 images
+# each image takes longer.
 ATARI = "envpool:<an Atari game>-v5"
 ATARI_GAME = {
     "total_timesteps": 10_000_000,
@@ -79,7 +88,8 @@ ATARI_GAME = {
     "eval_policy": "sampled",
 }
 
-# Continuous control in today's practice. The mode of a Gaussian policy was not trained: samples count.
+# Continuous control as in current practice. Sampled actions count, because the mode of a Gaussian
+# policy was never trained.
 CONTROL = {
     "total_timesteps": 1_000_000,
     "normalize_observations": True,
@@ -94,7 +104,8 @@ CONTROL = {
     "initial_stddev": 0.3,
     "eval_policy": "sampled",
 }
-# Longer runs, or larger steps, learn to land and later prefer to hover; so does the mode of the policy.
+
+# Longer runs or larger steps learn to land but later prefer to hover, as does the greedy policy.
 LUNAR_LANDER = {
     "num_envs": 16,
     "num_steps": 16,
@@ -116,7 +127,8 @@ FROM_PIXELS = {
     "learning_rate": 5e-4,
     "eval_episodes": 30,
 }
-# Mazes in the first person: an LSTM remembers instead of stacked frames.
+
+# First-person mazes: an LSTM replaces the stack of frames.
 MAZE = {
     **FROM_PIXELS,
     "total_timesteps": 1_000_000,
@@ -198,7 +210,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "shared_trunk": False,
             "learning_rate": 1e-3,
         },
-        result="-151 (-161 to -142), greedy, 5 seeds, at most 37 s on 2 cores that had other work to do",
+        result="-151 (-161 to -142), greedy, 5 seeds, at most 37 s on 2 busy cores",
     ),
     ("a3c", "gymnax:Pendulum-v1"): Preset(
         settings={
@@ -213,7 +225,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "shared_trunk": False,
             "learning_rate": 3e-3,
         },
-        result="-150 (-160 to -142), greedy, 5 seeds, at most 33 s on 2 cores that had other work to do",
+        result="-150 (-160 to -142), greedy, 5 seeds, at most 33 s on 2 busy cores",
     ),
     ("a2c", "gymnax:Breakout-MinAtar"): Preset(
         settings={
@@ -356,7 +368,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("a2c", ATARI): Preset(
         settings=ATARI_GAME,
-        result="Pong: 2.1 greedy, -0.2 sampled, 1 run stopped after 5.5 M steps, 70 minutes on 2 cores",
+        result="Pong: 2.1 greedy, -0.2 sampled, 1 run, stopped at 5.5 M steps, 70 min on 2 cores",
     ),
     ("a3c", ATARI): Preset(
         settings={
@@ -367,23 +379,23 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "num_steps": 5,
             "stop_at_episode_end": False,
         },
-        result="Pong: 6.7 greedy, 1.7 sampled, 1 run stopped after 7.8 M steps, 100 minutes on 2 cores",
+        result="Pong: 6.7 greedy, 1.7 sampled, 1 run, stopped at 7.8 M steps, 100 min on 2 cores",
     ),
     ("a2c", "envpool:HalfCheetah-v5"): Preset(
         settings=CONTROL,
-        result="713, sampled, 1 run of 30 episodes, 525 s on 2 cores that had other work to do",
+        result="713, sampled, 1 run, 30 episodes, 525 s on 2 busy cores",
     ),
     ("a3c", "envpool:HalfCheetah-v5"): Preset(
         settings={**CONTROL, **MEAN, "num_workers": 2, "stop_at_episode_end": False},
-        result="2,142 (1,401 to 2,748), sampled, 3 seeds, at most 289 s on 2 cores that had other work to do",
+        result="2,142 (1,401 to 2,748), sampled, 3 seeds, at most 289 s on 2 busy cores",
     ),
     ("a2c", "envpool:LunarLander-v3"): Preset(
         settings={**LUNAR_LANDER, "total_timesteps": 400_000, "learning_rate": 1e-3},
-        result="148 (130 to 179), sampled, 3 seeds, at most 89 s on 2 cores that had other work to do",
+        result="148 (130 to 179), sampled, 3 seeds, at most 89 s on 2 busy cores",
     ),
     ("a2c", "gymnasium:LunarLander-v3"): Preset(
         settings={**LUNAR_LANDER, "total_timesteps": 800_000, "learning_rate": 5e-4},
-        result="108 (78 to 138), sampled, 2 seeds, at most 349 s on 2 cores that had other work to do",
+        result="108 (78 to 138), sampled, 2 seeds, at most 349 s on 2 busy cores",
     ),
     ("a2c", "envpool:CarRacing-v3"): Preset(
         settings={
@@ -394,37 +406,39 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "num_steps": 10,
             "reward_scale": 0.1,
         },
-        result="328 (95 % interval 291 to 359), greedy, 1 run of 30 episodes; at random -55 (-57 to -53)",
+        result="328 (95 % interval 291 to 359), greedy, 1 run, 30 episodes; random policy -55 "
+        "(-57 to -53)",
     ),
-    # Its one reward is rare: an entropy cost of 0.01 outweighs it, and learned nothing.
+    # The only reward is rare. With an entropy weight of 0.01 nothing was learned.
     ("a2c", "envpool:MyWayHome-v1"): Preset(
         settings={**MAZE, "ent_coef": 1e-3},
-        result="0.67 (95 % interval 0.50 to 0.83), sampled, 1 run of 30 episodes; at random 0.07 (0 to 0.17)",
+        result="0.67 (95 % interval 0.50 to 0.83), sampled, 1 run, 30 episodes; random policy 0.07 "
+        "(0 to 0.17)",
     ),
     ("a2c", "envpool:HealthGathering-v1"): Preset(
         settings={**MAZE, "total_timesteps": 300_000},
-        result="-0.20 (-0.22 to -0.18), sampled, 1 short run of 30 episodes; at random the same",
+        result="-0.20 (-0.22 to -0.18), sampled, 1 short run, 30 episodes; random policy the same",
     ),
 }
-"""By method and environment id, or `ATARI` for the games without one of their own."""
+"""Presets by method and environment id; `ATARI` serves the games that have none themselves."""
 
-
-# The same name in two libraries is the same task only where both took it from Gym.
+# The same name in two libraries is the same task only if both took it from Gym.
 LIBRARIES = ("gymnasium", "envpool", "gymnax")
-"""Whose environments share presets by name, in the order in which they are asked."""
+"""Libraries that share presets by environment name, in the order of the search."""
 JAX_ONLY = frozenset({"auto_reset"})
-"""Settings that only environments in JAX have."""
+"""Settings that only JAX environments have."""
 
 
 def preset_of(method: str, env_id: str) -> Preset | None:
-    """Return the preset of a method on an environment, None if there is none.
+    """Return the preset of a method on an environment.
 
     Args:
-      method: a name of `methods.METHODS`.
-      env_id: such as `gymnasium:CartPole-v1`.
+      method: a name in `methods.METHODS`.
+      env_id: environment id, such as `gymnasium:CartPole-v1`.
 
     Returns:
-      The preset of `preset_id`, without what only environments in JAX have where this one is not in JAX.
+      The preset that `preset_id` names, or None. Settings that only JAX environments have are left
+      out for other environments.
     """
     found = preset_id(method, env_id)
     if found is None:
@@ -433,6 +447,7 @@ def preset_of(method: str, env_id: str) -> Preset | None:
     preset = PRESETS[method, found]
     if library_of(env_id) == "gymnax" or not JAX_ONLY & preset.settings.keys():
         return preset
+
     settings = {name: value for name, value in preset.settings.items() if name not in JAX_ONLY}
     return Preset(settings=settings, result=preset.result)
 
@@ -441,20 +456,22 @@ def preset_id(method: str, env_id: str) -> str | None:
     """Return the environment id of the preset that serves a method on an environment.
 
     Args:
-      method: a name of `methods.METHODS`.
-      env_id: such as `gymnasium:CartPole-v1`.
+      method: a name in `methods.METHODS`.
+      env_id: environment id, such as `gymnasium:CartPole-v1`.
 
     Returns:
-      `env_id` itself; or `ATARI` for a game; or the id of the same task in another library, which is the one
-      of the same name and version. A preset with `env_options` stays with its library, whose options they
-      are. None if there is no preset.
+      `env_id` if it has a preset; `ATARI` for an Atari game; or the id of the same name and version
+      in another library. A preset with `env_options` serves its own library only, because options
+      differ between libraries. None if there is no preset.
     """
     if (method, env_id) in PRESETS:
         return env_id
     if game_of(env_id) is not None:
         return ATARI if (method, ATARI) in PRESETS else None
 
-    library, name = library_of(env_id), env_id.partition(":")[2]
+    # Look for the same task in the other libraries.
+    library = library_of(env_id)
+    name = env_id.partition(":")[2]
     if library not in LIBRARIES:
         return None
     for other in LIBRARIES:

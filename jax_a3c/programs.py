@@ -1,4 +1,4 @@
-"""Compiled programs, of which a process keeps the latest: equal ones are compiled once."""
+"""Cache of compiled programs: a process compiles equal programs once and keeps the latest."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 KEPT = 32
-"""Programs that are kept for others that are equal. Many runs in one process need a few at a time."""
+"""Number of programs in the cache. A run needs a few; many runs in one process share them."""
 
 _programs: OrderedDict[Any, Callable] = OrderedDict()
 _lock = threading.Lock()
@@ -25,17 +25,18 @@ def compile_program(
     donate_argnums: tuple[int, ...] = (),
     options: dict[str, Any] | None = None,
 ) -> Callable:
-    """Compile a function for arguments of these shapes, or return the equal program that was compiled before.
+    """Compile a function for arguments of these shapes, or return an equal program from the cache.
 
-    Runs with the same network, environment and settings make new functions, which `jax.jit` compiles again, 8
-    to 20 seconds for a large network. Their lowered programs are equal text.
+    Two runs with the same network, environment and settings create different function objects.
+    `jax.jit` would compile both, 8 to 20 seconds each for a large network, but the text of their
+    lowered programs is equal.
 
     Args:
       function: a pure function.
-      *args: arrays, or trees of them, of the shapes and dtypes to compile for.
-      device: to compile for; the default device if None.
-      donate_argnums: arguments whose buffers the program may take.
-      options: for XLA.
+      *args: arrays, or trees of arrays, with the shapes and dtypes to compile for.
+      device: device to compile for; the default device if None.
+      donate_argnums: arguments whose buffers the program may reuse.
+      options: compiler options for XLA.
 
     Returns:
       The program, called with arguments of the same shapes and dtypes.
@@ -44,15 +45,19 @@ def compile_program(
         lowered = jax.jit(function, donate_argnums=donate_argnums).lower(*args)
         text = lowered.as_text()
         compile_it = functools.partial(lowered.compile, compiler_options=options)
-        if "callback" in text:  # the text names an address: it may be equal for another function
+
+        # A callback appears in the text as an address, which another function may have later.
+        if "callback" in text:
             return compile_it()
 
-        # The text leaves out arguments that are not used, where the program runs, and how it is optimised.
+        # The text lacks unused arguments, the program's device and the level of optimisation.
         places = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args))
         optimised = jax.config.read("jax_disable_most_optimizations")
         digest = hashlib.sha256(text.encode()).digest()
         places += (device, getattr(jax.config, "jax_default_device", None))
         key = (digest, _kinds(args), lowered.out_tree, places, optimised, str(options))
+
+        # Compile without the lock. A program that is used moves to the end of the cache.
         with _lock:
             program = _programs.pop(key, None)
         if program is None:
@@ -65,14 +70,16 @@ def compile_program(
 
 
 def shared_jit(function: Callable, *, donate_argnums: tuple[int, ...] = ()) -> Callable:
-    """Compile as `jax.jit` does, but share the programs of equal functions; see `compile_program`.
+    """Return a compiled form of a function, as `jax.jit` does, with programs from the cache.
+
+    See `compile_program`.
 
     Args:
       function: a pure function of positional arguments.
-      donate_argnums: arguments whose buffers the program may take.
+      donate_argnums: arguments whose buffers the program may reuse.
 
     Returns:
-      The function, which compiles at its first call for each set of shapes and dtypes.
+      A function that compiles at its first call for each set of shapes and dtypes.
     """
     programs: dict[Any, Callable] = {}
 
@@ -86,12 +93,12 @@ def shared_jit(function: Callable, *, donate_argnums: tuple[int, ...] = ()) -> C
 
 
 def _kinds(args: tuple[Any, ...]) -> Any:
-    """Structure, shapes and dtypes of arguments."""
+    """Return the structure, shapes and dtypes of arguments."""
     leaves, structure = jax.tree.flatten(args)
     return structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
 
 
 def forget_programs() -> None:
-    """Let go of the programs that are kept, and of their memory once no runner uses them."""
+    """Empty the cache. The memory of a program is freed once no runner uses it."""
     with _lock:
         _programs.clear()

@@ -1,8 +1,8 @@
-"""Scores of Atari games as the field reports them: human-normalised, over runs and games, with intervals.
+"""Human-normalised Atari scores, their aggregates over runs and games, and confidence intervals.
 
-NumPy on the host. The scores of several runs on several games are one array `[runs, games]`: a column is a
-game, its rows are runs that differ in nothing but the seed. An aggregate takes any number of batch axes
-before these two, `[*B, runs, games]`.
+All functions use NumPy. The scores of several runs on several games are one array `[runs, games]`.
+Each column is a game. Each row is a run, and runs differ only in their seed. Aggregates accept any
+number of batch axes before these two, `[*B, runs, games]`.
 """
 
 import csv
@@ -18,28 +18,32 @@ from numpy.typing import ArrayLike
 
 from jax_a3c.checks import InputError, check_choice, check_integer, check_number
 
-# scipy.stats is imported where it is used: it loads for longer than all else here together.
+# Functions import scipy.stats where they use it, because it loads slower than all other imports
+# here.
 
 COLUMNS = {
     "noop": ("random_noop", "human_noop"),
     "human": ("random_humanstart", "human_humanstart"),
 }
-"""By how an episode starts, the columns of the table."""
+"""Columns of the table, by how an episode starts."""
 IMPLIED_RANDOM = {("VideoPinball", "human"): 0.0}
-"""In place of the table's random score. The published one of Video Pinball from human starts, 20452, exceeds
-the human tester's, 15641.1; Table 1 of Mnih et al. (2016) comes out of their Table S3 with 0."""
+"""Random scores that replace the published ones.
+
+For Video Pinball from human starts, the published random score, 20452, is above the human score,
+15641.1. With a random score of 0, Table S3 of Mnih et al. (2016) gives their Table 1.
+"""
 SPELLINGS = {"upanddown": "upndown", "montezumasrevenge": "montezumarevenge"}
-"""Names in papers that differ from the environments' in more than case and punctuation."""
+"""Names in papers that differ from the environment ids in more than case and punctuation."""
 MAX_RESAMPLED = 4_000_000
-"""Scores that `bootstrap_interval` draws at once, to bound its memory."""
+"""Number of scores that `bootstrap_interval` draws at once, which limits its memory."""
 
 
 class Reference(NamedTuple):
-    """What the scores of a game are measured against, in points of the game.
+    """Reference scores of a game, in points of the game.
 
     Attributes:
-      random: score of a random agent, 0 %.
-      human: score of a human tester, 100 %.
+      random: score of a random agent, which counts as 0 %.
+      human: score of a human tester, which counts as 100 %.
     """
 
     random: float
@@ -47,11 +51,11 @@ class Reference(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A confidence interval, in the unit of the scores.
+    """Confidence interval, in the unit of the scores.
 
     Attributes:
-      low: its lower end.
-      high: its upper end.
+      low: lower end.
+      high: upper end.
     """
 
     low: float
@@ -59,35 +63,35 @@ class Interval(NamedTuple):
 
 
 def games() -> list[str]:
-    """Names of the 57 games, as in the ids of environments without their version, sorted."""
+    """Return the sorted names of the 57 games, as in environment ids without the version."""
     return sorted(_name(row) for row in _table().values())
 
 
 def game_of(env_id: str) -> str | None:
-    """Name of the game that an environment's id stands for, `envpool:Pong-v5`, None if for none of them."""
+    """Return the game of an environment id such as `envpool:Pong-v5`; None for other ids."""
     name = env_id.removeprefix("envpool:").removesuffix("-v5")
     return name if env_id == f"envpool:{name}-v5" and name in games() else None
 
 
 def reference_scores(game: str, *, starts: str = "noop") -> Reference:
-    """Scores of a random agent and of a human tester on one game.
+    """Return the scores of a random agent and of a human tester on one game.
 
     Args:
-      game: its name, as in the ids of environments or in papers: `SpaceInvaders`, `SpaceInvaders-v5`,
-        `envpool:SpaceInvaders-v5`, `ALE/SpaceInvaders-v5`, `SpaceInvadersNoFrameskip-v4`, `space_invaders`
-        and `Space Invaders` are the same.
-      starts: `"noop"`, episodes that begin with up to 30 no-ops, or `"human"`, those that begin where a
-        human had played to, as in the paper; those trajectories were never published.
+      game: name of the game, as in environment ids or in papers. `SpaceInvaders`,
+        `SpaceInvaders-v5`, `envpool:SpaceInvaders-v5`, `ALE/SpaceInvaders-v5`,
+        `SpaceInvadersNoFrameskip-v4`, `space_invaders` and `Space Invaders` are the same game.
+      starts: `"noop"` for episodes that begin with up to 30 no-ops. `"human"` for episodes that
+        begin at a state from a human game, as in the paper; these starts were never published.
 
     Returns:
-      The two scores. From human starts the random score on Video Pinball is 0, as the paper's Table 1
-      implies.
+      The two scores. The random score of Video Pinball from human starts is 0, as Table 1 of the
+      paper implies.
 
     Raises:
-      InputError: if the game is none of `games()`, or `starts` is neither of the two.
+      InputError: if `games()` does not list the game, or `starts` is unknown.
 
     References:
-      No-op starts: Wang et al. (2016), Table 2. Human starts: Table 3 there.
+      Wang et al. (2016), Table 2 for no-op starts and Table 3 for human starts.
 
     Example:
       >>> reference_scores("Pong-v5")
@@ -102,27 +106,28 @@ def reference_scores(game: str, *, starts: str = "noop") -> Reference:
 
 
 def human_normalized(game: str | Sequence[str], score: ArrayLike, *, starts: str = "noop") -> Any:
-    r"""Scores in percent of the way from a random agent to a human tester.
+    r"""Return human-normalised scores: 0 % is a random agent, 100 % a human tester.
 
         100 (score - random) / (human - random)
 
-    Percent as in the paper; rliable and Dopamine call a hundredth of it by the same name.
+    The unit is percent, as in the paper. rliable and Dopamine use the same name for a fraction,
+    which is a hundredth of it.
 
     Args:
-      game: a name as in `reference_scores`; or a sequence of them, one for each column of `score`.
-      score: `[*B]` float, of one game; or `[*B, games]`, with as many columns as names. Undiscounted,
-        unclipped, in points of the game.
-      starts: `"noop"` or `"human"`, as in `reference_scores`: how the episodes began that gave `score`.
+      game: name as in `reference_scores`, or a sequence of names, one for each column of `score`.
+      score: `[*B]` float for one game, or `[*B, games]` for a sequence of names. Undiscounted and
+        unclipped returns, in points of the game.
+      starts: how the episodes of `score` began, `"noop"` or `"human"` as in `reference_scores`.
 
     Returns:
-      float64 of the shape of `score`, in percent.
+      float64 array with the shape of `score`, in percent.
 
     Raises:
-      InputError: if a game or `starts` is unknown, if a score is no finite number, or if there is not one
-        column for each name.
+      InputError: if a game or `starts` is unknown, if a score is not a finite number, or if the
+        columns do not match the names.
 
     References:
-      Mnih et al. (2015), Figure 3; from human starts: Mnih et al. (2016), Table 1.
+      Mnih et al. (2015), Figure 3; Mnih et al. (2016), Table 1, for human starts.
 
     Example:
       >>> print(human_normalized("Breakout", 30.5), human_normalized("Breakout", 1.7))
@@ -134,16 +139,19 @@ def human_normalized(game: str | Sequence[str], score: ArrayLike, *, starts: str
     if isinstance(game, str):
         random, human = reference_scores(game, starts=starts)
         return 100.0 * (score - random) / (human - random)
+
+    # One row (random, human) for each game: [games, 2].
     references = np.array([reference_scores(name, starts=starts) for name in game]).reshape(-1, 2)
     if score.shape[-1:] != references.shape[:1]:
         raise InputError(
-            f"score must have a column for each game, [*B, {len(references)}], got shape {score.shape}"
+            f"score must have a column for each game, [*B, {len(references)}], "
+            f"got shape {score.shape}"
         )
     return 100.0 * (score - references[:, 0]) / (references[:, 1] - references[:, 0])
 
 
 def mean(scores: ArrayLike) -> Any:
-    """Mean over runs and games.
+    """Return the mean over runs and games.
 
     Args:
       scores: `[*B, runs, games]` float, in one unit for all games.
@@ -152,7 +160,7 @@ def mean(scores: ArrayLike) -> Any:
       `[*B]` float64, in the unit of the scores.
 
     Raises:
-      InputError: if `scores` has another shape, is empty, or holds what is no finite number.
+      InputError: if `scores` has another shape, is empty, or holds a value that is not finite.
 
     References:
       Agarwal et al. (2021), 4.3.
@@ -165,7 +173,7 @@ def mean(scores: ArrayLike) -> Any:
 
 
 def median(scores: ArrayLike) -> Any:
-    """Median over games of the mean over runs.
+    """Return the median over games of the mean over runs.
 
     Args:
       scores: `[*B, runs, games]` float, in one unit for all games.
@@ -177,7 +185,7 @@ def median(scores: ArrayLike) -> Any:
       InputError: as `mean`.
 
     References:
-      Agarwal et al. (2021), 4.3; of human-normalised scores: Mnih et al. (2016), Table 1.
+      Agarwal et al. (2021), 4.3; Mnih et al. (2016), Table 1, for human-normalised scores.
 
     Example:
       >>> print(median([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]]))
@@ -187,11 +195,12 @@ def median(scores: ArrayLike) -> Any:
 
 
 def interquartile_mean(scores: ArrayLike) -> Any:
-    r"""Mean of the middle half of all scores, runs and games pooled.
+    r"""Return the interquartile mean (IQM): the mean of the middle half of all scores.
 
         1 / (n - 2k) sum_{i = k+1}^{n-k} x_(i),    n = runs * games,    k = floor(n / 4)
 
-    It ignores outliers as the median does, and needs fewer runs for an equally narrow interval.
+    x_(i) is the i-th smallest of the pooled scores. The IQM ignores outliers like the median, and
+    needs fewer runs for an equally narrow interval.
 
     Args:
       scores: `[*B, runs, games]` float, in one unit for all games.
@@ -203,7 +212,8 @@ def interquartile_mean(scores: ArrayLike) -> Any:
       InputError: as `mean`.
 
     References:
-      Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 4.3.
+      Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the Statistical
+      Precipice", 4.3.
 
     Example:
       >>> print(interquartile_mean([[0.0, 1.0], [3.0, 100.0]]))
@@ -211,6 +221,7 @@ def interquartile_mean(scores: ArrayLike) -> Any:
     """
     from scipy.stats import trim_mean
 
+    # [*B, runs, games] -> [*B, runs * games]
     scores = _runs_by_games(scores)
     return trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)
 
@@ -223,30 +234,32 @@ def bootstrap_interval(
     num_resamples: int = 50_000,
     seed: int | np.random.Generator = 0,
 ) -> Interval:
-    r"""Interval for an aggregate over runs and games, by the stratified bootstrap.
+    r"""Return a confidence interval of an aggregate, by the stratified bootstrap.
 
         [q_(1-c)/2, q_(1+c)/2] of aggregate(x*),    x*_{r, g} drawn uniformly from x_{., g}
 
-    Each game is a stratum: its runs are drawn again from its own, independently of the other games. It tells
-    what other seeds on the same games would give, not what other games would. With few runs it is too
-    narrow: of 1000 synthetic intervals with c = 0.9, 85 % held the true interquartile mean with 5 runs, 88 %
-    with 10 and 89 % with 20.
+    Each game is a stratum: the bootstrap resamples the runs of each game independently. The
+    interval covers other seeds on the same games, but not other games. It is too narrow with few
+    runs. Of 1000 synthetic intervals with c = 0.9, the share that contained the true interquartile
+    mean was 85 % with 5 runs, 88 % with 10 and 89 % with 20.
 
     Args:
-      scores: `[runs, games]` float, at least two runs, in one unit for all games.
-      aggregate: from `[*B, runs, games]` to `[*B]`: `interquartile_mean`, `mean`, `median`, or your own.
-      confidence: c, in (0, 1].
-      num_resamples: at least 2.
-      seed: integer of at least 0, which gives the same interval each time; or a generator, which is advanced.
+      scores: `[runs, games]` float with at least 2 runs, in one unit for all games.
+      aggregate: maps `[*B, runs, games]` to `[*B]`; `interquartile_mean`, `mean`, `median`, or your
+        own function.
+      confidence: c, in (0, 1]. Nominal coverage of the interval.
+      num_resamples: number of resamples, at least 2.
+      seed: integer of at least 0, for the same interval on each call; or a generator, which the
+        call advances.
 
     Returns:
       The interval, in the unit of the aggregate.
 
     Raises:
-      InputError: if a value is refused, or `aggregate` returns another shape.
+      InputError: if an argument is out of range, or `aggregate` returns another shape.
 
     References:
-      Agarwal et al. (2021), 4.1; `get_interval_estimates` of rliable with its defaults.
+      Agarwal et al. (2021), 4.1; rliable's `get_interval_estimates` with its default settings.
 
     Example:
       >>> low, high = bootstrap_interval([[10.0, 50.0], [12.0, 70.0], [14.0, 60.0]], mean)
@@ -266,8 +279,8 @@ def bootstrap_interval(
         check_integer("seed", seed, 0)
 
     def statistic(*columns: np.ndarray, axis: int) -> np.ndarray:
-        del axis  # the last of each column, [resamples, runs]
-        resamples = np.stack(columns, axis=-1)
+        del axis  # the last axis of each column, [resamples, runs]
+        resamples = np.stack(columns, axis=-1)  # [resamples, runs, games]
         values = np.asarray(aggregate(resamples))
         if values.shape != resamples.shape[:1]:
             raise InputError(
@@ -276,10 +289,9 @@ def bootstrap_interval(
             )
         return values
 
+    # One sample per game; with paired=False each game is resampled independently.
     interval = bootstrap(
-        tuple(
-            scores.T
-        ),  # a sample for each game, and paired=False: drawn independently of each other
+        tuple(scores.T),
         statistic,
         paired=False,
         vectorized=True,
@@ -289,12 +301,13 @@ def bootstrap_interval(
         batch=max(1, MAX_RESAMPLED // scores.size),
         rng=np.random.default_rng(seed),
     ).confidence_interval
+    # Percentiles (1 - c) / 2 and (1 + c) / 2.
     return Interval(float(interval.low), float(interval.high))
 
 
 @functools.cache
 def _table() -> dict[str, dict[str, str]]:
-    """Rows of the packaged table by the `_key` of their game."""
+    """Return the rows of the packaged table, by the `_key` of their game."""
     file = importlib.resources.files("jax_a3c") / "data" / "atari_human_random.csv"
     lines = file.read_text(encoding="utf-8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
@@ -302,19 +315,23 @@ def _table() -> dict[str, dict[str, str]]:
 
 
 def _name(row: dict[str, str]) -> str:
+    """Return the name of the game of a row."""
     return row["envpool_id"].removesuffix("-v5")
 
 
 def _key(game: str) -> str:
-    """A name in lower case without back end, version and punctuation: one for all spellings."""
+    """Return one key for all spellings: lower case, no library, version or punctuation."""
     if not isinstance(game, str):
         raise InputError(f"game must be a name such as 'Pong', got {game!r}")
+
+    # "ALE/Pong-v5" and "PongNoFrameskip-v4" -> "Pong"
     name = re.sub(r"^.*[:/]|(NoFrameskip|Deterministic)?-v\d+$", "", game)
     key = re.sub(r"[^a-z0-9]", "", name.lower())
     return SPELLINGS.get(key, key)
 
 
 def _suggestion(game: str) -> str:
+    """Return the part of an error message that names the nearest game."""
     near = difflib.get_close_matches(_key(game), _table(), n=1)
     if not near:
         return "`scores.games()` lists the 57 of the table"
@@ -322,11 +339,13 @@ def _suggestion(game: str) -> str:
 
 
 def _finite(name: str, values: ArrayLike) -> np.ndarray:
-    """The values in float64; refuses what is no finite number."""
+    """Return the values in float64; check that all are finite numbers."""
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{name} must be numbers, got {values!r}") from None
+
+    # Name the first value that is NaN or infinite, and its index.
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         where = f" at {tuple(bad[0].tolist())}" if array.ndim else ""
@@ -335,6 +354,7 @@ def _finite(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def _runs_by_games(scores: ArrayLike) -> np.ndarray:
+    """Return the scores in float64; check that they are `[*B, runs, games]` and not empty."""
     array = _finite("scores", scores)
     if array.ndim < 2 or not array.size:
         raise InputError(

@@ -1,4 +1,8 @@
-"""The synchronous runner: rollout, gradient and update as one pure function, or around host environments."""
+"""The synchronous runner: one rollout, one gradient and one update per step.
+
+With JAX environments the step is a pure function. With host environments it is a Python loop around
+compiled programs.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,10 +43,12 @@ from jax_a3c.types import ActorState, Array, Metrics, Params, Rollout
 
 @dataclass(frozen=True, kw_only=True)
 class SynchronousConfig(RunnerConfig):
-    """Settings of the synchronous runner: those of `rollouts.RunnerConfig`, as is usual for A2C.
+    """Settings of the synchronous runner; `rollouts.RunnerConfig` documents the fields.
 
-    The clipping norm belongs to losses that are averaged over steps, `loss_reduction="mean"`, and to an
-    epsilon of RMSProp of 1e-5; for sums, the default of the value-based objectives, it is 40 and 0.1.
+
+    The defaults are usual for A2C. The clipping norm fits losses that are averaged over steps
+    (`loss_reduction="mean"`) and an RMSProp epsilon of 1e-5. Summed losses, the default of the
+    value-based objectives, need 40 and 0.1.
     """
 
     num_envs: int = 16
@@ -52,10 +58,10 @@ class SynchronousConfig(RunnerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class A2CConfig(SynchronousConfig, ActorCriticConfig):
-    """Settings of A2C: those of the synchronous runner and those of the actor-critic objective.
+    """Settings of A2C: the synchronous runner's and the actor-critic objective's.
 
     Attributes:
-      loss_reduction: as in `ObjectiveConfig`; the mean, as is usual for A2C.
+      loss_reduction: as in `ObjectiveConfig`. The mean is usual for A2C.
     """
 
     loss_reduction: Literal["sum", "mean"] = "mean"
@@ -70,7 +76,7 @@ class Target(NamedTuple):
     """The target network.
 
     Attributes:
-      params: variables of the network, as they were when the step count last crossed a multiple of the
+      params: theta^-, the network's variables when the step count last crossed a multiple of the
         interval.
       env_steps: `[]` uint32. Environment steps since that multiple.
     """
@@ -80,14 +86,16 @@ class Target(NamedTuple):
 
 
 class A2CState(NamedTuple):
-    """All that a run is at one moment.
+    """The whole state of a run.
 
     Attributes:
-      params: variables of the network.
+      params: theta, the network's variables.
       opt_state: state of the optimizer.
-      actor: the environments and what acting needs; with host environments a list, one for each group.
-      updates: updates so far, of `num_envs * num_steps` rows each; `int(state.updates)` reads it.
-      env_steps: T, environment steps so far. Rows that only reset a host environment are none.
+      actor: the acting state (`ActorState`). With host environments, a list with one for each
+        group.
+      updates: updates so far, each on `num_envs * num_steps` rows. Read it with
+        `int(state.updates)`.
+      env_steps: T, environment steps so far. Rows that only reset a host environment do not count.
       target: the target network; None if the objective has none.
     """
 
@@ -100,18 +108,18 @@ class A2CState(NamedTuple):
 
 
 class A2C(NamedTuple):
-    """A synchronous method: a pair of pure functions, for `jit`, `lax.scan` and `vmap` as the user likes.
+    """A synchronous method as a pair of pure functions, ready for `jit`, `lax.scan` and `vmap`.
 
-    With host environments they are neither pure nor traceable: `step` is a loop around compiled programs, and
-    the environments in its state go on with it.
+    With host environments the functions are neither pure nor traceable. `step` is then a loop
+    around compiled programs, and it changes the environments in the state in place.
 
     Attributes:
       init: `key -> state`.
       step: `state -> (state, metrics)`, one rollout and one update. The metrics are scalars: the
-        objective's, `grad_norm`, `nonfinite_gradients`, and the sums `episodes, episode_return,
+        objective's, the ones `objectives.gradient` adds, and the sums `episodes, episode_return,
         episode_length` over the episodes that ended in the rollout.
-      compile_for: with host environments, `state -> None`: compile the programs of `step`, which otherwise
-        its first call does. None where the two are pure functions.
+      compile_for: `state -> None`, compiles the programs of `step` for host environments. Without
+        this call the first `step` compiles them. None if `init` and `step` are pure functions.
     """
 
     init: Callable[[Array], A2CState]
@@ -120,7 +128,7 @@ class A2C(NamedTuple):
 
     @property
     def traceable(self) -> bool:
-        """Whether the two are pure functions; False with host environments."""
+        """Whether `init` and `step` are pure functions; False with host environments."""
         return self.compile_for is None
 
 
@@ -130,26 +138,27 @@ def a2c(
     optimizer: optax.GradientTransformation,
     config: A2CConfig | None = None,
 ) -> A2C:
-    """Advantage actor-critic: N environments, T steps, one update.
+    """Build synchronous advantage actor-critic (A2C): T steps in N environments, then one update.
 
     Args:
-      env: the environment, as `envs.make` gives it.
+      env: the environment, from `envs.make`.
       network: policy and value function, see `networks.actor_critic`.
-      optimizer: any Optax transformation. One of `jax_a3c.optimizers` schedules its learning rate in
-        environment steps, Optax' own in updates.
+      optimizer: any Optax transformation. Optimizers of `jax_a3c.optimizers` schedule the learning
+        rate in environment steps; Optax' own schedule it in updates.
       config: settings; the defaults if None.
 
     Returns:
       The pair `init, step`.
 
     References:
-      Mnih et al. (2016), Algorithm S3, with the workers' gradients averaged instead of interleaved.
+      Mnih et al. (2016), Algorithm S3, with the workers' gradients averaged into one update.
 
     Example:
       >>> from jax_a3c import a2c, envs, networks, optimizers
       >>> env = envs.make("gymnax:CartPole-v1")
       >>> agent = a2c(env, networks.actor_critic(env), optimizers.shared_rmsprop(7e-4, eps=1e-5))
-      >>> state, metrics = jax.lax.scan(lambda s, _: agent.step(s), agent.init(jax.random.key(0)), length=3)
+      >>> state = agent.init(jax.random.key(0))
+      >>> state, metrics = jax.lax.scan(lambda s, _: agent.step(s), state, length=3)
       >>> metrics["loss"].shape
       (3,)
     """
@@ -165,11 +174,13 @@ def synchronous(
     objective: Objective,
     config: SynchronousConfig | None = None,
 ) -> A2C:
-    """The runner itself: any objective, its gradient applied by Optax after each rollout.
+    """Build the synchronous runner for any objective.
+
+    Optax applies one gradient after each rollout.
 
     Args:
-      env: the environment, as `envs.make` gives it.
-      network: gives parameters and carries their initial values.
+      env: the environment, from `envs.make`.
+      network: provides the initial parameters and the initial carry.
       optimizer: any Optax transformation.
       objective: how to act and what to minimise.
       config: sizes and the clipping norm; the defaults if None.
@@ -181,9 +192,9 @@ def synchronous(
       >>> from jax_a3c import envs, networks, objectives, optimizers
       >>> env = envs.make("gymnax:Catch-bsuite")
       >>> network = networks.q_network(env)
-      >>> settings = objectives.ActionValueConfig(epsilon_anneal_steps=10_000, loss_reduction="mean")
-      >>> optimizer = optimizers.rmsprop(2e-3, eps=1e-5)
-      >>> agent = synchronous(env, network, optimizer, objectives.n_step_q(network, settings))
+      >>> settings = objectives.ActionValueConfig(loss_reduction="mean")
+      >>> objective = objectives.n_step_q(network, settings)
+      >>> agent = synchronous(env, network, optimizers.rmsprop(2e-3, eps=1e-5), objective)
       >>> state, metrics = jax.jit(agent.step)(agent.init(jax.random.key(0)))
       >>> int(state.target.env_steps)
       80
@@ -198,11 +209,11 @@ def synchronous(
 
 
 class _Learner(NamedTuple):
-    """What both forms of the runner share.
+    """The learning half of the runner, the same for JAX and host environments.
 
     Attributes:
-      init: `(key, observation [N, ...]) -> state`, without an actor.
-      learn: `(state, rollout) -> (state, metrics)`.
+      init: `(key, observation [N, ...]) -> state`, a state without an actor.
+      learn: `(state, rollout) -> (state, metrics)`, one update.
     """
 
     init: Callable[[Array, Array], A2CState]
@@ -215,29 +226,39 @@ def _learner(
     objective: Objective,
     config: SynchronousConfig,
 ) -> _Learner:
-    interval = objective.target_update_interval
+    interval = objective.target_update_interval  # I_target
 
     def init(key: Array, observation: Array) -> A2CState:
         carry = network.initial_carry((config.num_envs,))
         reset = jnp.ones((1, config.num_envs), bool)
-        params = network.init(key, carry, observation[None], reset)
+        params = network.init(key, carry, observation[None], reset)  # [N, ...] -> [T=1, N, ...]
+
+        # theta^- <- theta; T <- 0.
         target = None if interval is None else Target(params, jnp.zeros((), jnp.uint32))
         return A2CState(params, optimizer.init(params), None, Counter.of(0), Counter.of(0), target)
 
     def learn(state: A2CState, rollout: Rollout) -> tuple[A2CState, Metrics]:
-        params, target = state.params, state.target
+        params = state.params  # theta
+        target = state.target  # theta^-
+
+        # T <- T + t. Masked rows are not environment steps.
         taken = rollout.steps.mask.sum(dtype=jnp.uint32)
         env_steps = state.env_steps.add(taken)
 
+        # d theta: the gradient of the objective over all steps and environments, clipped.
         target_params = None if target is None else target.params
         grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
+
+        # theta <- theta - update(d theta).
         updates, opt_state = optimizer.update(
             grads, state.opt_state, params, env_steps=env_steps.as_float()
         )
         if objective.statistics is not None:
+            # Running statistics have no gradient: add what this rollout contributes.
             updates = {**updates, **objective.statistics.change(params, rollout)}
         params = optax.apply_updates(params, updates)
 
+        # theta^- <- theta if T has crossed a multiple of I_target.
         if target is not None and interval is not None:
             target = _follow(target, params, taken, interval)
         counts = {"updates": state.updates.add(1), "env_steps": env_steps}
@@ -255,12 +276,15 @@ def _on_device(
 ) -> A2C:
     def init(key: Array) -> A2CState:
         params_key, actor_key = jax.random.split(as_key(key))
+
+        # Running statistics start at the first observation, so reset the environments first.
         carry = network.initial_carry((config.num_envs,))
         actor = init_actor(env, carry, actor_key, config.num_envs, **objective.actor_needs)
         return _with_own_buffers(learner.init(params_key, actor.observation)._replace(actor=actor))
 
     def step(state: A2CState) -> tuple[A2CState, Metrics]:
-        env_steps = state.env_steps.as_float()
+        # Take t_max steps in each environment with the current theta.
+        env_steps = state.env_steps.as_float()  # T, for the exploration schedule
         actor, rollout, episodes = unroll(
             env,
             lambda *args: objective.act(state.params, *args, state.actor.exploration, env_steps),
@@ -269,6 +293,8 @@ def _on_device(
             auto_reset=config.auto_reset,
             discount=objective.discount,
         )
+
+        # Compute d theta on the rollout and apply it to theta.
         state, metrics = learner.learn(state._replace(actor=actor), rollout)
         return state, {**metrics, **episodes._asdict()}
 
@@ -282,7 +308,11 @@ def _on_host(
     learner: _Learner,
     config: SynchronousConfig,
 ) -> A2C:
-    """Two groups of environments take turns: while the policy acts for one, the other steps."""
+    """Build the runner for host environments.
+
+    The environments form two groups that take turns. While the policy acts for one group, the other
+    steps.
+    """
     half = config.num_envs // 2
     sizes = [config.num_envs - half] + [half] * (half > 0)
     init_learner = shared_jit(learner.init)
@@ -296,17 +326,23 @@ def _on_host(
 
     def compile_for(state: A2CState) -> None:
         rollouts = []
+
+        # Compile one acting program for each size of group.
         for actor in state.actor:
             observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
             arguments = (state.params, actor.key, np.int32(0), *observed, np.float32(0))
             programs[f"act {len(actor.reset)}"] = compile_program(act, *arguments)
             _, _, *layers = jax.eval_shape(act, *arguments)
             rollouts.append(rollout_like(actor, env.spec, config.num_steps, layers))
+
+        # Compile one learning program for the rollouts of all groups.
         programs["learn"] = compile_program(learn, state._replace(actor=None), rollouts)
 
     def init(key: Array) -> A2CState:
         refuse_tracer(key)
         params_key, actors_key = jax.random.split(as_key(key))
+
+        # Running statistics start at the first observation, so reset the environments first.
         actors = init_host_actors(env, network, actors_key, sizes, **objective.actor_needs)
         observation = np.concatenate([actor.observation for actor in actors])
         return init_learner(params_key, observation)._replace(actor=actors)
@@ -315,7 +351,7 @@ def _on_host(
         if not programs:
             compile_for(state)
         on_device = state._replace(actor=None)
-        env_steps = np.float32(int(state.env_steps))
+        env_steps = np.float32(int(state.env_steps))  # T, for the exploration schedule
 
         def play(actor: ActorState) -> Unroll:
             act_in_group = programs[f"act {len(actor.reset)}"]
@@ -326,13 +362,17 @@ def _on_host(
                 discount=objective.discount,
             )
 
+        # Take t_max steps in each environment with the current theta.
         groups = [actor.env_state for actor in state.actor]
         try:
             ends = alternate([play(actor) for actor in state.actor], groups)
-        except BaseException:  # in the middle of a rollout: nobody can go on from there
+        except BaseException:
+            # The environments stopped inside a rollout, so no state can continue with them.
             close_all(groups)
             raise
         actors, rollouts, episodes = map(list, zip(*ends, strict=True))
+
+        # Compute d theta on the joined rollouts and apply it to theta.
         learned, metrics = programs["learn"](on_device, rollouts)
         totals = EpisodeSums(*np.sum(episodes, axis=0))
         return learned._replace(actor=actors), {**metrics, **totals._asdict()}
@@ -341,7 +381,10 @@ def _on_host(
 
 
 def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> Target:
-    """Copy the parameters if `env_steps` more steps cross a multiple of `interval`, one or several."""
+    """Return the target after `env_steps` more steps.
+
+    The parameters are copied once if these steps cross one or more multiples of `interval`.
+    """
     since = target.env_steps + env_steps
     copied = jax.tree.map(
         lambda old, new: jnp.where(since >= interval, new, old), target.params, params
@@ -350,5 +393,5 @@ def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> 
 
 
 def _with_own_buffers(state: A2CState) -> A2CState:
-    """Give each leaf a buffer of its own, so that the state may be donated to a compiled program."""
+    """Copy each leaf to a separate buffer, so that the state may be donated to a program."""
     return jax.tree.map(jnp.copy, state)

@@ -1,6 +1,6 @@
-"""Data that passes between environments, rollouts, objectives and runners.
+"""Data types that pass between environments, rollouts, objectives and runners.
 
-Legend, used in every docstring of the package:
+Symbols in all docstrings of the package:
 
     T    time, always the leading axis of a rollout (time-major)
     *B   any number of batch axes, for example the environments of a runner
@@ -18,19 +18,19 @@ Params = Any
 Carry = Any
 """Recurrent state, a pytree of `[*B, ...]` arrays; `()` for a feed-forward network."""
 Metrics = dict[str, Array]
-"""Scalars by name."""
+"""A scalar for each name."""
 
 
 class TimeStep(NamedTuple):
-    """What one action leads to, before any reset.
+    """The result of one action, before any reset.
 
     Attributes:
-      observation: `[*B, ...]`. s_{t+1}, the true one: at the end of an episode it is the final
-        observation, never the first of the next episode.
+      observation: `[*B, ...]`. s_{t+1}. At the end of an episode it is the final observation, never
+        the first one of the next episode.
       reward: `[*B]` float32. r_t, in reward units.
-      terminated: `[*B]` bool. The task ended: nothing follows, the value of s_{t+1} is 0.
-      truncated: `[*B]` bool. The episode was cut, by a time limit for example: bootstrap from s_{t+1}.
-        Where both flags are set the episode terminated.
+      terminated: `[*B]` bool. The task ended, so the value of s_{t+1} is 0.
+      truncated: `[*B]` bool. The episode was cut, for example by a time limit: bootstrap from
+        s_{t+1}. Where both flags are set the episode terminated.
     """
 
     observation: Array
@@ -44,18 +44,22 @@ class Transition(NamedTuple):
 
     Attributes:
       observation: s_t.
-      reset: bool. s_t is the first observation of an episode: the network forgets its carry.
+      reset: bool. s_t is the first observation of an episode, so the network resets its carry.
       action: a_t.
-      reward: r_t, as the environment gave it.
-      terminated: bool, of the step from s_t.
-      truncated: bool, of the step from s_t.
-      next_observation: s_{t+1} before any reset; None in a rollout that has `last_observation`.
-      next_carry: recurrent state after s_t, the one with which s_{t+1} is valued; None likewise.
-      mask: bool. False where nothing was recorded: the rest of a segment that an episode's end cut short, and
-        the steps of a host environment that only reset it.
-      next_action: a_{t+1}, which the behaviour chose in s_{t+1}; None if the objective does not ask for it.
-      discounted_return: r_t + gamma r_{t-1} + ... back to the episode's start; None if nobody asks for it.
-      layers: what the network's layers gave when the policy acted on s_t; None if the loss asks them again.
+      reward: r_t, as the environment returned it.
+      terminated: bool. The step from s_t terminated the episode.
+      truncated: bool. The step from s_t truncated the episode.
+      next_observation: s_{t+1} before any reset; None in a rollout with `last_observation`.
+      next_carry: recurrent state after s_t, with which s_{t+1} is valued; None in a rollout with
+        `last_observation`.
+      mask: bool. False where the row is not an environment step: in the rest of a segment after the
+        episode's end, and where a host environment only resets.
+      next_action: a_{t+1}, which the behaviour chose in s_{t+1}; None if the objective does not
+        need it.
+      discounted_return: r_t + gamma r_{t-1} + ..., back to the start of the episode; None if it is
+        not needed.
+      layers: activations of the network's layers, stored when the policy acted on s_t; None if the
+        loss computes them.
     """
 
     observation: Array
@@ -73,15 +77,16 @@ class Transition(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """What a policy met in T steps.
+    """T steps of data, time-major.
 
     Attributes:
       carry: `[*B, ...]`. Recurrent state before the first step.
-      steps: the transitions stacked over time, `[T, *B]`.
-      last_observation: `[*B, ...]`. s_T, of a rollout from host environments, and None in others. There
-        s_{t+1} is always the observation of the next row: the final observation of an episode has a masked
-        row of its own, in which the environment resets.
-      last_carry: `[*B, ...]`. Recurrent state with which the last observation is valued; None likewise.
+      steps: `[T, *B]`. The transitions, stacked over time.
+      last_observation: `[*B, ...]`. s_T in a rollout from host environments, where s_{t+1} is
+        always the observation of the next row: the final observation of an episode has a separate
+        masked row, in which the environment resets. None in a rollout from JAX environments.
+      last_carry: `[*B, ...]`. Recurrent state with which the last observation is valued; None in a
+        rollout from JAX environments.
     """
 
     carry: Carry
@@ -91,21 +96,22 @@ class Rollout(NamedTuple):
 
 
 class ActorState(NamedTuple):
-    """Everything that acting needs and learning does not own. An asynchronous worker has one of its own.
+    """The acting state: what acting needs and learning does not. Each asynchronous worker has one.
 
     Attributes:
-      env_state: state of the environments, `[N, ...]`; for those of the host the group of N itself.
+      env_state: `[N, ...]`. State of JAX environments; for host environments the group of N.
       observation: `[N, ...]`. The observation to act on next.
       reset: `[N]` bool. That observation begins an episode.
-      carry: recurrent state, `[N, ...]`.
+      carry: `[N, ...]`. Recurrent state.
       key: random key of the actor.
-      episode_return: `[N]` float32. Sum of the rewards of the running episodes, unclipped.
+      episode_return: `[N]` float32. Sum of the unclipped rewards of the running episodes.
       episode_length: `[N]` int32. Steps of the running episodes.
-      exploration: `[N, ...]`. What the objective drew once to tell the behaviours of the environments apart,
-        for the value-based methods the epsilon at which each of them ends; None if it draws nothing.
-      next_action: `[N]` int32. The action that was already chosen for the observation, negative where none
-        was; None if the objective does not look ahead.
-      discounted_return: `[N]` float32. As in `Transition`, of the running episodes; None likewise.
+      exploration: `[N, ...]`. A value that the objective drew once for each environment.
+        Value-based methods draw the final epsilon. None if the objective draws nothing.
+      next_action: `[N]` int32. The action already chosen for the observation, negative where none
+        is chosen; None if the objective does not look ahead.
+      discounted_return: `[N]` float32. As in `Transition`, of the running episodes; None if it is
+        not needed.
     """
 
     env_state: Any
@@ -121,16 +127,18 @@ class ActorState(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What happened in a run so far, on the host.
+    """Counts and sums of a run so far, as Python numbers.
 
     Attributes:
-      env_steps: environment steps of all environments, those before this call included.
-      updates: updates of the parameters, likewise.
-      seconds: since training started in this call, compilation apart.
-      metric_sums: sums over the updates of this call: the objective's metrics, `grad_norm`,
-        `nonfinite_gradients`, and `episodes, episode_return, episode_length` over all episodes that ended.
-      updates_per_worker: one entry for each worker; the synchronous runner is one.
-      mean_staleness: updates by others between a worker's read and its own update, on average; 0 for one.
+      env_steps: environment steps of all environments since the start of the run.
+      updates: updates of the parameters since the start of the run.
+      seconds: seconds since training started in this call, without compilation.
+      metric_sums: sums over the updates of this call: the metrics of the objective, the ones that
+        `objectives.gradient` adds, and `episodes, episode_return, episode_length` over all episodes
+        that ended.
+      updates_per_worker: updates of each worker; one entry for the synchronous runner.
+      mean_staleness: mean number of updates by other workers between a worker's read and its
+        update; 0 for one worker.
       max_staleness: the largest such number.
     """
 
@@ -144,14 +152,14 @@ class Progress(NamedTuple):
 
 
 class TrainingResult(NamedTuple):
-    """What training returns.
+    """The result of training.
 
     Attributes:
       params: final variables of the network.
-      state: everything else, to go on from.
+      state: state to continue from.
       progress: counts, sums and staleness.
-      env_steps_per_second: of this call, compilation apart.
-      compile_seconds: what compilation took in this call, 0 if it was done before.
+      env_steps_per_second: rate of this call, without compilation.
+      compile_seconds: seconds of compilation in this call; 0 if it was done before.
     """
 
     params: Params

@@ -1,4 +1,4 @@
-"""Environments that a user may have written, for Gymnasium's registry."""
+"""Faulty environments, as a user may write them, for Gymnasium's registry."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Breaking(gymnasium.Env):
-    """Raises in its 150th step."""
+    """Raise an exception in step 150."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -31,7 +31,7 @@ class Breaking(gymnasium.Env):
 
 
 class Leaving(Breaking):
-    """Ends the program, as it thinks, in its 150th step."""
+    """Call `sys.exit` in step 150."""
 
     def step(self, action):
         if self._steps == 149:
@@ -40,7 +40,7 @@ class Leaving(Breaking):
 
 
 class NotANumber(Breaking):
-    """Its reward is NaN from its step `first` on, its observation from its step `blind` on."""
+    """Return NaN as reward from step `first` on, and as observation from step `blind` on."""
 
     def __init__(self, first=150, blind=10**9):
         super().__init__()
@@ -54,9 +54,10 @@ class NotANumber(Breaking):
 
 
 class Hanging(Breaking):
-    """A step, by default the 150th, and then `close`, do not return before they are `released`.
+    """Hang in step `last` and then in `close`, until `released` is set.
 
-    `hung_at` and the file HUNG, if the variable of the environment names one, say so.
+    Each hang appends the time to `hung_at` and touches the file that the environment variable HUNG
+    names, if it is set.
     """
 
     def __init__(self, last=150):

@@ -1,4 +1,4 @@
-"""What makes threads and clocks predictable, so that no test depends on how busy the machine is."""
+"""Predictable threads and clocks, so that no test depends on the load of the machine."""
 
 import contextlib
 import queue
@@ -11,11 +11,11 @@ from jax_a3c.envs import host
 from jax_a3c.optimizers import InPlaceTransformation
 
 PATIENCE = 1800.0
-"""Seconds after which a test gives up waiting: far more than a busy machine needs."""
+"""Seconds after which a test stops waiting; a busy machine needs far less."""
 
 
 class Clock:
-    """Stands in for the module `time`: time passes when a test says so."""
+    """Replace the module `time`; a test advances the clock."""
 
     def __init__(self):
         self.now = 0.0
@@ -28,7 +28,7 @@ class Clock:
 
 
 class StandingClock:
-    """Stands in for the module `time`, and stands still until something hangs."""
+    """Replace the module `time`; the clock stands still until something hangs."""
 
     def __init__(self, hangs):
         self._hangs, self._since = hangs, None
@@ -40,16 +40,16 @@ class StandingClock:
 
 
 def patient(hangs, put=setattr):
-    """Let no worker and no environment count as hung until one `hangs()`: what is only slow takes no time.
+    """Stop the clocks of workers and environments until one hangs: slow ones must not time out.
 
     Args:
-      hangs: whether something does.
-      put: `(module, name, value)`; pytest's `monkeypatch.setattr` takes it back.
+      hangs: function that returns whether something hangs.
+      put: function of `(module, name, value)`; pytest's `monkeypatch.setattr` undoes the change.
     """
     clock = StandingClock(hangs)
 
     class Queue(queue.SimpleQueue):
-        """Waits by that clock."""
+        """Queue whose timeouts follow that clock."""
 
         def get(self, block=True, timeout=None):
             if timeout is None:
@@ -66,7 +66,7 @@ def patient(hangs, put=setattr):
 
 
 def wait_until(condition):
-    """Wait until a condition holds; fail after `PATIENCE`."""
+    """Wait until a condition holds; fail after `PATIENCE` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"nothing happened within {PATIENCE:g} seconds"
@@ -74,7 +74,7 @@ def wait_until(condition):
 
 
 def meeting(optimizer, num_workers):
-    """The optimizer, without a lock, with first updates in which the workers wait until all have come."""
+    """Return the optimizer without a lock; in its first update each worker waits for all others."""
     barrier, met = threading.Barrier(num_workers), set()
 
     def in_place(*args):

@@ -1,4 +1,4 @@
-"""Settings of the whole suite."""
+"""Settings and fixtures of all tests."""
 
 import json
 import time
@@ -11,7 +11,7 @@ import pytest
 
 FIGURES = Path(__file__).parent / "reliability" / "figures"
 
-# An example takes its time on a busy machine.
+# On a busy machine one example may take long.
 hypothesis.settings.register_profile(
     "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -24,26 +24,28 @@ def pytest_addoption(parser):
         action="store_true",
         help="full counts of tests/reliability; figures are written there",
     )
-    parser.addoption("--hours", type=float, default=2.0, help="of its long runs, with --full")
+    parser.addoption(
+        "--hours", type=float, default=2.0, help="hours of the long runs of tests/reliability"
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory(request):
-    """Drop what a module compiled at its end, and check how much memory the process took meanwhile."""
+    """Check the peak memory of each module, and drop its compiled programs at its end."""
     with memory.bounded(request.node.nodeid):
         yield
 
 
 @pytest.fixture(autouse=True)
 def released_memory():
-    """Drop what was compiled when it is much, so that no module comes near the bound."""
+    """Drop compiled programs when the process is large, so that no module reaches the bound."""
     yield
     memory.release_above()
 
 
 @pytest.fixture(autouse=True)
 def unoptimized_compilation(request):
-    """Compile modules marked `unoptimized` in half the time, but for their tests marked `optimized`."""
+    """Compile modules marked `unoptimized` faster, except their tests marked `optimized`."""
     before = jax.config.read("jax_disable_most_optimizations")
     unoptimized = "unoptimized" in request.keywords and "optimized" not in request.keywords
     jax.config.update("jax_disable_most_optimizations", unoptimized)
@@ -53,13 +55,13 @@ def unoptimized_compilation(request):
 
 @pytest.fixture
 def count(request):
-    """`count(short, full)`: how often, in the default suite and by `make test-reliability`."""
+    """Return `count(short, full)`, which picks the default count or the one of `--full`."""
     return lambda short, full: full if request.config.getoption("--full") else short
 
 
 @pytest.fixture
 def figure(request, capsys):
-    """`figure(text, **numbers)`: print what was found; with `--full` keep it in `reliability/figures`."""
+    """Return `figure(text, **numbers)`: print a result; with `--full` also save it."""
     from jax_a3c.training.run_directory import environment
 
     start = time.time()

@@ -1,4 +1,4 @@
-"""Environments whose native code fails, for Gymnasium's registry."""
+"""Environments whose native code crashes or hangs, for Gymnasium's registry."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Standing(gymnasium.Env):
-    """Nothing happens in it; an episode has 10 steps."""
+    """Do nothing; an episode has 10 steps."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -29,14 +29,15 @@ class Standing(gymnasium.Env):
         return np.zeros(2, np.float32), 1.0, self.steps % 10 == 0, False, {}
 
     def happen(self):
-        """What a step does beside."""
+        """Run in every step; subclasses override it."""
 
 
 class Crashing(Standing):
-    """Kills its process at a random moment of its first lives, as many as CRASHES says, in a native call.
+    """Crash the process in native code at a random time, in its first CRASHES lives.
 
-    The lives are counted by files in the folder CRASH_DIR. The moments are drawn, from CRASH_SEED and the
-    number of the life, as seconds from the first step, 0.3 to 1; CRASH_AT_ONCE ends them in the first step.
+    A life is one process; the folder CRASH_DIR has one file per life. The time is 0.3 to 1 seconds
+    after the first step, drawn from CRASH_SEED and the number of the life. With CRASH_AT_ONCE the
+    process crashes in the first step. These are environment variables.
     """
 
     def happen(self):
@@ -60,7 +61,7 @@ def segmentation_fault():
 
 
 class Stuck(Standing):
-    """From its 50th step on, none ends; the file STUCK says that it is in one."""
+    """Hang in step 50 and touch the file that the environment variable STUCK names."""
 
     def happen(self):
         if self.steps >= 50:

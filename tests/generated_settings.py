@@ -1,4 +1,4 @@
-"""Settings drawn at random, right and wrong ones, each with what must be said of it."""
+"""Random settings, valid and invalid, each with what its error message must name."""
 
 from typing import Any, NamedTuple
 
@@ -9,12 +9,12 @@ from jax_a3c.training.settings import FOREIGN, POLICIES, Settings, kind_of
 
 
 class Case(NamedTuple):
-    """Settings, and what must be said of them.
+    """Settings and what their error message must name.
 
     Attributes:
-      method, env_id, overrides: what `resolve` and `build` are given.
-      field: what a refusal must name; None if the settings are right.
-      value: what it must name too; None if nothing.
+      method, env_id, overrides: arguments of `resolve` and `build`.
+      field: name that the message must contain; None if the settings are valid.
+      value: value that the message must contain; None if it need not contain one.
     """
 
     method: Any
@@ -102,7 +102,7 @@ WRONG_OPTIONS = (
 
 
 def applicable(method: str) -> list[str]:
-    """The fields that the method has a use for."""
+    """Return the fields that the method uses."""
     foreign = [
         name
         for kind in (METHODS[method].runner, kind_of(method))
@@ -112,18 +112,18 @@ def applicable(method: str) -> list[str]:
 
 
 def right_case(rng: Rng) -> Case:
-    """Settings that a method and an environment can take."""
+    """Draw valid settings for a method and an environment."""
     method = str(rng.choice(list(METHODS)))
     value_based = METHODS[method].value_based
     env_id = str(rng.choice([VECTOR, VECTOR, IMAGE, CATEGORIES, *(() if value_based else (REAL,))]))
     names = rng.choice(applicable(method), size=rng.integers(0, 12), replace=False)
     overrides = {str(name): FIELDS[str(name)].right(rng) for name in names}
-    # What depends on the method, the environment or another setting.
+    # Repair fields that depend on the method, the environment or another setting.
     if "eval_policy" in overrides:
         overrides["eval_policy"] = str(rng.choice(POLICIES[kind_of(method)]))
     if "network" in overrides:
         overrides["network"] = str(rng.choice(["mlp", "minatar"] if env_id == IMAGE else ["mlp"]))
-    if overrides.get("eval_max_steps") is not None:  # a step for each game
+    if overrides.get("eval_max_steps") is not None:  # at least one step per game
         overrides["eval_max_steps"] += 2 * overrides.get("eval_episodes", 100)
     if env_id == CATEGORIES:
         overrides.pop("normalize_observations", None)
@@ -141,20 +141,20 @@ def right_case(rng: Rng) -> Case:
 
 
 def wrong_case(rng: Rng) -> Case:
-    """Right settings of which one thing was made wrong."""
+    """Draw valid settings and make one thing invalid."""
     case = right_case(rng)
     return WAYS[rng.integers(len(WAYS))](rng, case)
 
 
 def wrong_words(rng: Rng) -> Case:
-    """The same, as far as the command line can say it."""
+    """Draw a wrong case that the command line can express."""
     case = right_case(rng)
     way = WAYS[rng.integers(len(WAYS))]
     return way(rng, case, True) if way in (wrong_value, unknown_name) else way(rng, case)
 
 
 def wrong_value(rng: Rng, case: Case, words: bool = False) -> Case:
-    """A field of a wrong type or out of range; with `words` as the command line may be given it."""
+    """Set a field to a wrong type or out of range; with `words` to a word of the command line."""
     names = [name for name in FIELDS if FIELDS[name].words] if words else list(FIELDS)
     name = str(rng.choice(names))
     choices = FIELDS[name].words if words else FIELDS[name].wrong
@@ -165,7 +165,7 @@ def wrong_value(rng: Rng, case: Case, words: bool = False) -> Case:
 
 
 def foreign_setting(rng: Rng, case: Case) -> Case:
-    """A setting of another kind of method."""
+    """Add a setting that belongs to another kind of method."""
     names = [name for name in FIELDS if name not in applicable(case.method)]
     name = str(rng.choice(names))
     default = getattr(Settings, name)
@@ -176,7 +176,7 @@ def foreign_setting(rng: Rng, case: Case) -> Case:
 
 
 def unknown_name(rng: Rng, case: Case, words: bool = False) -> Case:
-    """A misspelt setting, method or environment, or one that is no string."""
+    """Misspell a setting, method or environment, or replace it by another type."""
     if rng.random() < 0.3:
         env_id = WRONG_ENVS[rng.integers(len(WRONG_ENVS))]
         if rng.random() < 0.2 and not words:
@@ -196,11 +196,11 @@ def unknown_name(rng: Rng, case: Case, words: bool = False) -> Case:
 
 
 def wrong_option(rng: Rng, case: Case) -> Case:
-    """An option that the environment does not take, or takes otherwise."""
+    """Add an option that the environment does not have, or a value that it does not accept."""
     option = WRONG_OPTIONS[rng.integers(len(WRONG_OPTIONS))]
     options = (option,) if rng.random() < 0.7 else ("gravity=9", option)
     overrides = {**case.overrides, "env_options": options}
-    # The name of the option, or the whole word where it has none.
+    # The message names the option, or env_options if the option has no name.
     name = option.partition("=")[0]
     return case._replace(
         env_id=VECTOR,
@@ -210,7 +210,7 @@ def wrong_option(rng: Rng, case: Case) -> Case:
 
 
 def wrong_mixture(rng: Rng, case: Case) -> Case:
-    """Probabilities that do not sum to 1, or are not one for each epsilon."""
+    """Set probabilities that do not sum to 1 or do not match the number of epsilons."""
     method = str(rng.choice([name for name in METHODS if METHODS[name].value_based]))
     pairs = [
         ((0.1,), (0.5,)),
@@ -226,7 +226,7 @@ def wrong_mixture(rng: Rng, case: Case) -> Case:
 
 
 def wrong_space(rng: Rng, case: Case) -> Case:
-    """An environment whose spaces the method or the network cannot take."""
+    """Choose an environment whose spaces do not fit the method or the network."""
     q, actor_critic = (
         str(rng.choice([name for name in METHODS if METHODS[name].value_based is value_based]))
         for value_based in (True, False)
@@ -244,7 +244,7 @@ def wrong_space(rng: Rng, case: Case) -> Case:
 
 
 def too_large(rng: Rng, case: Case) -> Case:
-    """Sizes that are right one by one, and together more than any machine has."""
+    """Set sizes that are valid one by one but together exceed the memory of any machine."""
     sizes = (
         ("num_envs", {"num_envs": 2**20, "num_steps": 2**20}),
         ("num_envs", {"num_envs": 2**30, "num_steps": 1}),
@@ -266,7 +266,7 @@ WAYS = (
 
 
 def as_words(case: Case) -> list[str]:
-    """The case as words of the command line."""
+    """Return the case as words of the command line."""
     words = ["train", str(case.method), str(case.env_id)]
     for name, value in case.overrides.items():
         flag = name.replace("_", "-")

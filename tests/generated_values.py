@@ -1,4 +1,4 @@
-"""Values of every setting, right and wrong ones."""
+"""Valid and invalid values of every setting."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Rng = np.random.Generator
 
 
 class Kind(NamedTuple):
-    """Values of a setting: right ones of any size that a machine can take, and wrong ones.
+    """Valid and invalid values of one setting.
 
     Attributes:
-      right: draws a value that is accepted.
-      wrong: values that Python may be given.
-      words: what the command line may be given instead; each is one word.
+      right: function that draws a valid value, small enough for any machine.
+      wrong: invalid values in Python.
+      words: invalid values on the command line, one word each.
     """
 
     right: Callable[[Rng], Any]
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 
 class Broken:
-    """Something that cannot even be shown."""
+    """An object whose `repr` fails."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no text")
@@ -89,7 +89,7 @@ NO_NUMBER_WORDS = (
 
 
 def integer(low: int, high: int, usual: int, *, optional: bool = False) -> Kind:
-    """Of `low` to `high`; right ones are drawn up to `usual`, as Python's or NumPy's."""
+    """Integers from `low` to `high`; valid ones are drawn up to `usual`, from Python or NumPy."""
 
     def right(rng: Rng) -> Any:
         if optional and rng.random() < 0.2:
@@ -106,7 +106,7 @@ def integer(low: int, high: int, usual: int, *, optional: bool = False) -> Kind:
 
 
 def number(low: float = -1e38, high: float = 1e38, *, optional: bool = False) -> Kind:
-    """From `low` to `high`, of which a denormal `low` stands for "above 0"."""
+    """Numbers from `low` to `high`; a denormal `low` means "above 0"."""
 
     def right(rng: Rng) -> Any:
         if optional and rng.random() < 0.2:
@@ -125,7 +125,7 @@ def number(low: float = -1e38, high: float = 1e38, *, optional: bool = False) ->
 
 
 def choice(*names: str) -> Kind:
-    """One of some names."""
+    """One of several names."""
     wrong = (
         "",
         names[0].upper(),
@@ -141,7 +141,7 @@ def choice(*names: str) -> Kind:
 
 
 def several(kind: Kind, most: int) -> Kind:
-    """A tuple of up to `most`."""
+    """Tuples of at most `most` values."""
     not_a_tuple = (8, None, "8", b"8", {8}, {8: 8}, 1.5, True, np.array([8]), ...)
     wrong = tuple((value,) for value in kind.wrong)
     return Kind(
@@ -159,7 +159,7 @@ UNIT, WEIGHT, POSITIVE = number(0.0, 1.0), number(0.0), number(1e-45)
 FIELDS = {
     "total_timesteps": integer(1, 10**18, 10**12),
     "seed": integer(0, 2**31 - 1, 2**31 - 1),
-    # What its strings may be depends on the environment: WRONG_OPTIONS.
+    # Valid strings depend on the environment, see WRONG_OPTIONS.
     "env_options": Kind(
         lambda rng: (), (8, None, "a=1", b"a=1", {"a": 1}, (1,), (None,), (b"a=1",))
     ),
@@ -206,11 +206,11 @@ FIELDS = {
     "eval_max_steps": integer(1, 10**18, 10**12, optional=True),
     "eval_policy": choice("greedy", "sampled", "epsilon-greedy"),
 }
-"""By the name of the field of `Settings`."""
+"""Values by field of `Settings`."""
 
 
 def text_of(value: Any) -> str | None:
-    """How a message begins to show a value; None for what cannot be shown."""
+    """Return the start of a value's text in a message; None if it has none."""
     if isinstance(value, tuple) and len(value) == 1:
         value = value[0]
     value = tuple(map(plain, value)) if isinstance(value, tuple) else plain(value)

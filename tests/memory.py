@@ -1,4 +1,4 @@
-"""The memory of the suite's processes: programs are dropped between modules, and the peak is checked."""
+"""Bound the memory of the test processes: drop programs between modules, check the peak."""
 
 import contextlib
 import ctypes
@@ -11,20 +11,20 @@ import jax
 from jax_a3c import programs
 
 MAX_BYTES = 2 * 10**9
-"""Resident memory that a process may take at any time."""
+"""Maximum resident memory of a process in bytes."""
 
 
 RELEASED_ABOVE = 10**9
-"""Resident memory after a test from which compiled programs are dropped, before their module has ended."""
+"""Resident memory in bytes after a test above which compiled programs are dropped at once."""
 
 
 @contextlib.contextmanager
 def bounded(what: str, max_bytes: int = MAX_BYTES) -> Iterator[None]:
-    """Start and end without compiled programs, and fail if the process took more meanwhile.
+    """Drop compiled programs before and after, and fail if the peak memory exceeds a bound.
 
     Args:
-      what: is running, for the message.
-      max_bytes: of resident memory.
+      what: name of what runs, for the error message.
+      max_bytes: maximum resident memory in bytes.
     """
     release()
     reset_peak()
@@ -33,13 +33,13 @@ def bounded(what: str, max_bytes: int = MAX_BYTES) -> Iterator[None]:
     release()
 
     assert peak <= max_bytes, (
-        f"the process took up to {peak / 1e9:.2f} GB in {what}; expected at most {max_bytes / 1e9:.2f} GB: "
-        "compile smaller programs, or keep fewer of them"
+        f"the process took up to {peak / 1e9:.2f} GB in {what}; expected at most "
+        f"{max_bytes / 1e9:.2f} GB: compile smaller programs, or keep fewer of them"
     )
 
 
 def release_above(max_bytes: int = RELEASED_ABOVE) -> None:
-    """Drop all compiled programs if the process has grown beyond a number of bytes."""
+    """Drop all compiled programs if the resident memory exceeds `max_bytes`."""
     if resident_bytes() > max_bytes:
         release()
 
@@ -49,23 +49,23 @@ def release() -> None:
     programs.forget_programs()
     jax.clear_caches()
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # only the C library of GNU has it
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def reset_peak() -> None:
-    """Let the peak begin at what is in use, where the system can do that."""
+    """Reset the peak to the current resident memory, if the system supports it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes() -> int:
-    """Return the peak of the resident memory, 0 where the system has no `/proc`."""
+    """Return the peak of the resident memory in bytes, 0 without `/proc`."""
     return _status("VmHWM")
 
 
 def resident_bytes() -> int:
-    """Return the resident memory, 0 where the system has no `/proc`."""
+    """Return the resident memory in bytes, 0 without `/proc`."""
     return _status("VmRSS")
 
 

@@ -1,4 +1,4 @@
-"""Probe environments: each isolates one thing that an agent must get right, and has a known value."""
+"""Probe environments: each tests one ability of an agent and has a known value."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -12,16 +12,16 @@ from jax_a3c.types import Array, TimeStep
 
 
 class State(NamedTuple):
-    """What a probe remembers: the step within the episode and a cue of -1 or 1."""
+    """State of a probe: the step within the episode and a cue of -1 or 1."""
 
     time: Array
     cue: Array
 
 
 class Probe:
-    """Base of the probes: episodes of `length` steps, observation `[time, cue]`, two actions.
+    """Base class of the probes: episodes of `length` steps, observation `[time, cue]`, two actions.
 
-    A probe overrides `reward`, and `observe` or `ends` where it differs.
+    A probe overrides `reward`, and `observe` or `ends` if needed.
     """
 
     length = 1
@@ -60,21 +60,21 @@ class Probe:
 
 
 class ConstantReward(Probe):
-    """V = 1: does the value function learn at all?"""
+    """V = 1. It tests whether the value function learns at all."""
 
     def reward(self, state: State, action: Array) -> Any:
         return 1.0
 
 
 class ObservedReward(Probe):
-    """V = cue: does the observation reach the value function?"""
+    """V = cue. It tests whether the observation reaches the value function."""
 
     def reward(self, state: State, action: Array) -> Any:
         return state.cue
 
 
 class TerminalReward(Probe):
-    """Reward 1 on the terminal transition of 3 steps alone: V(time) = gamma^(2 - time)."""
+    """Reward 1 only on the terminal transition, after 3 steps: V(time) = gamma^(2 - time)."""
 
     length = 3
 
@@ -83,7 +83,7 @@ class TerminalReward(Probe):
 
 
 class EndlessReward(Probe):
-    """Reward 1 on each step of a task without an end, cut every 4 steps: V = 1 / (1 - gamma)."""
+    """Reward 1 on each step of an endless task, truncated every 4 steps: V = 1 / (1 - gamma)."""
 
     length = 4
 
@@ -98,21 +98,21 @@ class EndlessReward(Probe):
 
 
 class RightAction(Probe):
-    """Reward 1 for action 1, -1 for action 0: does the policy gradient have the right sign?"""
+    """Reward 1 for action 1, -1 for action 0. It tests the sign of the policy gradient."""
 
     def reward(self, state: State, action: Array) -> Any:
         return jnp.where(action == 1, 1.0, -1.0)
 
 
 class MatchingAction(Probe):
-    """Reward 1 for the action that the cue shows: do policy and observation meet?"""
+    """Reward 1 for the action that the cue shows. It tests whether the policy uses observations."""
 
     def reward(self, state: State, action: Array) -> Any:
         return jnp.where((action == 1) == (state.cue > 0), 1.0, -1.0)
 
 
 class Recall(Probe):
-    """The cue is shown at the first of 3 steps and asked for at the last: is there a memory?"""
+    """The first of 3 steps shows the cue, and the last one rewards it. It tests memory."""
 
     length = 3
 
@@ -125,7 +125,7 @@ class Recall(Probe):
 
 
 class EitherEnd(Probe):
-    """Action 1 terminates at once, action 0 goes on to a truncation at step 3. For rollouts, not learning."""
+    """Action 1 terminates at once; action 0 continues until step 3 truncates. It tests rollouts."""
 
     length = 3
 
@@ -137,10 +137,10 @@ class EitherEnd(Probe):
 
 
 class Chain(Probe):
-    """Four steps, each state decided by the last action; what pays most at once is often wrong later.
+    """Four steps; the step and the last action are the state. The greedy reward is often wrong.
 
-    Observed one-hot, so that a linear network is a table of action values: the step and the last action,
-    which is kept as the cue and is 0 at the start. `rewards` is `[step, last action, action]`.
+    The observation is one-hot, so a linear network is a table of action values. The last action is
+    kept as the cue, which starts at 0. `rewards` is `[step, last action, action]`.
     """
 
     length = 4

@@ -1,10 +1,10 @@
-"""The specification of returns, losses and distributions: plain NumPy loops in float64, slow and obvious.
+"""The specification of returns, losses and distributions: plain NumPy loops in float64.
 
-Nothing here recurses backwards and nothing shares a line with the package. The rollout of one environment
-is first cut into episodes; each is then computed alone, forwards, from the definition in the source cited.
-So returns into which a reward or value leaks from another episode cannot agree with these numbers.
+The loops share no code with the package and use no backward recursion. They split the rollout of
+one environment into episodes and compute each episode separately, forwards, from the definition in
+the cited source. Returns that leak a reward or value between episodes cannot equal these numbers.
 
-A `[T]` array is the stream of one environment. `per_stream` lifts a function of streams to `[T, *B]`.
+A `[T]` array is the stream of one environment. `per_stream` lifts a function to `[T, *B]`.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def per_stream(
 
 
 def episodes(terminated: np.ndarray, truncated: np.ndarray) -> Iterator[slice]:
-    """The steps of each episode of a stream; the last one may be unfinished."""
+    """Yield the steps of each episode of a stream; the last one may be unfinished."""
     start = 0
     for t in range(len(terminated)):
         if terminated[t] or truncated[t] or t == len(terminated) - 1:
@@ -34,7 +34,7 @@ def episodes(terminated: np.ndarray, truncated: np.ndarray) -> Iterator[slice]:
 
 
 def n_step_return(rewards, gamma, next_values, terminated, t: int, n: int) -> float:
-    """Sutton & Barto eq. 7.1 in one episode: n rewards from step t, then the value unless it terminated."""
+    """Sutton & Barto eq. 7.1 in one episode: n rewards, then the value unless it terminated."""
     total = sum(gamma**k * rewards[t + k] for k in range(n))
     return total if terminated[t + n - 1] else total + gamma**n * next_values[t + n - 1]
 
@@ -42,7 +42,7 @@ def n_step_return(rewards, gamma, next_values, terminated, t: int, n: int) -> fl
 def n_step_returns(
     rewards, next_values, terminated, truncated, *, gamma: float, n: int
 ) -> np.ndarray:
-    """n-step returns of a stream; fewer steps where the episode or the rollout ends earlier."""
+    """n-step returns of a stream, with fewer steps at the end of an episode or of the rollout."""
     result = np.zeros(len(rewards))
     for episode in episodes(terminated, truncated):
         r, v, done = rewards[episode], next_values[episode], terminated[episode]
@@ -55,7 +55,7 @@ def n_step_returns(
 def lambda_returns(
     rewards, next_values, terminated, truncated, *, gamma: float, lambda_: float
 ) -> np.ndarray:
-    """Sutton & Barto eq. 12.3 in each episode: the weighted mean of all its n-step returns."""
+    """Sutton & Barto eq. 12.3 in each episode: a weighted mean of all n-step returns."""
     result = np.zeros(len(rewards))
     for episode in episodes(terminated, truncated):
         r, v, done = rewards[episode], next_values[episode], terminated[episode]
@@ -70,7 +70,7 @@ def lambda_returns(
 
 
 def td_errors(rewards, values, next_values, terminated, *, gamma: float) -> np.ndarray:
-    """One-step errors; nothing follows a terminated step."""
+    """One-step errors; the value after a terminated step is 0."""
     return np.array(
         [
             r + (0.0 if done else gamma * after) - before
@@ -124,7 +124,7 @@ def vtrace_advantages(
     clip_rho,
     clip_pg_rho,
 ) -> np.ndarray:
-    """Espeholt et al. (2018), section 4.2; the last step of an episode bootstraps with the plain value."""
+    """Espeholt et al. (2018), section 4.2; an episode's last step bootstraps with the value."""
     targets = vtrace_targets(
         rewards,
         values,
@@ -150,7 +150,7 @@ def vtrace_advantages(
 def retrace(
     rewards, q_values, next_state_values, ratios, terminated, truncated, *, gamma, lambda_
 ) -> np.ndarray:
-    """Munos et al. (2016), section 3, in each episode: Q + sum_k gamma^k (prod_{1..k} c) delta_{t+k}."""
+    """Munos et al. (2016), section 3, by episode: Q + sum_k gamma^k (prod_1^k c) delta_{t+k}."""
     result = np.zeros(len(rewards))
     errors = td_errors(rewards, q_values, next_state_values, terminated, gamma=gamma)
     for episode in episodes(terminated, truncated):
@@ -170,7 +170,7 @@ def huber(error: float, delta: float) -> float:
 
 
 def q_loss(q_tm1, a_tm1, r_t, discount_t, next_value) -> np.ndarray:
-    """0.5 (r + gamma v' - Q(s, a))^2, one batch element after the other; `next_value(index)` is v'."""
+    """0.5 (r + gamma v' - Q(s, a))^2 per batch element; `next_value(index)` is v'."""
     result = np.zeros(r_t.shape)
     for index in np.ndindex(r_t.shape):
         target = r_t[index] + discount_t[index] * next_value(index)
@@ -179,18 +179,18 @@ def q_loss(q_tm1, a_tm1, r_t, discount_t, next_value) -> np.ndarray:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of one row of logits; exact zeros for -inf."""
+    """Probabilities of one row of logits; exactly 0 for -inf."""
     weights = np.array([np.exp(x - max(logits)) for x in logits])
     return weights / weights.sum()
 
 
 def categorical_entropy(logits: np.ndarray) -> float:
-    """- sum p log p over the actions that can be drawn."""
+    """- sum p log p over the actions with p > 0."""
     return -sum(p * np.log(p) for p in softmax(logits) if p > 0)
 
 
 def categorical_kl(logits: np.ndarray, other: np.ndarray) -> float:
-    """sum p (log p - log q) over the actions that can be drawn."""
+    """sum p (log p - log q) over the actions with p > 0."""
     return sum(
         p * np.log(p / q) for p, q in zip(softmax(logits), softmax(other), strict=True) if p > 0
     )
@@ -207,7 +207,7 @@ def normal_entropy(stddev: float) -> float:
 
 
 def normal_kl(mean: float, stddev: float, other_mean: float, other_stddev: float) -> float:
-    """KL between two normal distributions."""
+    """KL divergence between two normal distributions."""
     return (
         np.log(other_stddev / stddev)
         + (stddev**2 + (mean - other_mean) ** 2) / (2 * other_stddev**2)

@@ -1,4 +1,4 @@
-"""Host environments that follow a script, to be told apart from what a runner makes of them."""
+"""Host environments that follow a script, so that tests know every true transition."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from jax_a3c.envs import Discrete, EnvSpec, HostStep
 
 
 class Episode(NamedTuple):
-    """How many steps it has, how it ends, and whether the game ends with it."""
+    """Length of an episode, how it ends, and whether the game ends with it."""
 
     length: int
     terminated: bool
@@ -18,7 +18,7 @@ class Episode(NamedTuple):
 
 
 def script(seed: int, episodes: int = 400) -> list[Episode]:
-    """Episodes of 1 to 9 steps that end in all ways."""
+    """Draw episodes of 1 to 9 steps that end in all ways."""
     rng = np.random.default_rng(seed)
     ends = [(True, False, True), (True, False, False), (False, True, True), (True, True, True)]
     return [Episode(int(rng.integers(1, 10)), *ends[rng.integers(4)]) for _ in range(episodes)]
@@ -34,7 +34,7 @@ SPEC = EnvSpec(
 
 
 class ScriptedGroup:
-    """Environments that reset in the step after an end; the reward is 10 episode + t, the score twice it."""
+    """Environments that reset in the step after an end: reward 10 episode + t, score twice that."""
 
     def __init__(self, scripts, spec=SPEC):
         self.spec, self.num_envs, self.closed = spec, len(scripts), False
@@ -44,7 +44,7 @@ class ScriptedGroup:
 
     @staticmethod
     def observation(episode, t):
-        """Of step t in an episode; no two are the same."""
+        """Return the observation at step t of an episode; all observations differ."""
         return 20.0 * episode + t
 
     def reset(self):
@@ -83,7 +83,7 @@ class ScriptedGroup:
 
 
 class ScriptedFactory:
-    """Makes groups that follow `scripts`, and keeps them to be looked at."""
+    """Make groups that follow `scripts`, and keep them for inspection."""
 
     def __init__(self, scripts=SCRIPTS, spec=SPEC):
         self.spec, self.groups, self.seeds, self._scripts = spec, [], [], scripts

@@ -1,4 +1,4 @@
-"""Environments of the host that play a script, and a network that writes down what it is given."""
+"""Host environments that play a script, and a network that records its inputs."""
 
 import jax
 import numpy as np
@@ -6,12 +6,12 @@ import numpy as np
 from jax_a3c.distributions import Categorical
 from jax_a3c.envs.base import Discrete, EnvSpec, HostStep
 
-# One letter per step of a script: "." goes on, "L" loses a life, "T" terminates the game, "C" cuts it; an
-# ignored step follows L, T and C by itself. Each step scores 10 and pays the learner 1.
+# One letter per step of a script: "." continues, "L" loses a life, "T" terminates the game, "C"
+# truncates it. An ignored step follows each L, T and C. Each step has score 10 and reward 1.
 
 
 class Script:
-    """A factory whose environment i plays `scripts[i]` over and over; observation `[step of the episode]`."""
+    """Factory whose environment i repeats `scripts[i]` and observes the step in the episode."""
 
     def __init__(self, *scripts, limit=None):
         self.spec = EnvSpec(
@@ -73,7 +73,7 @@ class Group:
         )
 
     def render(self):
-        """Red is the step of the episode, green the steps of all games."""
+        """Draw the step of the episode in red and the steps of all games in green."""
         frame = np.zeros((3, 5, 3), np.uint8)
         frame[..., 0], frame[..., 1] = 10 * self.time[0], 5 * self.position[0]
         return frame
@@ -83,7 +83,7 @@ class Group:
 
 
 class Spy:
-    """A network that counts the observations since its last reset, and writes down what it was given."""
+    """Network that counts the observations since its last reset and records its inputs."""
 
     def __init__(self):
         self.seen = []

@@ -1,4 +1,4 @@
-"""Policies act in units of their own; environments get actions within their bounds."""
+"""Policies act in policy units; environments get actions within their bounds."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def test_discrete_actions_and_those_of_the_unit_box_stay_as_they_are():
 
 
 class Reach(Probe):
-    """Reward is minus the squared distance to a point at 3/4 of the range; what is beyond it counts 1000."""
+    """Reward minus the squared distance to 3/4 of the range, and -1000 outside of the range."""
 
     def __init__(self, low, high):
         super().__init__()
@@ -69,7 +69,7 @@ class Reach(Probe):
 
 
 def test_the_same_return_whatever_the_bounds():
-    """With one seed; the environments see the same place in their range up to rounding."""
+    """One seed acts at the same place of every range, up to rounding."""
     returns = {}
     for low, high in BOXES:
         env = Reach(low, high)
@@ -113,7 +113,7 @@ def test_the_rollout_keeps_the_policys_action_and_the_environment_gets_the_mappe
 
 
 class Group:
-    """Host environments that note what they are given."""
+    """Host environments that record their actions."""
 
     def __init__(self, spec, num_envs):
         self.spec, self.num_envs, self.given = spec, num_envs, []
@@ -140,7 +140,7 @@ def test_host_environments_likewise():
 
 
 def test_pendulum_is_played_within_its_bounds_by_every_adapter():
-    """The torque of Pendulum is in [-2, 2]: the action 1 of a policy is the full torque."""
+    """The torque of Pendulum is in [-2, 2]: action 1 of a policy is the full torque."""
     spaces = [
         envs.make(f"{library}:Pendulum-v1").spec.action_space
         for library in ("gymnax", "gymnasium", "envpool")

@@ -1,4 +1,4 @@
-"""The value-based objectives: losses against float64 loops, behaviour, target network, known values."""
+"""Value-based objectives: losses against float64 loops, behaviour, target, known values."""
 
 import dataclasses
 import functools
@@ -63,7 +63,7 @@ def within_five_standard_errors(frequency, probability, num_draws):
 
 @functools.cache
 def random_play(env, lstm, stop_at_episode_end=False):
-    """Parameters, other ones for the target, and a rollout of uniformly random actions."""
+    """Return parameters, different target parameters, and a rollout of uniform random actions."""
     network = NETWORKS[lstm]
     act = one_step_q(network, PLAIN).act
 
@@ -88,7 +88,7 @@ def random_play(env, lstm, stop_at_episode_end=False):
 
 @functools.cache
 def differentiated(build, config, lstm):
-    """`(params, target_params, rollout) -> (loss, metrics), (gradient, gradient of the target)`."""
+    """Return `(params, target_params, rollout) -> (loss, metrics), (gradient, target gradient)`."""
     objective = build(NETWORKS[lstm], config)
 
     def loss(params, target_params, rollout):
@@ -109,7 +109,7 @@ def advanced(lstm):
 
 @functools.cache
 def weighted_gradient(lstm):
-    """The sum over steps of `weights [T, N]` times the gradient of Q(s_t, a_t)."""
+    """Return the sum over steps of `weights` `[T, N]` times the gradient of Q(s_t, a_t)."""
 
     def weighted(params, weights, rollout):
         steps = rollout.steps
@@ -122,10 +122,11 @@ def weighted_gradient(lstm):
 
 
 def values_after(lstm, params, rollout, *, own_state):
-    """Q(s_{t+1}, .) of each step on its own, `[T, N, A]`.
+    """Return Q(s_{t+1}, .), computed for each step separately, `[T, N, A]`.
 
-    With `own_state` the network is unrolled itself; it is lent the behaviour's recurrent state only where an
-    episode was cut within the rollout. Otherwise it has that state everywhere.
+    With `own_state` the network is unrolled with its own recurrent state. Only where an episode was
+    truncated within the rollout it gets the state of the behaviour. Without `own_state` it gets
+    that state everywhere.
     """
     steps, own = rollout.steps, rollout.carry
     never = np.zeros((1, NUM_ENVS), bool)
@@ -143,9 +144,10 @@ def values_after(lstm, params, rollout, *, own_state):
 
 
 def reference_loss(build, config, lstm, params, target_params, rollout):
-    """One environment and one step at a time, backwards, in float64.
+    """Compute the loss per environment and step, backwards, in float64.
 
-    Returns the loss, and for each step the factor of grad Q(s_t, a_t) in its gradient.
+    Returns:
+      The loss, and the factor of grad Q(s_t, a_t) in its gradient for each step.
     """
     steps = rollout.steps
     q_values = np.asarray(
@@ -199,7 +201,7 @@ def assert_trees_close(ours, theirs, **tolerance):
 def test_loss_and_gradient_equal_a_plain_loop_through_terminations_and_truncations(
     build, config, lstm
 ):
-    """The gradient is that of Algorithms 1 and S2: the sum of (Q - y) grad Q, y constant."""
+    """Algorithms 1 and S2 have the gradient sum of (Q - y) grad Q, with y constant."""
     params, target_params, rollout = random_play(EITHER_END, lstm)
     steps = rollout.steps
     assert (steps.truncated & ~steps.terminated)[:-1].any() and (
@@ -269,7 +271,7 @@ def test_rows_after_the_end_of_a_segment_do_not_count(build, end):
 
 
 class TwoEnds(Probe):
-    """Terminates after 3 steps or is cut after 4, as the cue says; the actions do not matter."""
+    """Terminate after 3 steps or truncate after 4, as the cue says; actions have no effect."""
 
     length = 4
 
@@ -281,7 +283,7 @@ class TwoEnds(Probe):
 
 
 def signed_act(call):
-    """Actions that show which call of `unroll` chose them, in which observation, and with which key."""
+    """Return an act whose actions encode the call of `unroll`, the observation and the key."""
 
     def act(key, carry, observation, reset):
         drawn = jax.random.randint(key, reset.shape, 0, 100)
@@ -353,10 +355,10 @@ def test_sarsa_has_no_double_form():
 
 @functools.cache
 def recorder():
-    """30 steps of one-step Sarsa on the synchronous runner, 24 environment steps each.
+    """Return a function that runs one-step Sarsa for 30 updates of 24 environment steps.
 
-    `(key, interval) -> ` the parameters before the first step, and for each step the parameters and the
-    target after it, and what its loss was computed from.
+    The function maps `(key, interval)` to the parameters before the first update, and for each
+    update to the parameters and the target after it and the inputs of its loss.
     """
     network = networks.q_network(EITHER_END, hidden=())
     objective = one_step_sarsa(network, fixed_epsilon(0.5))
@@ -467,7 +469,7 @@ def paper_mixture(drawn):
 
 
 class Anywhere(TerminalReward):
-    """Every episode has a cue of its own."""
+    """A probe with a random cue in every episode."""
 
     def reset(self, key):
         state = State(jnp.zeros((), jnp.int32), jax.random.normal(key))
@@ -505,7 +507,7 @@ def test_asynchronous_workers_explore_differently():
 
 
 def telling_objective():
-    """Its actions are the steps so far plus what `explore` drew for the environment; it learns nothing."""
+    """Return an objective with action = env steps + `exploration` that learns nothing."""
 
     def act(params, key, carry, observation, reset, exploration, env_steps):
         return carry, (env_steps + exploration).astype(jnp.int32)
@@ -551,9 +553,10 @@ def test_the_behaviour_is_told_the_steps_of_all_workers_on_the_asynchronous_runn
 
 
 def chain_values(best_after, epsilon, gamma):
-    """The fixed point of a method on the chain, `[step, last action, action]`, backwards from the end.
+    """Compute the fixed point of a method on the chain, `[step, last action, action]`, backwards.
 
-    After the steps in `best_after` the target takes the best action's value, after others the behaviour's.
+    After the steps in `best_after` the target uses the value of the best action, after the others
+    the value of the behaviour.
     """
     q_values = np.zeros((CHAIN.length + 1, 2, 2))
     for t, last_action, action in itertools.product(reversed(range(CHAIN.length)), (0, 1), (0, 1)):
@@ -566,7 +569,7 @@ def chain_values(best_after, epsilon, gamma):
 
 
 def chain_table(network, params):
-    """What the network says of all states: its values and logits, `[step, last action, ...]`."""
+    """Return values and logits of all states, `[step, last action, ...]`."""
     observations = jnp.eye(2 * CHAIN.length + 2)[None, : 2 * CHAIN.length]
     _, distribution, values = network.apply(
         params, (), observations, jnp.zeros((1, 2 * CHAIN.length), bool)
@@ -710,8 +713,8 @@ def test_the_step_compiles_once_and_maps_over_learning_rates(build):
     [
         (
             {"final_epsilon_probabilities": (0.4, 0.3, 0.4)},
-            r"final_epsilon_probabilities must be one number for each of final_epsilons \(0.1, 0.01, 0.5\), "
-            r"with the sum 1, got \(0.4, 0.3, 0.4\)",
+            r"final_epsilon_probabilities must be one number for each of final_epsilons "
+            r"\(0.1, 0.01, 0.5\), with the sum 1, got \(0.4, 0.3, 0.4\)",
         ),
         ({"final_epsilons": (0.1, 0.5)}, "final_epsilon_probabilities must be one number for each"),
         (

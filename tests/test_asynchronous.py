@@ -1,4 +1,4 @@
-"""The asynchronous runner: one worker is the plain loop, failures surface, no thread is left."""
+"""The asynchronous runner: one worker equals a plain loop, failures surface, threads end."""
 
 import dataclasses
 import gc
@@ -52,7 +52,7 @@ def worker_threads():
 
 
 def failing_optimizer(worker, fail_at=3):
-    """Shared RMSProp that raises in update number `fail_at` of one worker."""
+    """Return shared RMSProp that raises in update number `fail_at` of one worker."""
     optimizer, calls = optimizers.shared_rmsprop(1e-3), itertools.count()
 
     def in_place(*args):
@@ -64,7 +64,10 @@ def failing_optimizer(worker, fail_at=3):
 
 
 def sequential_loop(env, network, objective, config, update, updates, key):
-    """One worker, written out: no thread, no shared buffer; `update(theta, gradient, env_steps) -> theta`."""
+    """Train like one worker, without threads and without a shared buffer.
+
+    `update` maps `(theta, gradient, env_steps)` to the new theta.
+    """
     params_key, actors_key = jax.random.split(key)
     actor = init_actor(
         env,
@@ -80,7 +83,7 @@ def sequential_loop(env, network, objective, config, update, updates, key):
     theta, env_steps, interval = np.array(theta), 0, objective.target_update_interval
     target = None if interval is None else theta.copy()
 
-    @partial(jax.jit, compiler_options=ONE_CORE)  # the last bits depend on them
+    @partial(jax.jit, compiler_options=ONE_CORE)  # they decide the last bits
     def segment(theta, target, actor, env_steps):
         params, target_params = (None if x is None else unravel(x) for x in (theta, target))
         actor, rollout, _ = unroll(
@@ -103,7 +106,7 @@ def sequential_loop(env, network, objective, config, update, updates, key):
 
 
 def in_place_updates(optimizer, statistics):
-    """The optimizer's rule on buffers of its own."""
+    """Return the optimizer's in-place rule on private buffers."""
     scratch = np.empty_like(statistics)
 
     def update(theta, grad, env_steps):
@@ -114,7 +117,7 @@ def in_place_updates(optimizer, statistics):
 
 
 def optax_updates(optimizer, params):
-    """Plain Optax on the tree of the parameters."""
+    """Return the update of plain Optax on the tree of the parameters."""
     _, unravel = ravel_pytree(params)
     state = optimizer.init(params)
     change = jax.jit(optimizer.update)
@@ -176,7 +179,7 @@ def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_b
 
 
 class Compared(NamedTuple):
-    """What one worker made of the first parameters, next to a plain loop of Optax."""
+    """Parameters before and after a run of one worker, and after a plain loop of Optax (theta)."""
 
     start: Any
     end: Any
@@ -185,7 +188,7 @@ class Compared(NamedTuple):
 
 
 def compared_with_optax(optimizer, plain, total_timesteps):
-    """All actions are random: what is seen does not depend on the parameters, and rounding stays rounding."""
+    """Run both with random actions, so that rounding of parameters cannot change the data."""
     env = EitherEnd()
     network = networks.q_network(env, hidden=(8,))
     settings = ActionValueConfig(
@@ -230,7 +233,7 @@ def test_one_worker_equals_plain_optax_over_1000_updates(optimizer, plain):
 
 
 def in_torso(params):
-    """Which leaves belong to the torso, as the masks of Optax ask for it."""
+    """Return a mask of the leaves that belong to the torso, as Optax expects it."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "torso" in jax.tree_util.keystr(path), params
     )
@@ -308,7 +311,7 @@ def test_one_worker_is_deterministic_and_seeds_differ():
 
 
 def test_equals_the_synchronous_runner_with_one_environment():
-    """Same parameters, acting state and rollout: same loss, gradient and update."""
+    """The same parameters, acting state and rollout give the same loss, gradient and update."""
     optimizer = optimizers.shared_rmsprop(1e-2)
     settings = {"num_envs": 1, "num_steps": 5, "loss_reduction": "sum", "max_grad_norm": 40.0}
     ours = {"num_workers": 1, "num_steps": 5, "stop_at_episode_end": False}
@@ -400,7 +403,7 @@ def test_a_time_limit_is_not_an_end_and_the_segment_stops_there():
 
 def test_a_state_of_other_workers_is_refused():
     state = make_agent(num_workers=3).init(0)
-    with pytest.raises(ValueError, match="num_workers is 2, but state is that of 3 workers"):
+    with pytest.raises(ValueError, match="num_workers is 2, but state has 3 workers"):
         make_agent(num_workers=2).run(state=state)
 
 
@@ -480,7 +483,7 @@ def test_ctrl_c_ends_all_workers():
 
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
-    )  # ignored in a shell's background job
+    )  # background jobs of a shell ignore SIGINT
     try:
         with pytest.raises(KeyboardInterrupt):
             agent.run(state=state, callback=interrupt, interval=0.05)

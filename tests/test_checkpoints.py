@@ -1,4 +1,4 @@
-"""Checkpoints: what is stored comes back, what is damaged is refused, and a resumed run is the same run."""
+"""Checkpoints: a round trip is exact, damage is refused, a resumed run equals an unbroken one."""
 
 import json
 from pathlib import Path
@@ -49,8 +49,8 @@ def test_arrays_and_facts_come_back(tmp_path):
     ("like", "message"),
     [
         ({"a": np.zeros(3)}, "a should be float64 .3,., found float32 .2,."),
-        ({"a": np.zeros(2, np.float32), "b": np.zeros(1)}, "b: found nothing"),
-        ({}, "a: there is none of that name"),
+        ({"a": np.zeros(2, np.float32), "b": np.zeros(1)}, "b: array is missing"),
+        ({}, "a: unexpected array"),
     ],
 )
 def test_another_tree_is_refused(like, message, tmp_path):
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys):
     Checkpoints(tmp_path).set_aside(tmp_path / "000000000000001.safetensors")
     assert not newer.exists() and newer.with_name(newer.name + ".damaged").exists()
     (tmp_path / "000000000000001.safetensors").write_bytes(b"")
-    with pytest.raises(DamagedError, match=r"no checkpoint in .* is whole: .*is damaged"):
+    with pytest.raises(DamagedError, match=r"no checkpoint in .* is intact: .*is damaged"):
         Checkpoints(tmp_path).newest()
     with pytest.raises(InputError, match="has no checkpoint"):
         Checkpoints(tmp_path / "nowhere").load("last")
@@ -272,9 +272,9 @@ def test_a_run_goes_on_from_its_step_with_other_settings(method, env, before, af
     ("words", "message"),
     [
         (["a3c", CARTPOLE, "--resume", "RUN"], "is of a2c gymnax:CartPole-v1"),
-        (["--resume", "RUN", "--run-dir", "elsewhere"], "run_dir is of no use with --resume"),
+        (["--resume", "RUN", "--run-dir", "elsewhere"], "run_dir cannot be used with --resume"),
         (["--resume", "nowhere"], "holds no config.json"),
-        (["a2c", CARTPOLE, "--force"], "force is a setting of --resume"),
+        (["a2c", CARTPOLE, "--force"], "--force works only with --resume"),
         (["a2c", CARTPOLE, "--run-dir", "RUN"], "holds a run already"),
         (
             ["a2c", CARTPOLE, "--checkpoint-interval", "0"],

@@ -1,4 +1,4 @@
-"""Counters that outlive 32 bits: exact next to Python's integers, and on every path of a run."""
+"""Counters beyond 32 bits: equal to Python's integers, and exact on every path of a run."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_counter_is_exact_across_a_border(border):
 
 @pytest.mark.parametrize("border", BORDERS[:4])
 def test_the_schedule_of_a2c_goes_on_falling(border):
-    """At one row per update; the learning rate is 1 at the start and 0 at twice the border."""
+    """With one row per update the learning rate falls from 1 to 0 at twice the border."""
     network = networks.actor_critic(ENV, hidden=(4,))
     rates = []
     optimizer = optimizers.scale_by_learning_rate(optimizers.linear_schedule(1.0, 2 * border))
@@ -126,7 +126,7 @@ def test_a_run_on_threads_ends_beyond_the_border():
 
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_a_checkpoint_beyond_the_border_is_found_again(method, tmp_path, monkeypatch):
-    """A run that begins just below 2^31 steps is saved, and resumed, under its number of steps."""
+    """A run that starts just below 2^31 steps is saved and resumed with its number of steps."""
     start, total = 2**31 - 200, 2**31 + 400
     sizes = {"num_envs": 1, "num_steps": 1} | ({"num_workers": 1} if method == "a3c" else {})
     settings = resolve(
@@ -155,7 +155,7 @@ def test_a_checkpoint_beyond_the_border_is_found_again(method, tmp_path, monkeyp
 
 
 def begin_at(monkeypatch, env_steps):
-    """Let fresh runs of both runners begin with this many steps."""
+    """Let new runs of both runners start at `env_steps`."""
     from jax_a3c.asynchronous import Asynchronous
 
     first, second = Synchronous.init, Asynchronous.init

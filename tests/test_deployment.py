@@ -1,4 +1,4 @@
-"""The programs of docs/deployment.md: they run, and act as the network that was trained."""
+"""The programs of docs/deployment.md run and act like the trained network."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ SHORT = ["--total-timesteps", "2000", "--eval-episodes", "1", "--quiet"]
 
 
 def run(*programs):
-    """The names that programs of the page define, one after the other."""
+    """Run programs of the page one after the other, and return the names that they define."""
     names = {}
     for program in programs:
         exec(compile(program, "docs/deployment.md", "exec"), names)
@@ -31,12 +31,12 @@ def run(*programs):
 
 
 def own_spec(shape, dtype, actions):
-    """The description of an environment of one's own."""
+    """Return the spec of a user's environment."""
     return EnvSpec(id="own", observation_shape=shape, observation_dtype=dtype, action_space=actions)
 
 
 def exported(network, observations, *, scale=1.0):
-    """Write fresh variables of a network, no two of them alike; `(variables, policy of the observations)`."""
+    """Export random variables of a network, and return its policy on the observations."""
     reset = jnp.ones((1, len(observations)), bool)
     arguments = network.initial_carry((len(observations),)), observations[None], reset
     shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
@@ -52,7 +52,7 @@ def exported(network, observations, *, scale=1.0):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Where the programs find `params.safetensors`."""
+    """Run in a folder where the programs find `params.safetensors`."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Distributions against the specification: densities, entropies, divergences and the frequencies of draws."""
+"""Distributions against the specification: densities, entropies, divergences, frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ INF = np.inf
 LOGITS = np.array([[0.5, -1.0, 2.0, 0.0], [100.0, 0.0, -200.0, 99.0], [-INF, 1.0, -INF, 1.0]])
 OTHER = np.array([[0.0, 0.0, 1.0, -1.0], [50.0, 50.0, 50.0, 50.0], [0.0, 0.0, -INF, 2.0]])
 
-# Jitted once, so that hypothesis does not compile for every example.
+# Jitted once, so that hypothesis does not compile every example.
 JITTED_PROPERTIES = jax.jit(lambda p, key: ((a := p.sample(key)), p.entropy(), p.log_prob(a)))
 
 
 def rows(function, *arrays):
-    """A function of rows, applied to each row of `[*B, A]` arrays."""
+    """Apply a function of rows to each row of `[N, A]` arrays."""
     return np.array([function(*row) for row in zip(*arrays, strict=True)])
 
 
@@ -46,7 +46,7 @@ def test_categorical_equals_the_specification(dtype, tolerance):
         )
         expected = rows(reference.categorical_kl, LOGITS, OTHER)
         np.testing.assert_allclose(policy.kl_divergence(other), expected, **close)
-        np.testing.assert_array_equal(policy.mode(), [2, 0, 1])  # the first of two equal ones
+        np.testing.assert_array_equal(policy.mode(), [2, 0, 1])  # ties go to the first action
         assert policy.mode().dtype == policy.sample(jax.random.key(0)).dtype == jnp.int32
 
 
@@ -61,7 +61,7 @@ def test_categorical_log_prob_of_unlikely_and_forbidden_actions():
 def test_categorical_log_prob_of_an_action_that_does_not_exist_is_nan_without_a_gradient(
     action, dtype
 ):
-    """The other rows, and their gradients, stay as they are."""
+    """Other rows and their gradients do not change."""
     logits = jnp.asarray(OTHER, dtype).at[2].set(0.0)
 
     def log_prob(logits, actions):
@@ -112,7 +112,7 @@ def test_categorical_entropy_gradient_is_the_analytic_one():
 
 
 def test_categorical_frequencies():
-    """Each frequency within 5 standard errors of its probability; forbidden actions never."""
+    """Frequencies are within 5 standard errors; forbidden actions are never drawn."""
     num_draws = 200_000
     probs = np.array([0.0, 0.1, 0.0, 0.6, 0.299, 0.001, 0.0])
     logits = jnp.log(jnp.asarray(probs)) + 7.0
@@ -130,7 +130,7 @@ def test_categorical_draws_of_a_batch_are_independent():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_categorical_rounding_never_draws_a_forbidden_action(monkeypatch, dtype):
-    """At the extreme uniform numbers, and with sums as inexact as a parallel prefix sum may make them."""
+    """Test extreme uniform numbers and sums as inexact as those of a parallel prefix sum."""
     extremes = np.resize([0.0, 0.5, 1 - 2**-23], (900, 1))
     monkeypatch.setattr(
         jax.random, "uniform", lambda key, shape, dtype: jnp.asarray(extremes, dtype)

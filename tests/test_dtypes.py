@@ -1,4 +1,4 @@
-"""Every dtype is kept as it came: 64-bit mode, parameters of other types, no silent promotion of ranks."""
+"""Every dtype is kept: 64-bit mode, parameters of other types, no silent rank promotion."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unoptimized
 
 @pytest.fixture(params=["x64", "rank_promotion"])
 def strict(request):
-    """JAX in 64-bit mode, or refusing to promote ranks, as `JAX_ENABLE_X64=1` and its like do."""
+    """Set JAX to 64-bit mode or to refuse rank promotion, like the environment variables do."""
     name, value = {
         "x64": ("jax_enable_x64", True),
         "rank_promotion": ("jax_numpy_rank_promotion", "raise"),
@@ -143,7 +143,7 @@ def test_parameters_of_half_precision_keep_their_dtype_on_both_runners(dtype, op
 @pytest.mark.parametrize("value_based", [False, True])
 @pytest.mark.parametrize("jitted", [False, True])
 def test_a_fresh_state_may_be_donated(lstm, value_based, jitted):
-    """No two leaves share a buffer, and none is the environment's or the network's own."""
+    """No two leaves share a buffer with each other, the environment or the network."""
 
     class Shared(Recall):
         start = jnp.zeros(2)
@@ -170,4 +170,4 @@ def test_a_fresh_state_may_be_donated(lstm, value_based, jitted):
     state, _ = step(init(jax.random.key(0)))
     state, _ = step(state)
     assert int(state.env_steps) == 8
-    init(jax.random.key(1))  # nothing of the first state was the environment's
+    init(jax.random.key(1))  # donating the first state left the environment's buffers intact

@@ -1,4 +1,4 @@
-"""The gymnax adapter against gymnax itself, and names."""
+"""The gymnax adapter against gymnax itself, and environment ids."""
 
 import gymnax
 import jax
@@ -101,7 +101,7 @@ def test_categorical_observations_are_declared():
         ("gymnax:cartpole-v1", "did you mean 'gymnax:CartPole-v1'"),
         ("CartPole-v1", "did you mean 'gymnax:CartPole-v1'"),
         ("Breakout-MinAtar", "did you mean 'gymnax:Breakout-MinAtar'"),
-        ("nothing like it", "`jax-a3c envs` lists those"),
+        ("nothing like it", "`jax-a3c envs` lists the available ids"),
     ],
 )
 def test_an_unknown_id_gets_the_nearest_matches(env_id, hint):
@@ -163,11 +163,11 @@ def test_an_id_that_is_no_string_is_refused(env_id):
             lambda: envs.Discrete(num_actions=0),
             "num_actions must be an integer of at least 1, got 0",
         ),
-        (lambda: envs.Box(low=(), high=()), "low and high of a Box must be"),
-        (lambda: envs.Box(low=(0.0,), high=(1.0, 1.0)), "low and high of a Box must be"),
-        (lambda: envs.Box(low=(1.0,), high=(0.0,)), "low and high of a Box must be"),
-        (lambda: envs.Box(low=(float("nan"),), high=(0.0,)), "low and high of a Box must be"),
-        (lambda: spec(observation_shape=(3, 0)), r"observation_shape \(3, 0\) of 'mine'"),
+        (lambda: envs.Box(low=(), high=()), "low and high of a Box must have"),
+        (lambda: envs.Box(low=(0.0,), high=(1.0, 1.0)), "low and high of a Box must have"),
+        (lambda: envs.Box(low=(1.0,), high=(0.0,)), "low and high of a Box must have"),
+        (lambda: envs.Box(low=(float("nan"),), high=(0.0,)), "low and high of a Box must have"),
+        (lambda: spec(observation_shape=(3, 0)), r"observation_shape \(3, 0\) of 'mine' must be"),
         (lambda: spec(observation_dtype="U4"), "observations of 'mine' have the dtype U4"),
         (lambda: spec(observation_dtype=object), "observations of 'mine' have the dtype"),
         (lambda: spec(observation_shape=(), num_categories=0), "num_categories of 'mine'"),
@@ -180,6 +180,6 @@ def test_spaces_that_no_method_can_serve_are_refused(make, message):
 
 
 def spec(**given):
-    """A description with something changed."""
+    """Return a valid spec with some fields replaced."""
     usual = {"id": "mine", "observation_shape": (3,), "observation_dtype": np.float32}
     return envs.EnvSpec(**{**usual, "action_space": envs.Discrete(num_actions=2), **given})

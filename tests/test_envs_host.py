@@ -1,4 +1,4 @@
-"""What the adapters of host environments share, and each adapter against its library's plain loop."""
+"""Adapters of host environments: shared parts, and each adapter against a plain loop."""
 
 import subprocess
 import sys
@@ -95,7 +95,7 @@ def test_categories_begin_at_zero():
     "space", [spaces.Text(5), spaces.Dict(a=spaces.Text(3)), spaces.Sequence(spaces.Discrete(2))]
 )
 def test_observations_without_a_layout_are_refused(space):
-    with pytest.raises(InputError, match=r"'e' has (no numbers|observations of no fixed size)"):
+    with pytest.raises(InputError, match=r"'e' has (no numbers|the unsupported observation space)"):
         host.observation_layout("e", space)
 
 
@@ -126,7 +126,7 @@ REAL = envs.EnvSpec(
         (DISCRETE, [0.0, 1.0], "2 integers"),
         (DISCRETE, [0], "2 integers"),
         (DISCRETE, [[0, 1]], "2 integers"),
-        (REAL, [0.0, 1.0], r"reals \[N, A\] = \(2, 1\)"),
+        (REAL, [0.0, 1.0], r"reals of shape \[N, A\] = \(2, 1\)"),
         (REAL, [["a"], ["b"]], "reals"),
     ],
 )
@@ -146,7 +146,7 @@ def test_real_actions_are_clipped_to_their_bounds():
 
 
 def a_step(**other):
-    """A step of two environments of `DISCRETE`, with something changed."""
+    """Return a step of two environments of `DISCRETE` with some fields replaced."""
     zeros, no = np.zeros(2, np.float32), np.zeros(2, bool)
     usual = envs.HostStep(np.zeros(2), zeros, no, no, no, zeros, no)
     return usual._replace(**other)
@@ -203,7 +203,7 @@ def test_a_call_that_is_answered_in_time_gives_its_answer():
 def test_a_call_that_hangs_is_left_behind():
     calls, release = host.BoundedCalls("e", 0.05), threading.Event()
     with pytest.raises(
-        envs.HostEnvironmentError, match=r"'e' hangs: no answer within 0.05 seconds of step"
+        envs.HostEnvironmentError, match=r"'e' hangs: step did not return within 0.05 seconds"
     ):
         calls("step", release.wait)
     with pytest.raises(envs.HostEnvironmentError, match="hangs"):
@@ -214,7 +214,7 @@ def test_a_call_that_hangs_is_left_behind():
 
 @pytest.mark.parametrize("timeout", [None, 100.0])
 def test_a_call_beside_one_that_hangs_is_refused_at_once(timeout):
-    """As when the environment of a worker that was given up is closed."""
+    """This happens when the environment of an abandoned worker is closed."""
     calls, entered, release = host.BoundedCalls("e", timeout), threading.Event(), threading.Event()
     results = []
 
@@ -234,11 +234,11 @@ def test_a_call_beside_one_that_hangs_is_refused_at_once(timeout):
     assert results == [7]
 
 
-# --- envpool: the rare cases, on a pool that is made up
+# --- envpool: rare cases, with a fake pool
 
 
 class FakePool:
-    """Plays back results of `step`: reward, terminated, truncated, info, each for N environments."""
+    """Pool that replays results of `step`: reward, terminated, truncated, info, `[N]` each."""
 
     def __init__(self, *results):
         self._results = list(results)
@@ -261,7 +261,7 @@ class FakePool:
 
 
 def play(pool, **adaptation):
-    """All the steps that a fake pool has."""
+    """Play all steps of a fake pool."""
     environment = envpool_adapter.EnvpoolEnvironment(
         lambda: pool,
         DISCRETE,
@@ -274,7 +274,7 @@ def play(pool, **adaptation):
 
 
 def flags(step):
-    """One letter for each flag that is set, per environment."""
+    """Return one letter per set flag, for each environment."""
     names = zip(
         "TCIG", (step.terminated, step.truncated, step.ignored, step.game_over), strict=True
     )
@@ -357,7 +357,7 @@ def random_actions(spec, steps, num_envs, seed=0):
 
 
 def plain_pool(name, seed, actions, **settings):
-    """One environment of envpool: observation, and reward and flags, or None for a reset."""
+    """Play one environment of envpool: observation, and reward and flags or None for a reset."""
     env = envpool.make_gymnasium(name, num_envs=1, seed=seed, **settings)
     yield env.reset()[0], None
     over = False
@@ -368,7 +368,7 @@ def plain_pool(name, seed, actions, **settings):
 
 
 def plain_gymnasium(name, seed, actions, **settings):
-    """The loop of Gymnasium's front page, with the reset as a step of its own."""
+    """Play the loop of Gymnasium's front page; a reset takes one step."""
     env = gymnasium.make(name, **settings)
     yield env.reset(seed=seed)[0], None
     over = False
@@ -383,7 +383,7 @@ def plain_gymnasium(name, seed, actions, **settings):
 
 
 def vector(observation):
-    """A dict of arrays of one environment, or an array, as the adapters should give it."""
+    """Convert an array or a dict of arrays as the adapters should."""
     if not isinstance(observation, dict):
         return np.asarray(observation, np.float32)
     if "direction" in observation:  # MiniGrid
@@ -395,7 +395,7 @@ def vector(observation):
 
 
 def check_against(plain, env_id, steps, num_envs=2, options=None, settings=None, squeeze=True):
-    """Every observation, reward and flag of the adapter is that of a plain loop on one environment."""
+    """Check that the adapter returns what a plain loop over single environments returns."""
     factory = envs.make(env_id, **(options or {}))
     actions = random_actions(factory.spec, steps, num_envs)
     environment = factory.make(num_envs, seed=5, num_threads=1)
@@ -492,7 +492,7 @@ def test_car_racing_with_five_actions():
 
 @pytest.mark.parametrize("name", ["MyWayHome-v1", "HealthGathering-v1"])
 def test_vizdoom(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # Doom leaves a file of settings where it starts
+    monkeypatch.chdir(tmp_path)  # Doom writes a settings file into the current folder
     factory = envs.make(f"envpool:{name}", max_episode_steps=5)
     assert factory.spec.observation_shape == (84, 84, 12)
     environment = factory.make(1, seed=1)
@@ -520,7 +520,7 @@ def test_seeds_are_those_of_each_environment():
     [
         ("envpool:Pong-v4", {}, "did you mean .*'envpool:Pong-v5'"),
         ("gymnasium:LunarLander-v33", {}, "did you mean 'gymnasium:LunarLander"),
-        ("envpool:TicTacToe-v1", {}, "were not tested here; tested are atari"),
+        ("envpool:TicTacToe-v1", {}, "were not tested; supported are atari"),
         (
             "envpool:Pong-v5",
             {"noop_max": 0},
@@ -571,7 +571,7 @@ def test_a_missing_library_says_how_to_install_it(backend, monkeypatch):
         envs.make(f"{backend}:CartPole-v1")
 
 
-# --- Environments of the user
+# --- User environments
 
 USER_MODULE = '''
 import time
@@ -579,7 +579,7 @@ import gymnasium
 import numpy as np
 
 class Trouble(gymnasium.Env):
-    """Counts; ends with both flags at 3; action 1 raises, action 2 hangs."""
+    """Count steps; set both flags at 3; action 1 raises, action 2 hangs."""
     observation_space = gymnasium.spaces.Dict(b=gymnasium.spaces.Box(-9, 9, (1,), np.float64),
                                               a=gymnasium.spaces.Discrete(2))
     action_space = gymnasium.spaces.Discrete(3, start=1)
@@ -610,7 +610,7 @@ gymnasium.register("Trouble-v0", entry_point=Trouble, max_episode_steps=100)
 
 @pytest.fixture(scope="module")
 def user_module(tmp_path_factory):
-    """A module on the path that registers an environment, as a user would write it."""
+    """Put a user's module that registers an environment on the path."""
     folder: Path = tmp_path_factory.mktemp("user")
     (folder / "user_trouble.py").write_text(USER_MODULE)
     sys.path.insert(0, str(folder))
@@ -656,7 +656,8 @@ def test_doom_that_never_starts_ends_the_process():
 import ctypes, envpool
 from jax_a3c import envs
 factory = envs.make("envpool:MyWayHome-v1", timeout=0.2)
-envpool.make_gymnasium = lambda *args, **kwargs: ctypes.PyDLL(None).sleep(9999)  # keeps Python's lock
+# PyDLL keeps the interpreter's lock.
+envpool.make_gymnasium = lambda *args, **kwargs: ctypes.PyDLL(None).sleep(9999)
 factory.make(1)
 """
     done = subprocess.run(
@@ -671,7 +672,7 @@ def test_an_environment_that_hangs(user_module):
     environment = factory.make(2)
     environment.reset()
     with pytest.raises(
-        envs.HostEnvironmentError, match="hangs: no answer within 5 seconds of step"
+        envs.HostEnvironmentError, match="hangs: step did not return within 5 seconds"
     ):
         environment.step(np.array([0, 2]))
     environment.close()

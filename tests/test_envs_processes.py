@@ -1,4 +1,4 @@
-"""Environments of Gymnasium that need a main thread, a process or a module of the current folder."""
+"""Gymnasium environments that need the main thread, a process or a module of the folder."""
 
 import multiprocessing
 import os
@@ -88,7 +88,7 @@ SMALL = (
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch) -> str:
-    """The name of a module in the current folder, which is not on the path."""
+    """Return the name of a module in the current folder, which is not on the path."""
     name = f"own_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MODULE.replace("THIS", name))
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def module(tmp_path: Path, monkeypatch) -> str:
 
 @pytest.fixture
 def on_path(module: str, tmp_path: Path, monkeypatch) -> str:
-    """The same with its folder on the path."""
+    """Return the name of a module whose folder is on the path."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return module
 
@@ -150,7 +150,7 @@ def test_one_that_is_made_elsewhere_names_both_ways_out(name, on_path):
 def test_one_whose_steps_need_it_names_them_too(on_path):
     environment = envs.make(f"gymnasium:{on_path}:Alarm-v0", timeout=None).make(1)
     environment.reset()
-    environment.step(np.zeros(1, int))  # on this thread, which is the main one
+    environment.step(np.zeros(1, int))  # on this thread, the main thread
     environment.close()
     environment = envs.make(f"gymnasium:{on_path}:Alarm-v0").make(1)
     environment.reset()
@@ -162,9 +162,7 @@ def test_one_whose_steps_need_it_names_them_too(on_path):
 
 
 def test_an_error_of_another_kind_names_neither(on_path):
-    with pytest.raises(
-        envs.HostEnvironmentError, match=r"raised KeyError in making it: 'no licence'$"
-    ):
+    with pytest.raises(envs.HostEnvironmentError, match=r"raised KeyError in make: 'no licence'$"):
         envs.make(f"gymnasium:{on_path}:Raising-v0")
 
 
@@ -172,20 +170,17 @@ def test_an_error_of_another_kind_names_neither(on_path):
 
 
 def test_what_goes_wrong_in_a_process_is_told(on_path):
-    with pytest.raises(
-        envs.HostEnvironmentError, match=r"raised KeyError in making it: 'no licence'$"
-    ):
+    with pytest.raises(envs.HostEnvironmentError, match=r"raised KeyError in make: 'no licence'$"):
         envs.make(f"gymnasium:{on_path}:Raising-v0", processes=True)
-    with pytest.raises(
-        envs.HostEnvironmentError, match=r"ended its process in making it \(SIGKILL\)$"
-    ):
+    with pytest.raises(envs.HostEnvironmentError, match=r"ended its process in make \(SIGKILL\)$"):
         envs.make(f"gymnasium:{on_path}:Killed-v0", processes=True)
 
 
 def test_one_that_hangs_in_a_process_is_ended(on_path):
     children = multiprocessing.active_children()
     with pytest.raises(
-        envs.HostEnvironmentError, match=r"hangs: no answer within 0.1 seconds of making it in"
+        envs.HostEnvironmentError,
+        match=r"hangs: make did not return within 0.1 seconds in its process",
     ):
         envs.make(f"gymnasium:{on_path}:Hanging-v0", processes=True, timeout=0.1)
     assert multiprocessing.active_children() == children
@@ -215,12 +210,12 @@ def test_an_unguarded_program_is_told_what_to_write(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
-    assert done.stderr.count("Traceback") == 1  # that of the program, none of its processes
+    assert done.stderr.count("Traceback") == 1  # from the program, none from its child processes
     last = done.stderr.strip().splitlines()[-1]
     assert "'gymnasium:CartPole-v1'" in last and 'write `if __name__ == "__main__":`' in last
 
 
-# --- Modules of the current folder, names, folders of runs
+# --- Modules of the current folder, names, run folders
 
 
 def test_a_module_of_the_current_folder_is_found_by_all_commands(module, tmp_path, capsys):
@@ -252,10 +247,10 @@ def test_a_module_that_is_not_found_is_told_where_it_was_looked_for(
     assert cli.main(["train", "a2c", f"gymnasium:{module}:Grid-v1", "--dry-run"]) == 2
     told = capsys.readouterr().err
     assert (
-        f"needs the module '{module}', which was looked for in the current folder and on Python's path"
-        in told
+        f"needs the module '{module}', which was not found in the current folder "
+        "or on Python's path" in told
     )
-    with pytest.raises(InputError, match=r"which was looked for on Python's path.*without .py"):
+    with pytest.raises(InputError, match=r"which was not found on Python's path.*without .py"):
         envs.make(f"gymnasium:{module}.py:Grid-v1")
 
 
@@ -269,9 +264,7 @@ def test_a_module_does_not_stand_before_one_that_is_installed(tmp_path, monkeypa
         "from jax_a3c import cli\n"
         "cli.main(['train', 'a2c', 'gymnax:CartPole-v1', '--supervise'])\n"
     )
-    script = (
-        tmp_path / "scripts" / "start.py"
-    )  # as the console script: its own folder is on the path
+    script = tmp_path / "scripts" / "start.py"  # like the console script, its folder is on the path
     script.parent.mkdir()
     script.write_text(program)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)

@@ -1,4 +1,4 @@
-"""Checks of what one environment of Gymnasium returns, alone and in both of Gymnasium's vectors."""
+"""Checks of the values of a Gymnasium environment, alone and in both vector environments."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ ZEROS = np.zeros(3, np.float32)
 
 
 class Returning(gymnasium.Env):
-    """Returns what it is given."""
+    """Environment that returns its arguments."""
 
     action_space = spaces.Discrete(2)
 
@@ -80,7 +80,7 @@ def test_a_reward_of_nan_is_left_to_the_learner():
 )
 def test_what_is_no_reward_or_flag_is_named(returned, message):
     env = Checked(Returning(**returned), "e")
-    for _ in range(2):  # not the first step alone
+    for _ in range(2):  # not only in the first step
         with pytest.raises(envs.HostEnvironmentError, match=rf"^step\(\) of 'e' {message}"):
             env.step(0)
 
@@ -120,7 +120,7 @@ PARTS = spaces.Dict(a=REALS, b=spaces.Tuple((spaces.Discrete(2), spaces.Text(3))
     ("space", "value"),
     [
         (REALS, ZEROS),
-        (REALS, np.zeros(3)),  # float64, as NumPy gives it
+        (REALS, np.zeros(3)),  # float64, NumPy's default
         (REALS, [0, 1, 0]),
         (spaces.Box(0, 9, (2,), np.int32), np.array([1, 2])),
         (spaces.Discrete(4, start=2), 5),
@@ -140,21 +140,25 @@ BYTES = spaces.Box(0, 255, (3,), np.uint8)
 @pytest.mark.parametrize(
     ("space", "value", "message"),
     [
-        (REALS, np.zeros(2), "observation of shape (2,) and dtype float64, its space has shape (3,) and"),
+        (REALS, np.zeros(2),
+         "observation of shape (2,) and dtype float64, but its space has shape (3,) and"),
         (REALS, np.zeros((3, 1)), "observation of shape (3, 1) and dtype float64"),
         (REALS, {"a": ZEROS}, "observation of shape () and dtype object"),
-        (REALS, [[1], [2, 3]], "observation that is no array"),
-        (BYTES, np.full(3, 0.5), "observation of shape (3,) and dtype float64, its space has shape (3,) and"),
+        (REALS, [[1], [2, 3]], "observation that is not an array"),
+        (BYTES, np.full(3, 0.5),
+         "observation of shape (3,) and dtype float64, but its space has shape (3,) and"),
         (BYTES, np.array([1, 2, 256]), "observation of shape (3,) and dtype int64"),
         (spaces.Box(0, 9, (3,), np.int32), ZEROS, "observation of shape (3,) and dtype float32"),
         (spaces.Discrete(2), 2, "observation 2, which is outside its space Discrete(2)"),
         (spaces.Discrete(2, start=1), 0, "observation 0, which is outside its space"),
-        (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), "observation array([1, 3]), which is outside"),
-        (PARTS, ZEROS, "observation of type ndarray, its space is a Dict"),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 3]),
+         "observation array([1, 3]), which is outside"),
+        (PARTS, ZEROS, "observation of type ndarray, but its space is a Dict"),
         (PARTS, {"a": ZEROS}, "observation without 'b', which its space has"),
         (PARTS, {"a": np.zeros(2), "b": (0, "")}, "observation['a'] of shape (2,)"),
         (PARTS, {"a": ZEROS, "b": (2, "")}, "observation['b'][0] 2, which is outside"),
-        (PARTS, {"a": ZEROS, "b": (0,)}, "observation['b'] that is (0,), its space is a tuple of 2"),
+        (PARTS, {"a": ZEROS, "b": (0,)},
+         "observation['b'] (0,), but its space is a Tuple of 2"),
     ],
 )  # fmt: skip
 def test_an_observation_that_does_not_fit_is_told(space, value, message):

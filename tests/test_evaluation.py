@@ -1,4 +1,4 @@
-"""Evaluation on environments of the host, by scripts whose results are known, and what runs give together."""
+"""Evaluation on scripted host environments with known results, and aggregates over runs."""
 
 import json
 import re
@@ -29,7 +29,7 @@ KEY = jax.random.key(0)
 
 
 def play(env, num_episodes, network=None, params=None, **options):
-    """The results of the greedy policy."""
+    """Evaluate the greedy policy."""
     options = {"num_episodes": num_episodes, "policy": "greedy", **options}
     return evaluator(env, network or Spy(), **options)(
         np.float32(0) if params is None else params, KEY
@@ -45,13 +45,13 @@ def test_an_episode_is_a_whole_game_and_its_score_is_unclipped():
 def test_a_cut_game_counts_and_ignored_steps_do_not():
     result = play(
         Script("...C.T", limit=100), 10
-    )  # two each for the first two of eight environments
+    )  # two games for the first two of eight environments
     assert sorted(result.lengths.tolist()) == [2, 2] + [4] * 8
     np.testing.assert_array_equal(result.returns, 10.0 * result.lengths)
 
 
 def test_short_games_are_not_favoured():
-    """The first 16 games to end would all be short ones; each environment has its share instead."""
+    """Each environment plays its share; the first 16 games to end would all be short."""
     factory = Script("T", "." * 99 + "T")
     result = play(factory, 16)
     assert sorted(result.lengths.tolist()) == [1] * 8 + [100] * 8
@@ -83,7 +83,7 @@ def test_a_game_without_an_end_is_cut_and_the_next_one_begins_afresh(monkeypatch
 
 def test_what_a_cut_game_still_scores_belongs_to_no_game(monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 5)
-    result = play(Script("......T..T", "...T"), 16)  # the first is cut two steps before its end
+    result = play(Script("......T..T", "...T"), 16)  # the first game is cut
     assert sorted(result.lengths.tolist()) == [3] * 4 + [4] * 8 + [5] * 4
     np.testing.assert_array_equal(result.cut, result.lengths == 5)
 
@@ -97,7 +97,7 @@ def test_a_time_limit_of_the_environment_ends_a_whole_game():
 
 @pytest.mark.parametrize(("most", "expected"), [(None, (4.0, 4)), (4, (4.0, 4)), (3, (3.0, 3))])
 def test_a_limit_cuts_games_in_jax_too(most, expected):
-    env = EndlessReward()  # which truncates an episode after 4 steps
+    env = EndlessReward()  # truncates an episode after 4 steps
     network = networks.actor_critic(env, hidden=())
     params = network.init(KEY, (), np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool))
     result = play(env, 3, network, params=params, max_episode_steps=most)
@@ -148,7 +148,7 @@ def test_progress_hears_of_every_episode_and_may_end_it():
     evaluator(factory, Spy(), num_episodes=5, policy="greedy", progress=heard.append)(
         np.float32(0), KEY
     )
-    # None ended: to the limit. Two did, and the others have lasted as long: twice that.
+    # No game ended: up to the limit. Two ended and two are as old: twice that.
     assert heard == [(0, 1, 26_999.0), (2, 2, 2.0), (5, 3, 0.0)]
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=5)
     with pytest.raises(EvaluationStopped):
@@ -191,7 +191,7 @@ def test_a_random_policy_loses_at_pong():
     assert (result.lengths > 700).all()
 
 
-# --- What runs achieved
+# --- Results of runs
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_the_summary_of_a_game_is_in_percent_of_a_human():
     assert summary["eval_return_interval"] == [
         10.0,
         30.0,
-    ]  # 1 of 16 resamples is all short, 1 all long
+    ]  # 1 of 16 resamples has only short games, 1 only long ones
     one = evaluate(
         experiment, "a2c", resolve("a2c", "envpool:Pong-v5", eval_episodes=1), np.float32(0), KEY
     )
@@ -232,7 +232,7 @@ def test_the_summary_of_a_game_is_in_percent_of_a_human():
 def test_cut_games_are_counted_apart(capsys):
     settings = resolve(
         "a2c", "envpool:Pong-v5", eval_episodes=4, eval_max_steps=24
-    )  # 3 for each of 8 games
+    )  # 3 steps for each of 8 games
     experiment = Experiment(Script("....T", "..T"), Spy(), None)
     summary = evaluate(experiment, "a2c", settings, np.float32(0), KEY)
     assert summary["eval_episodes"] == 4 and summary["eval_return_mean"] == 30.0
@@ -246,8 +246,8 @@ def test_cut_games_are_counted_apart(capsys):
     ("given", "limit"),
     [
         ({"total_timesteps": 1_200_000}, 6_000),  # a tenth: 120,000 steps for 20 games
-        ({"total_timesteps": 100_000}, 3_000),  # but no game gets fewer
-        ({"total_timesteps": 10_000_000}, 50_000),  # beyond the 27,000 of a game: whole ones
+        ({"total_timesteps": 100_000}, 3_000),  # at least 3,000 steps per game
+        ({"total_timesteps": 10_000_000}, 50_000),  # more than the 27,000 steps of a game
         ({"eval_max_steps": 1_000}, 50),
         ({"eval_max_steps": 20}, 1),
         ({"eval_episodes": 0}, 500_000),
@@ -259,7 +259,7 @@ def test_games_share_a_budget_of_steps(given, limit):
 
 def test_a_budget_without_a_step_for_each_game_is_refused():
     with pytest.raises(
-        InputError, match="eval_max_steps must be at least 20, a step for each game of"
+        InputError, match="eval_max_steps must be at least 20, one step for each game"
     ):
         resolve("a3c", "envpool:Seaquest-v5", eval_max_steps=19)
     assert (
@@ -284,8 +284,8 @@ def test_returns_that_are_not_finite_are_told(capsys):
     assert np.isnan([summary["eval_return_mean"], summary["eval_human_normalized"]]).all()
     told = capsys.readouterr().err
     assert (
-        "envpool:Pong-v5 returned rewards that are not finite in 3 of 3 greedy and 3 of 3 sampled games"
-        in told
+        "envpool:Pong-v5 returned rewards that are not finite in 3 of 3 greedy and "
+        "3 of 3 sampled games" in told
     )
 
 
@@ -300,7 +300,7 @@ def test_an_evaluation_shows_its_remaining_time(monkeypatch, capsys):
         re.fullmatch(r"evaluation: +(\d+)%\|.*\| (\S+)<(\S+), (\d) of 8 games", x) for x in lines
     ]
     found = [(int(match[1]), int(match[4])) for match in shown if match]
-    # After step 3, in which two of four games ended, the others are expected to take 3 more: half of a half.
+    # Two of four games ended in step 3; the others should take 3 more steps: half of a half.
     assert (50, 4) in found and found[-1] == (100, 8) and (25, 2) in found
     times = [match[3] for match in shown if match]
     assert all(re.fullmatch(r"[\d:]+", time) for time in times[1:]) and times[-1] == "00:00"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax_a3c import exploration
 
 NUM_DRAWS = 100_000
-# Jitted once, so that hypothesis does not compile for every example.
+# Jitted once, so that hypothesis does not compile every example.
 JITTED_EPSILON_GREEDY = jax.jit(exploration.epsilon_greedy)
 
 
@@ -60,7 +60,7 @@ def test_epsilon_greedy_without_batch_and_under_vmap():
 
 
 def test_the_mixture_is_the_papers():
-    """A public implementation gave 0.01 the probability of 0.1."""
+    """A public implementation drew 0.01 with the probability of 0.1."""
     draws = np.asarray(exploration.sample_final_epsilons(jax.random.key(0), (NUM_DRAWS,)))
     frequencies = [np.mean(draws == np.float32(epsilon)) for epsilon in (0.1, 0.01, 0.5)]
     assert within_five_standard_errors(frequencies, [0.4, 0.3, 0.3])
@@ -78,7 +78,7 @@ def test_annealing_is_linear_and_clamped(dtype, tolerance):
     with jax.enable_x64(dtype is np.float64):
         epsilon = exploration.annealed_epsilon(jnp.asarray(steps, jnp.int32), dtype(0.1), 4_000_000)
         np.testing.assert_allclose(epsilon, [1.0, 1.0, 0.775, 0.55, 0.1, 0.1, 0.1], rtol=tolerance)
-        assert epsilon[-1] == dtype(0.1)  # not almost
+        assert epsilon[-1] == dtype(0.1)  # exactly
 
 
 def test_annealing_takes_an_array_of_finals():

@@ -49,7 +49,7 @@ def test_with_the_lock_no_update_is_lost(eager_switching):
 def test_without_the_lock_no_word_is_torn(eager_switching):
     shared = SharedParameters(np.zeros(4096, np.float32), 8)
     run_threads(8, lambda worker: add_ones(shared, worker, 500))
-    # Additions may be lost, but what is there is a whole number of them.
+    # Additions may get lost, but the sum is a whole number of them.
     assert (shared.parameters == np.round(shared.parameters)).all()
     assert shared.parameters.max() <= 4000.0 and shared.parameters.min() > 0.0
 
@@ -75,8 +75,8 @@ def test_staleness_counts_updates_by_others():
     shared = SharedParameters(np.zeros(1, np.float32), 2)
     nothing = lambda p, s: None  # noqa: E731
     version = shared.read(aligned_empty(1))
-    shared.apply(0, version, nothing)  # nobody came between
-    shared.apply(1, version, nothing)  # worker 0 did
+    shared.apply(0, version, nothing)  # no other update came between
+    shared.apply(1, version, nothing)  # the update of worker 0 came between
     assert (shared.mean_staleness, shared.max_staleness) == (0.5, 1)
 
 

@@ -1,4 +1,4 @@
-"""Rollouts of host environments against a plain loop over single environments: nothing invented, all kept."""
+"""Rollouts of host environments against a plain loop: no step is lost or invented."""
 
 import itertools
 import threading
@@ -26,7 +26,7 @@ GAMMA, LAMBDA, STEPS = 0.9, 0.7, 7
 
 
 class Values:
-    """A network whose values are s + 0.01 carry, times its parameter; the carry counts steps."""
+    """Network with values parameter * (s + 0.01 carry); the carry counts steps."""
 
     def initial_carry(self, batch_shape):
         return jnp.zeros(batch_shape)
@@ -52,7 +52,7 @@ def recording_act(key, t, carry, observation, reset):
 
 
 def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False, act=act):
-    """The rollouts of some segments, `[segments]` of joined groups, and the sums over episodes."""
+    """Play segments; return one rollout of the joined groups per segment, and episode sums."""
     network = Values()
     actors = [
         init_host_actor(
@@ -88,7 +88,7 @@ def test_layers_stand_beside_the_observations_they_belong_to(stop, sizes):
 
 
 def plain(script, steps):
-    """The true transitions of one environment, (episode, t, reward, terminated, truncated) or None."""
+    """Return the true transitions: (episode, t, reward, terminated, truncated) or None."""
     rows = []
     for episode, (length, terminated, truncated, _) in enumerate(script):
         for t in range(length):
@@ -103,7 +103,7 @@ def value(params, episode, t):
 
 
 def expected_returns(rows, params):
-    """The lambda-returns of one environment's rows of a rollout, by recursion over its real steps."""
+    """Return the lambda-returns of one environment by recursion over its real steps."""
     out, following = [0.0] * len(rows), None
     for i in reversed(range(len(rows))):
         if rows[i] is None:
@@ -255,7 +255,7 @@ def test_no_group_is_left_open_if_one_cannot_be_started():
 
 @pytest.mark.parametrize("error", [StopIteration, ValueError])
 def test_a_step_that_raises_ends_the_other_groups_step_too(error):
-    """StopIteration too, which would end a generator."""
+    """StopIteration counts too, although it would end a generator."""
     groups, under_way = [ScriptedGroup(SCRIPTS[:2]), ScriptedGroup(SCRIPTS[2:])], []
 
     def slow(action, step=groups[0].step):

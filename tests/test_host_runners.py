@@ -1,4 +1,4 @@
-"""Both runners on environments of the host: they learn from what a plain loop would have learned from."""
+"""Both runners on host environments: they use the same transitions as a plain loop."""
 
 import dataclasses
 import threading
@@ -28,7 +28,7 @@ CONFIG = {
 
 
 class Recording(ScriptedFactory):
-    """Keeps what each group was asked and what it answered, step by step."""
+    """Record actions and answers of each group, step by step."""
 
     def make(self, num_envs, **options):
         group = super().make(num_envs, **options)
@@ -45,7 +45,7 @@ class Recording(ScriptedFactory):
 
 
 def plain_gradient(network, params, log, envs):
-    """Gradient of the mean actor-critic loss on a log's true transitions, found one at a time."""
+    """Compute the gradient of the mean actor-critic loss on the true transitions of a log."""
 
     def heads(params, observations):
         observations = jnp.asarray(np.array(observations), jnp.float32)[None]
@@ -220,7 +220,7 @@ class MatchingFactory(ScriptedFactory):
 
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_both_runners_learn(method):
-    """The second half of the steps, of which the sums are, is played well."""
+    """The sums cover the second half of the steps, which should be played well."""
     factory = MatchingFactory()
     network = networks.actor_critic(factory, hidden=(32,))
     optimizer = optax.adam(1e-2)
@@ -258,7 +258,7 @@ def test_statistics_of_observations_and_rewards_are_learned(method):
     steps = result.progress.env_steps
     assert float(statistics["observations"]["count"]) == steps
     mean, variance = (np.asarray(statistics["observations"][x]) for x in ("mean", "variance"))
-    # The scripts count up: a uniform distribution from 0 to what they reached.
+    # The scripts count up, so observations are uniform from 0 to the last one.
     reached = 2 * mean[0]
     np.testing.assert_allclose(variance[0], reached**2 / 12, rtol=0.25)
     assert float(statistics["returns"]["variance"]) > 100
@@ -267,7 +267,7 @@ def test_statistics_of_observations_and_rewards_are_learned(method):
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
     class Breaking(ScriptedFactory):
-        """The last group breaks in its 40th step."""
+        """Raise in step 40 of the last group."""
 
         def make(self, num_envs, **options):
             group = super().make(num_envs, **options)
@@ -290,13 +290,11 @@ def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
             try:
                 trainer.run(0)
             finally:
-                assert int(trainer.latest.updates) == 39 // 5  # whole updates
+                assert int(trainer.latest.updates) == 39 // 5  # complete updates
         else:
             config = A3CConfig(num_workers=2, total_timesteps=10_000)
             a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
-    assert all(
-        group.closed for group in factory.groups
-    )  # a rollout that was left cannot be gone on with
+    assert all(group.closed for group in factory.groups)  # an aborted rollout cannot be resumed
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("environments", "a3c-worker"))]
 

@@ -1,4 +1,4 @@
-"""Whole runs on environments of the host, from the command line."""
+"""Complete runs on host environments, from the command line."""
 
 import jax
 import numpy as np

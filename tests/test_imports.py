@@ -1,4 +1,4 @@
-"""Who may import what: the layers of the package, and what an import must not drag in."""
+"""Layers of the package: which module may import which, and what an import must not load."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "jax_a3c"
 
-# The layers, from the bottom up. A row may import what it names; a folder's name stands for all its files.
+# Layers from the bottom up. A row names what it may import; a folder stands for all its files.
 BOTTOM = {"types", "checks", "machine"}
 MATHS = {
     "returns",
@@ -38,18 +38,18 @@ RULES: dict[str, set[str]] = {
     **dict.fromkeys(MATHS, BOTTOM),
     "envs.base": BOTTOM,
     "envs.*": BOTTOM
-    | {"envs.base", "envs.host", "envs.single"},  # the adapters, which do not know each other
+    | {"envs.base", "envs.host", "envs.single"},  # adapters do not import each other
     "envs": BOTTOM | {"envs"},  # make()
     "optimizers": BOTTOM,
     "networks": BOTTOM | {"networks", "distributions", "envs.base"},
     **dict.fromkeys(LEARNING, BOTTOM | MATHS | LEARNING | {"envs.base", "envs.host"}),
-    # Neither runner knows the other, a network, an optimizer or an adapter: these are arguments.
+    # A runner imports no other runner, network, optimizer or adapter; they are arguments.
     **dict.fromkeys(RUNNERS, BOTTOM | MATHS | LEARNING | {"envs.base"}),
     **dict.fromkeys(TOP, BELOW | TOP | {PACKAGE}),
     "commands": BELOW | TOP | {PACKAGE},
     "cli": BELOW | TOP | {PACKAGE, "commands"},
     "__main__": {"cli"},
-    PACKAGE: BELOW,  # jax_a3c/__init__.py, for type checkers; at run time its names are lazy
+    PACKAGE: BELOW,  # jax_a3c/__init__.py, for type checkers; its names are lazy at run time
 }
 
 ENVIRONMENT_LIBRARIES = {"gymnax", "envpool", "gymnasium"}
@@ -57,7 +57,7 @@ HEAVY = ENVIRONMENT_LIBRARIES | {"matplotlib", "tensorboardX", "imageio", "tyro"
 
 
 class Import(NamedTuple):
-    """One imported module, `lazy` where a function or `if TYPE_CHECKING` keeps it from running on import."""
+    """One imported module; `lazy` inside a function or under `if TYPE_CHECKING`."""
 
     name: str
     lazy: bool
@@ -65,19 +65,19 @@ class Import(NamedTuple):
 
     @property
     def inner(self) -> str | None:
-        """The name inside the package, or None for another library."""
+        """Return the name inside the package, None for another library."""
         top, _, rest = self.name.partition(".")
         return (rest or PACKAGE) if top == PACKAGE else None
 
 
 def module_name(path: Path, package: Path) -> str:
-    """`envs.gymnax` for `jax_a3c/envs/gymnax.py`; `envs` and `jax_a3c` for their `__init__`."""
+    """Return `envs.gymnax` for `jax_a3c/envs/gymnax.py`, and `envs` for its `__init__`."""
     parts = path.relative_to(package).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or PACKAGE
 
 
 def imports_of(source: str, modules: set[str]) -> Iterator[Import]:
-    """Every import of a file; `from a import b` is `a.b` where that is a module of the package, else `a`."""
+    """Yield the imports of a file; `from a import b` is `a.b` if that is a module, else `a`."""
 
     def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
@@ -96,7 +96,7 @@ def imports_of(source: str, modules: set[str]) -> Iterator[Import]:
 
 
 def allowed(module: str) -> set[str]:
-    """The row of the table for a module; an unknown one has none, and must be given one here."""
+    """Return the row of a module; raise LookupError if the table has none."""
     top = module.split(".")[0]
     for row in (module, f"{top}.*" if "." in module else module, top):
         if row in RULES:
@@ -105,7 +105,7 @@ def allowed(module: str) -> set[str]:
 
 
 def violations(package: Path) -> list[str]:
-    """One sentence per broken rule."""
+    """Return one sentence per broken rule."""
     files = {module_name(path, package): path for path in sorted(package.rglob("*.py"))}
     modules = set(files) | set(RULES)
     found = []
@@ -132,7 +132,7 @@ def violations(package: Path) -> list[str]:
 
 
 def loaded_by(statements: str) -> set[str]:
-    """Top-level names in `sys.modules` of a fresh interpreter; it fails if `os.environ` changes."""
+    """Return the top-level names that a new interpreter loads; check that it keeps `os.environ`."""
     program = (
         "import json, os, sys; before = dict(os.environ)\n"
         f"{statements}\n"
@@ -191,7 +191,7 @@ def test_a_broken_rule_is_found(tmp_path: Path, file: str, source: str, message:
         ),
         ("training/loop.py", "from jax_a3c import __version__, methods, a2c\nimport jax_a3c.envs"),
         ("objectives.py", "import jax\nfrom jax_a3c import losses, returns"),
-        ("hogwild.py", "import types\nfrom jax_a3c.types import Array"),  # two modules of one name
+        ("hogwild.py", "import types\nfrom jax_a3c.types import Array"),  # two `types`
     ],
 )
 def test_a_kept_rule_is_not(tmp_path: Path, file: str, source: str):
@@ -212,7 +212,7 @@ def test_importing_the_command_line_does_not_load_jax():
 
 
 def test_the_public_names_load_no_environment_library():
-    # JAX sets variables of its own, so it is imported before the comparison.
+    # JAX sets environment variables, so it is imported before the comparison.
     names = loaded_by(
         "import jax; before = dict(os.environ)\n"
         "import jax_a3c; public = [getattr(jax_a3c, name) for name in jax_a3c.__all__]"

@@ -1,4 +1,4 @@
-"""Losses against the specification, against rlax, by the signs and zeros of their gradients, and by hand."""
+"""Losses against the specification, rlax, hand-computed numbers and signs of gradients."""
 
 import functools
 
@@ -34,7 +34,7 @@ def make_batch(shape, seed=0) -> dict[str, np.ndarray]:
 
 
 def as_dtype(batch, dtype):
-    """The batch as JAX arrays; actions stay integers."""
+    """Convert the batch to JAX arrays; actions stay integers."""
     return {k: jnp.asarray(v, np.int32 if k.startswith("a_") else dtype) for k, v in batch.items()}
 
 
@@ -61,7 +61,7 @@ def n_step_q(x, **options):
 
 
 def next_value(call, x, index):
-    """v' of the specification for one batch element."""
+    """Return v' of the specification for one batch element."""
     if call is q_learning:
         return max(x["q_t"][index])
     if call is sarsa:
@@ -125,11 +125,11 @@ def test_q_losses_equal_rlax():
 
 @EVERY_Q_LOSS
 def test_q_losses_move_only_the_value_of_the_action_taken(call):
-    """The gradient is Q(s, a) - y at a_tm1, and 0 for the target network, the rewards and the discounts."""
+    """The gradient is Q(s, a) - y at a_tm1, and 0 for target values, rewards and discounts."""
     x = as_dtype(make_batch((4,)), np.float32)
     floats = {k: v for k, v in x.items() if not k.startswith("a_")}
     gradient = jax.grad(lambda floats: jnp.sum(call({**x, **floats})))(floats)
-    # half_square: the error is sqrt(2 l) in size
+    # The loss is half the square, so the error has the size sqrt(2 loss).
     taken = jnp.take_along_axis(gradient["q_tm1"], x["a_tm1"][:, None], axis=1)[:, 0]
     np.testing.assert_allclose(jnp.abs(taken), jnp.sqrt(2 * call(x)), rtol=1e-5)
     assert np.count_nonzero(gradient.pop("q_tm1")) == 4
@@ -147,7 +147,7 @@ def test_no_gradient_flows_into_advantages_and_targets():
 
 
 def test_a_step_down_the_entropy_loss_raises_the_entropy():
-    """The sign that public implementations got wrong."""
+    """Some public implementations have this sign wrong."""
     logits = jnp.array([2.0, 0.0, -1.0])
 
     def entropy(logits):
@@ -183,7 +183,7 @@ def test_sarsa_uses_the_action_taken_next_and_double_q_the_selected_one():
     assert losses.sarsa_loss(q, 0, 0.0, 1.0, q_t, 0) == 0.5
     assert (
         losses.double_q_learning_loss(q, 0, 0.0, 1.0, q_t, selector) == 2.0
-    )  # the first among equals
+    )  # ties go to the first action
 
 
 @EVERY_Q_LOSS
@@ -248,13 +248,13 @@ def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
     with pytest.raises(ValueError, match=message):
-        jax.jit(call)()  # at trace time as well
+        jax.jit(call)()  # at trace time too
 
 
 @pytest.mark.parametrize("action", [-1, -NUM_ACTIONS, -NUM_ACTIONS - 1, NUM_ACTIONS, 100])
 @EVERY_Q_LOSS
 def test_an_action_that_does_not_exist_makes_its_row_nan_without_a_gradient(call, action):
-    """The other rows, and their gradients, stay as they are."""
+    """Other rows and their gradients do not change."""
     x = as_dtype(make_batch((4,)), np.float32)
     wrong = {**x, "a_tm1": x["a_tm1"].at[1].set(action)}
 

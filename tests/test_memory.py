@@ -1,4 +1,4 @@
-"""The bound on the memory of the suite's own processes."""
+"""The memory bound of the test processes."""
 
 import jax
 import memory

@@ -1,4 +1,4 @@
-"""Networks: shapes and parameter counts of the paper, one signature, exact resets, and our convolution."""
+"""Networks: shapes and parameter counts of the paper, signature, exact resets, convolution."""
 
 import types
 from functools import partial
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.unoptimized
 DISCRETE = Discrete(num_actions=3)
 BOX = Box(low=(-1.0, -1.0), high=(1.0, 1.0))
 KEY = jax.random.key(0, impl="rbg")  # compiles faster than threefry
-# The tests that are not about the start take the one without a QR decomposition, which compiles slowly.
+# A QR decomposition compiles slowly, so most tests initialise without one.
 actor_critic = partial(networks.actor_critic, init="torch")
 q_network = partial(networks.q_network, init="torch")
 
@@ -48,7 +48,7 @@ def make_spec(
 
 
 def start(network, batch_shape=(5,), length=6, shape=(4,)):
-    """Carry, observations, resets and parameters."""
+    """Return carry, observations, resets and parameters."""
     carry = network.initial_carry(batch_shape)
     obs = normal(length, *batch_shape, *shape)
     reset = jnp.zeros((length, *batch_shape), bool)
@@ -148,7 +148,7 @@ def test_uint8_is_divided_by_its_declared_bound(build):
     expected = run(plain, params, (), jnp.asarray(boards / 2.0, np.float32), reset)
     assert all_equal(run(network, params, (), jnp.asarray(boards, np.uint8), reset), expected)
 
-    bytes_ = build(make_spec((9,), np.uint8), hidden=(8,))  # none declared: 255
+    bytes_ = build(make_spec((9,), np.uint8), hidden=(8,))  # without a declared bound: 255
     expected = run(plain, params, (), jnp.asarray(boards, np.float32) / 255.0, reset)
     assert all_equal(run(bytes_, params, (), jnp.asarray(boards, np.uint8), reset), expected)
 
@@ -317,7 +317,7 @@ def test_variance_heads(variance, entries):
     _, policy, _ = run(network, params, carry, obs, reset)
     assert policy.stddev.shape == (6, 5, entries)
     assert np.all(policy.stddev > 0)
-    # The variance depends on the state, but for the parameter.
+    # The variance depends on the state unless it is a parameter.
     assert (np.ptp(policy.stddev) == 0) == (variance == "parameter")
     assert policy.log_prob(policy.mean).shape == (6, 5)
 
@@ -504,7 +504,7 @@ def test_conv_compiles_to_the_form_of_the_device(channels):
     assert ("stablehlo.while" in on_cpu, "stablehlo.while" in on_gpu) == (True, False)
 
 
-# What layers gave, used again.
+# Stored activations.
 
 
 @pytest.mark.optimized
@@ -583,7 +583,7 @@ def test_a_narrow_product_moves_the_narrow_side_on_the_cpu_only():
     assert ["optimization_barrier" in text for text in texts] == [True, False]
 
 
-# Mistakes of the user.
+# User errors.
 
 
 @pytest.mark.parametrize("build", [networks.actor_critic, networks.q_network])

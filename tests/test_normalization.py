@@ -1,4 +1,4 @@
-"""Running statistics against sums in float64, and what neither gradients nor threads may do to them."""
+"""Running statistics against float64 sums, and their protection from gradients and threads."""
 
 import dataclasses
 import itertools
@@ -52,7 +52,7 @@ def make_variables(network, key=KEY, shape=(3,)):
 
 
 def make_rollout(rng, *, num_steps=5, num_envs=4, masked=True, shape=(3,)):
-    """Observations and returns far from 0 +- 1; the rows that were not recorded hold nonsense."""
+    """Return observations and returns far from 0 +- 1; masked rows hold NaN and infinities."""
     rows = (num_steps, num_envs)
     mask = rng.random(rows) < 0.7 if masked else np.ones(rows, bool)
     observation = rng.normal(LOCATION[: shape[-1]], SCALE[: shape[-1]], (*rows, *shape))
@@ -85,7 +85,7 @@ def add(variables, *changes):
 
 
 def reference(rollouts, field, shape):
-    """Moments of all recorded steps in float64."""
+    """Compute the statistics of all recorded steps in float64."""
     fields = [np.asarray(getattr(rollout.steps, field), np.float64) for rollout in rollouts]
     masks = [np.asarray(rollout.steps.mask) for rollout in rollouts]
     x = np.concatenate([values[mask] for values, mask in zip(fields, masks, strict=True)])
@@ -99,7 +99,7 @@ def assert_close(moments, expected, rtol):
 
 
 def with_a_history(network, key=KEY, shape=(3,)):
-    """Variables whose statistics have moved away from their start, with no entry at 0."""
+    """Return variables whose statistics have left their start; no entry is 0."""
     rng = np.random.default_rng(0)
     variables = make_variables(network, key, shape)
     for _ in range(3):
@@ -108,7 +108,7 @@ def with_a_history(network, key=KEY, shape=(3,)):
 
 
 def play(env, network, variables, *, num_envs=4, num_steps=6):
-    """A rollout of a real environment, with the fields that are normalised."""
+    """Return a rollout of a real environment with the fields that are normalised."""
     actor = init_actor(env, network.initial_carry((num_envs,)), jax.random.key(1), num_envs)
     act = objectives.actor_critic(network, objectives.ActorCriticConfig()).act
     run = jax.jit(
@@ -149,7 +149,7 @@ def test_a_large_offset_costs_no_digits_of_the_variance():
 
 
 def test_two_workers_that_take_turns_with_old_statistics_agree_with_one():
-    """Each reads, the other adds, then it adds what it computed before: a staleness of 1 all the time."""
+    """Each update is computed before the other worker adds, so the staleness is always 1."""
     rng = np.random.default_rng(3)
     rollouts = [make_rollout(rng) for _ in range(600)]
     change = jax.jit(partial(observe, num_workers=2))
@@ -165,7 +165,7 @@ def test_two_workers_that_take_turns_with_old_statistics_agree_with_one():
 
 @pytest.mark.parametrize("num_workers", [1, 4, 64])
 def test_workers_that_start_together_come_to_the_moments_of_all_their_steps(num_workers):
-    """All read a count of 0, and all add."""
+    """All workers read a count of 0 before any worker adds."""
     rng = np.random.default_rng(4)
     rollouts = [make_rollout(rng, num_steps=250, masked=False) for _ in range(num_workers)]
     variables, change = (
@@ -175,7 +175,7 @@ def test_workers_that_start_together_come_to_the_moments_of_all_their_steps(num_
     statistics = add(variables, *(change(variables, rollout) for rollout in rollouts))["statistics"]
     expected = reference(rollouts, "observation", (3,))
     assert_close(statistics["observations"], {k: expected[k] for k in ("count", "mean")}, 1e-5)
-    # Up to what the rollouts' means differ from each other.
+    # The means of the rollouts differ, which the tolerance covers.
     np.testing.assert_allclose(
         statistics["observations"]["variance"], expected["variance"], rtol=0.01
     )
@@ -186,12 +186,12 @@ def test_the_count_saturates_and_the_moments_go_on_moving():
     variables, update = make_variables(network), jax.jit(lambda v, r: add(v, observe(v, r)))
     full = jax.tree.map(lambda x: x, variables)
     full["statistics"]["observations"]["count"] = jnp.float32(MAX_COUNT - 3)
-    full["statistics"]["returns"]["count"] = jnp.float32(MAX_COUNT + 40)  # threads came together
+    full["statistics"]["returns"]["count"] = jnp.float32(MAX_COUNT + 40)  # threads added at once
     for _ in range(20):
         full = update(full, make_rollout(rng, num_steps=50, masked=False))
     for moments in full["statistics"].values():
         assert moments["count"] == MAX_COUNT
-    expected = LOCATION * 20 * 200 / MAX_COUNT  # from a start at 0
+    expected = LOCATION * 20 * 200 / MAX_COUNT  # the mean starts at 0
     np.testing.assert_allclose(full["statistics"]["observations"]["mean"], expected, rtol=0.2)
 
 
@@ -235,19 +235,19 @@ def test_statistics_are_the_tail_of_the_flat_vector():
     assert num_statistics(make_variables(make_network(observations=False, rewards=False))) == 0
 
 
-# Their start, and units of any size.
+# The start, and data of any scale.
 
 FEATURES = np.array([(101_325, 100), (-1e5, 10), (1e5, 1), (0, 1e-3), (1, 1e-3), (0, 1e4)])
-"""Offset and deviation of each feature."""
+"""Offset and standard deviation of each feature."""
 OFFSETS, DEVIATIONS = FEATURES.T
 SCALES = np.array([1e-5, 1e-2, 1.0, 1e4, 1e5])
-"""Of rewards."""
+"""Scales of the rewards."""
 FEATURES_SPEC = dataclasses.replace(SPEC, observation_shape=(len(FEATURES),))
 NUM_STEPS = 80_000
 
 
 class Echo:
-    """A network whose policy is the observation that it got."""
+    """Network that returns its observation as the policy."""
 
     def init(self, key, carry, obs, reset):
         return {"weight": jnp.zeros(())}
@@ -260,14 +260,14 @@ class Echo:
 
 
 def seen_observations(spec, variables, obs):
-    """What the network within sees, `[N, *observation_shape]` from as many observations."""
+    """Return the inputs of the inner network, `[N, *observation_shape]`."""
     network = normalized_network(Echo(), spec, observations=True, rewards=False)
     obs = jnp.asarray(obs, jnp.float32)[None]
     return np.asarray(network.apply(variables, (), obs, jnp.zeros(obs.shape[:2], bool))[1][0])
 
 
 def seen_rewards(variables, rewards):
-    """What the learner sees, `[N]` from as many rewards."""
+    """Return the rewards that the learner sees, `[N]`."""
     seen, network = [], normalized_network(Echo(), SPEC, observations=False, rewards=True)
     plain = objectives.Objective(act=lambda: None, loss=lambda p, r, t: seen.append(r) or (0.0, {}))
     rewards = jnp.asarray(rewards, jnp.float32)
@@ -280,7 +280,7 @@ def seen_rewards(variables, rewards):
 
 
 def rollout_of(observation, discounted_return):
-    """A rollout of one environment that recorded these, `[T, ...]` and `[T]`."""
+    """Return a rollout of one environment from observations `[T, ...]` and returns `[T]`."""
     rollout = make_rollout(
         np.random.default_rng(0), num_steps=len(observation), num_envs=1, masked=False
     )
@@ -292,7 +292,7 @@ def rollout_of(observation, discounted_return):
 
 
 class Waves:
-    """Sine waves of 400 steps, whose first rollouts resemble each other, of these offsets and deviations."""
+    """Sine waves with a period of 400 steps, whose first rollouts resemble each other."""
 
     def __init__(self, rng, offsets, deviations):
         self._time, self._phases = 0, rng.uniform(0.0, 2.0 * np.pi, len(offsets))
@@ -305,7 +305,7 @@ class Waves:
 
 
 class Sums:
-    """Discounted sums of rewards that are paid in each step, half of them always: they rise from 0 to 50."""
+    """Discounted sums of positive rewards around `scales` / 2: they rise from 0 to 50 `scales`."""
 
     def __init__(self, rng, scales):
         self._rewards, self._last = Waves(rng, 0.5 * scales, 0.25 * scales), 0.0 * scales
@@ -321,38 +321,40 @@ class Sums:
 
 
 def in_turn(num_workers):
-    """Each worker reads what the last one added."""
+    """Each worker reads after the previous one added."""
     return itertools.repeat([0])
 
 
 def together(num_workers):
-    """All read, then all add."""
+    """All workers read, then all add."""
     return itertools.repeat(range(num_workers))
 
 
 def at_random(num_workers):
-    """Whoever is drawn adds what it computed when it was drawn last."""
+    """A random worker adds the change that it computed at its previous turn."""
     rng = np.random.default_rng(0)
     return ([rng.integers(num_workers)] for _ in itertools.count())
 
 
 def late(num_workers):
-    """One worker adds alone 100 times; only then come the first changes of the others, from a count of 0."""
+    """One worker adds 100 times before the first changes of the others, which read a count of 0."""
     return itertools.chain(
         itertools.repeat([0], 100), ([i % num_workers] for i in itertools.count())
     )
 
 
 def in_bursts(num_workers):
-    """Each adds 20 times while the others wait with what they computed before."""
+    """Each worker adds 20 times while the others keep old changes."""
     return ([i // 20 % num_workers] for i in itertools.count())
 
 
 def simulate(schedule, num_workers, *, length=40, lossy=False):
-    """Statistics of `FEATURES` and of returns of each of `SCALES`, after `NUM_STEPS` steps of all workers.
+    """Gather statistics of `FEATURES`, and of returns for each of `SCALES`, over `NUM_STEPS` steps.
 
-    The second result is the deviation of those returns. Where it is lossy, one number in twenty of each
-    change is lost, as where two threads add at once.
+    `lossy` drops one number in twenty of each change, as if two threads added at once.
+
+    Returns:
+      The variables, and the standard deviation of the returns.
     """
     rng = np.random.default_rng(0)
     features = [Waves(rng, OFFSETS, DEVIATIONS) for _ in range(num_workers)]
@@ -418,7 +420,7 @@ def test_the_network_and_the_learner_see_units_whatever_the_data_are(schedule, n
 
 
 class Gauges(Probe):
-    """Observes `FEATURES` as sine waves of 40 steps, from a random phase, and pays up to `scale`."""
+    """Observe `FEATURES` as sine waves of 40 steps with a random phase; reward up to `scale`."""
 
     length = 100
 
@@ -439,7 +441,7 @@ class Gauges(Probe):
         return self._scale * (0.5 + 0.5 * jnp.sin(state.cue + state.time / 40.0 * 2.0 * np.pi))
 
     def deviation_of_returns(self):
-        """Over many episodes, in float64."""
+        """Compute it over many episodes in float64."""
         phases, sums, every = np.linspace(0.0, 2.0 * np.pi, 100), np.zeros(100), []
         for time in range(self.length):
             sums = 0.99 * sums + self._scale * (
@@ -477,7 +479,7 @@ def test_both_runners_reach_units_whatever_the_data_are(num_workers, scale):
 
 
 class Barometer(Probe):
-    """Reward 1 for the action that the pressure shows: above or below 101,325."""
+    """Reward 1 for the action that tells whether the pressure is above 101,325."""
 
     def observe(self, state):
         return jnp.array([101_325.0 + 100.0 * state.cue, 3.0])
@@ -526,7 +528,7 @@ def test_before_the_first_step_what_is_seen_is_bounded():
 
 
 def test_the_first_rollouts_do_not_set_the_unit():
-    """Their steps differ by a tenth of what comes later; the floor is many times their deviation."""
+    """The first steps vary ten times less than later ones, so the deviation is widened."""
     first = np.array([[9.9, 0.0, 1.0], [10.0, 0.0, 1.0], [10.1, 0.0, 1.0]])
     variables = make_variables(make_network())
     variables = add(variables, observe(variables, rollout_of(first, np.zeros(3))))
@@ -542,7 +544,7 @@ def test_the_first_rollouts_do_not_set_the_unit():
 @pytest.mark.parametrize("num_workers", [1, 3, 8])
 @pytest.mark.parametrize("from_zeros", [True, False])
 def test_a_constant_stays_near_zero(num_workers, from_zeros):
-    """Also one that float32 rounds, and one that is noise of its last bit."""
+    """One constant is rounded in float32, and one has noise in its last bit."""
     constants, rng = np.array([101_325.3, 0.1, 101_325.0]), np.random.default_rng(0)
     network, change, plus = (
         make_network(),
@@ -560,7 +562,7 @@ def test_a_constant_stays_near_zero(num_workers, from_zeros):
 
 
 def test_rewards_of_zero_and_rare_rewards_are_bounded():
-    """One step in a thousand pays 1."""
+    """One step in a thousand has reward 1."""
     variables, update = make_variables(make_network()), jax.jit(lambda v, r: add(v, observe(v, r)))
     nothing = rollout_of(np.zeros((50, 3)), np.zeros(50))
     paid = rollout_of(np.zeros((50, 3)), 0.99 ** np.arange(50))
@@ -577,7 +579,7 @@ def test_rewards_of_zero_and_rare_rewards_are_bounded():
 
 
 def test_statistics_of_older_versions_go_on():
-    """Those began with 100 steps of 0 +- 1."""
+    """Older versions started with a count of 100, mean 0 and variance 1."""
     rng, variables = np.random.default_rng(14), make_variables(make_network())
     old = variables["statistics"]["observations"]
     old |= {"count": jnp.float32(100.0), "variance": jnp.ones(3)}
@@ -663,7 +665,7 @@ def test_images_and_categories_are_refused_but_their_rewards_are_not(dtype, name
         action_space=Discrete(num_actions=2),
     )
     network = networks.actor_critic(spec)
-    with pytest.raises(ValueError, match=f"'test:v0' are {name}, and only those of floating point"):
+    with pytest.raises(ValueError, match=f"'test:v0' have dtype {name}, and only floating-point"):
         both(network, spec)
     assert normalized_network(network, spec, observations=False, rewards=True).rewards
 

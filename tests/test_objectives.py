@@ -1,4 +1,4 @@
-"""The actor-critic objective against a float64 loop, and the gradient's clipping."""
+"""The actor-critic objective against a float64 loop, and the clipping of the gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +38,13 @@ def make_rollout(env, network, *, num_envs=4, num_steps=9, seed=0, stop_at_episo
 
 
 def bootstrap(network, params, carry, observation):
-    """v(s) of one batch of states, on its own."""
+    """Compute v(s) of one batch of states."""
     reset = jnp.zeros((1, observation.shape[0]), bool)
     return np.asarray(network.apply(params, carry, observation[None], reset)[2][0], np.float64)
 
 
 def reference_loss(network, params, rollout, config):
-    """One environment and one step at a time, backwards, in float64; means over all steps."""
+    """Compute the loss per environment and step, backwards, in float64; mean over all steps."""
     steps = rollout.steps
     _, policy, values = network.apply(params, rollout.carry, steps.observation, steps.reset)
     values, log_probs = (
@@ -132,7 +132,10 @@ def test_rows_after_the_end_of_a_segment_do_not_count():
 
 
 def test_gradient_is_that_of_algorithm_s3():
-    """Sum over steps of -(R - V) grad log pi + vf_coef (V - R) grad V - beta grad H, R and R - V constant."""
+    """Sum over steps of -(R - V) grad log pi + vf_coef (V - R) grad V - beta grad H.
+
+    R and R - V are constant.
+    """
     env = EitherEnd()
     network = networks.actor_critic(env, hidden=(8,))
     config = ActorCriticConfig(gamma=0.9, vf_coef=0.7, ent_coef=0.3)
@@ -242,7 +245,7 @@ def test_a_loss_that_is_not_finite_is_refused_even_if_its_gradient_is():
 
 
 def poisoned(rollout, name, value, row):
-    """A rollout with one entry of one field replaced."""
+    """Replace one entry of one field of a rollout."""
     array = getattr(rollout.steps, name)
     array = array.at[(row, 1, *(0 for _ in array.shape[2:]))].set(value)
     return rollout._replace(steps=rollout.steps._replace(**{name: array}))
@@ -266,7 +269,7 @@ def test_what_an_environment_returned_is_counted_where_it_is_not_finite(field, c
     assert metrics["nonfinite_gradients"] == refused
     assert (metrics["grad_norm"] == 0.0) == refused
 
-    # A row that was not recorded is no data, and the numbers of an image are always finite.
+    # A masked row does not count, and integers of an image are always finite.
     mask = rollout.steps.mask.at[2].set(False)
     unseen = broken._replace(steps=broken.steps._replace(mask=mask))
     assert nonfinite_data(unseen) == {"nonfinite_rewards": 0.0, "nonfinite_observations": 0.0}
@@ -282,7 +285,7 @@ def test_what_an_environment_returned_is_counted_where_it_is_not_finite(field, c
 
 @pytest.mark.parametrize("row", range(4))
 def test_the_final_observation_of_a_host_episode_is_data_though_its_row_is_masked(row):
-    """The row behind step 1 only resets: it holds the final observation, and itself is no step."""
+    """The row after step 1 only resets: it holds the final observation and is not a step."""
     env = EitherEnd()
     steps = make_rollout(env, networks.actor_critic(env, hidden=(8,)), num_envs=2, num_steps=3)[
         1
@@ -313,7 +316,7 @@ def test_bad_settings_are_refused_by_name(settings, message):
 
 
 def test_a_single_advantage_is_not_normalised_away():
-    """One row by itself, and one recorded row among masked ones; two rows become -1 and 1."""
+    """A single row, also among masked rows, keeps its advantage; two rows become -1 and 1."""
     from jax_a3c.objectives.actor_critic import _normalize
 
     advantages = jnp.array([[3.0, 5.0]])

@@ -1,4 +1,4 @@
-"""Optimizers against Optax and against themselves in place."""
+"""Optimizers against Optax and against their in-place form."""
 
 import functools
 
@@ -20,7 +20,7 @@ PAPERS = [optimizers.momentum_sgd, optimizers.rmsprop, optimizers.shared_rmsprop
 
 
 def optax_form(build):
-    """The chain that the docstring names, at learning rate 0.01."""
+    """Return the Optax chain that the docstring names, with learning rate 0.01."""
     if build is optimizers.momentum_sgd:
         return optax.chain(optax.ema(0.99, debias=False), optax.scale(-0.01))
     return optax.rmsprop(0.01, decay=0.99, eps=0.1, eps_in_sqrt=True, initial_scale=0.0)
@@ -115,7 +115,7 @@ def test_linear_schedule_ends_at_exactly_zero_and_stays():
 
 
 def rates_and_step(total, env_steps):
-    """A schedule's rate at a Python number and at an array, and the step of an optimizer that follows it."""
+    """Return a schedule's rate at a number and at an array, and a step of an optimizer with it."""
     schedule = optimizers.linear_schedule(1.0, total)
     optimizer = optimizers.shared_rmsprop(schedule, eps=1.0, decay=1.0)
     change, _ = optimizer.update(jnp.ones(()), optimizer.init(jnp.ones(())), env_steps=env_steps)

@@ -1,4 +1,4 @@
-"""What a user hands to a runner is checked before anything compiles, and refused in one sentence."""
+"""A runner checks its parts before it compiles anything, and refuses them in one sentence."""
 
 import functools
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def build(runner, env=ENV, network=NETWORK, optimizer=OPTIMIZER):
 
 
 def refusal(runner, **parts):
-    """The one line with which the parts are refused."""
+    """Return the error message, one line, with which a runner refuses its parts."""
     with pytest.raises(InputError) as refused:
         build(runner, **parts)
     message = str(refused.value)
@@ -45,7 +45,7 @@ both = pytest.mark.parametrize("runner", ["a2c", "a3c"])
 
 
 class Own(nn.Module):
-    """A network of the user's own: as many logits and values as it is told, and a layer of any kind."""
+    """User network with any number of logits and values, and an optional layer."""
 
     logits: int = 2
     values: int = 0
@@ -133,7 +133,7 @@ def test_layers_with_variables_or_randomness_of_their_own_are_refused(runner):
 
 
 class Foreign(NamedTuple):
-    """A distribution with the methods of another library: `sample(*, seed)`."""
+    """Distribution with the interface of another library: `sample(*, seed)`."""
 
     logits: jax.Array
 
@@ -226,7 +226,7 @@ def test_host_environments_refuse_jit_vmap_and_scan():
 
 
 class Returns(Probe):
-    """Returns what it is told in place of one field of the time step, of the state, or of the observation."""
+    """Environment that returns given values as its observation, state or time step fields."""
 
     length = 10
 
@@ -320,7 +320,7 @@ def test_an_integer_reward_is_trained_on_as_a_number():
 def test_what_an_environment_raises_is_told_to_be_its_own():
     class Broken(Returns):
         def step(self, key, state, action):
-            if action > 0:  # of a traced array
+            if action > 0:  # a traced array
                 return super().step(key, state, action)
 
     with pytest.raises(jax.errors.TracerBoolConversionError) as raised:

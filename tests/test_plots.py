@@ -1,4 +1,4 @@
-"""Learning curves: which runs are one set, what its label says, and what is drawn of it."""
+"""Learning curves: which runs form a set, its label, and what is drawn."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ STEPS = np.arange(1, 21) * 1_000
 
 @pytest.fixture
 def make(tmp_path):
-    """Write a run of 20 lines, whose returns are those given."""
+    """Return a function that writes a run with 20 lines of metrics."""
 
     def write(method="a2c", env_id=CARTPOLE, *, returns=None, steps=STEPS, **settings):
         path = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
@@ -36,7 +36,7 @@ def make(tmp_path):
 
 @pytest.fixture
 def figure(monkeypatch, tmp_path):
-    """`figure(runs)`: the Matplotlib figure that is drawn of them."""
+    """Return `figure(runs)`, which draws runs and returns the Matplotlib figure."""
     matplotlib_figure = pytest.importorskip("matplotlib.figure")
     drawn = []
     monkeypatch.setattr(
@@ -50,7 +50,7 @@ def legend(figure):
 
 
 def colours(axis):
-    """Of the thick lines, which are the means and the only ones of the legend."""
+    """Return the colours of the thick lines, which are the means in the legend."""
     return [
         str(line.get_color())
         for line in axis.lines
@@ -126,10 +126,10 @@ def test_a_label_names_the_settings_that_differ_and_no_other(make):
 def test_what_training_does_not_depend_on_makes_no_other_set(make):
     runs = [make(seed=3), make(seed=3, eval_episodes=0), make(seed=4, eval_max_steps=900)]
     assert {label: len(found) for label, found in sets_of(runs).items()} == {
-        "a2c gymnax:CartPole-v1 (3 runs)": 3  # of two seeds
+        "a2c gymnax:CartPole-v1 (3 runs)": 3  # two seeds only
     }
     assert {label: len(found) for label, found in sets_of([*runs[:1] * 3]).items()} == {
-        "a2c gymnax:CartPole-v1": 1  # given three times
+        "a2c gymnax:CartPole-v1": 1  # the same run three times
     }
     assert {field.name for field in dataclasses.fields(runs[0].config()[2])} > plots.UNSEEN
 
@@ -165,7 +165,7 @@ def test_a_run_of_an_older_version_is_of_the_set_of_the_defaults(make):
 
 
 def test_a_plot_of_many_sets_keeps_its_curves_free(make, figure):
-    """The legend stands below; each set has a colour of its own, and no runs of one set have two."""
+    """The legend is below the axes, and each set has exactly one colour."""
     env_id = "gymnasium:some_long.module_of_environments:Env-v0"
     drawn = figure(
         [make(env_id=env_id, learning_rate=1e-3 * (1 + i % 12), seed=i) for i in range(24)]

@@ -1,4 +1,4 @@
-"""Presets: which one serves an environment, and what it brings along."""
+"""Presets: which one an environment uses, and its settings."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from jax_a3c.training.settings import Settings, resolve
         ("gymnasium:LunarLander-v3", "gymnasium:LunarLander-v3"),
         ("envpool:LunarLander-v3", "envpool:LunarLander-v3"),
         ("envpool:Pong-v5", ATARI),
-        # Another version, a module of the user's, another library, options of one library: other tasks.
+        # Another version, a user's module, another library or options of a library: other tasks.
         ("gymnasium:HalfCheetah-v4", None),
         ("gymnasium:CartPole-v0", None),
         ("gymnasium:my_module:CartPole-v1", None),
@@ -71,7 +71,7 @@ def test_the_command_says_whose_settings_it_takes(env_id, line, tmp_path, capsys
     assert printed[0] == f"a3c on {env_id}"
     assert [text for text in printed if "preset" in text] == ([] if line is None else [line])
 
-    # A whole run says so on the error stream; one that is resumed has settings of its own.
+    # A run names its preset on stderr; a resumed run uses its stored settings.
     words = ["--total-timesteps", "200", "--eval-episodes", "0", "--quiet", "--hidden", "4"]
     assert cli.main(["train", "a3c", env_id, *words, "--run-dir", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err.splitlines() == ([] if line is None else [line])
@@ -84,6 +84,6 @@ def test_the_command_says_whose_settings_it_takes(env_id, line, tmp_path, capsys
 def test_the_list_says_that_presets_are_shared(capsys):
     assert cli.main(["presets"]) == 0
     assert (
-        "gymnasium:CartPole-v1 takes that of gymnax:CartPole-v1"
+        "gymnasium:CartPole-v1 uses the preset of gymnax:CartPole-v1"
         in capsys.readouterr().out.splitlines()[-1]
     )

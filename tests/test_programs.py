@@ -1,4 +1,4 @@
-"""Equal programs are compiled once in a process; different ones are told apart."""
+"""Equal programs are compiled once per process; different ones are distinguished."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def test_equal_functions_share_a_program_and_others_do_not():
 
 
 def test_arguments_that_are_not_used_tell_programs_apart_too():
-    """Their shapes are not in the program's text, but a program takes no others."""
+    """Their shapes are not in the program's text, but a program accepts no other shapes."""
     x = jnp.arange(3.0)
     for unused in (jnp.zeros(2), jnp.zeros(5), jnp.zeros(5, jnp.int32), {"a": jnp.zeros(5)}):
         program = programs.compile_program(lambda x, unused: x + 1.0, x, unused)
@@ -70,7 +70,7 @@ def test_only_the_latest_programs_are_kept():
 
 
 def compiled_in(run):
-    """How many programs XLA compiled while `run` ran."""
+    """Return how many programs XLA compiled while `run` ran."""
     compiled = []
 
     def listen(event, duration, **_):
@@ -119,7 +119,7 @@ def test_a_second_run_of_a3c_compiles_no_segment():
 
 
 def test_host_environments_compile_before_the_clock_starts():
-    """What a run compiles is in `compile_seconds`; its first report knows steps of training alone."""
+    """Compilation counts in `compile_seconds`; the first report contains only training."""
     trainer, state = new_a2c(ScriptedFactory(), 0)
     within = []
     step = trainer.agent.step

@@ -1,4 +1,4 @@
-"""Recordings: the games that are played, the pictures of each adapter, and the files."""
+"""Videos: the games that are played, the frames of each adapter, and the files."""
 
 import itertools
 import subprocess
@@ -39,7 +39,7 @@ def frames_of(stage, episodes=1, max_steps=1000):
 
 
 def random_frames(env, num_steps):
-    """Frames of random actions, with the ones that reset."""
+    """Return the frames of random actions, including steps that reset."""
     stage, space = rendered(env, seed=3), env.spec.action_space
     random = np.random.default_rng(0)
     stage.reset()
@@ -61,7 +61,7 @@ def random_frames(env, num_steps):
 def test_every_observation_of_a_game_is_shown_and_its_score_is_the_sum_of_the_rewards():
     factory = Script("..L.T", limit=100)
     frames = frames_of(factory.make_rendered(), episodes=2)
-    # A game is 5 steps, a step that resets after the lost life; then one that resets for the second game.
+    # 5 steps and one reset after the lost life per game; one reset between the games.
     assert [frame.pixels[0, 0, 0] // 10 for frame in frames] == [
         0,
         1,
@@ -90,7 +90,7 @@ def test_a_recording_ends_after_its_steps():
 
 
 class DrawnProbe(EitherEnd):
-    """Actions are 0: three steps that pay 1, 2 and 3 and end in a truncation."""
+    """With action 0 an episode has rewards 1, 2 and 3 and is truncated."""
 
     def renderer(self):
         return lambda state, observation: np.full((2, 2, 3), 10 * int(state.time), np.uint8)
@@ -108,7 +108,7 @@ def test_an_environment_in_jax_is_played_like_one_of_the_host():
     assert steps[3].observation[0, 0] == 0.0 and steps[3].reward[0] == 0.0
 
 
-# --- The pictures
+# --- The frames
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_a_grid_shows_each_cell_of_the_observation():
         state, timestep = env.step(key, state, 0)
     observation = timestep.observation
     frame = env.renderer()(state, observation)
-    cells = frame[20::40, 20::40]  # the middle of each of 10 x 10
+    cells = frame[20::40, 20::40]  # the centre of each of 10 x 10 cells
     np.testing.assert_array_equal(cells.any(axis=-1), np.asarray(observation).any(axis=-1))
     np.testing.assert_array_equal(frame, cells.repeat(40, axis=0).repeat(40, axis=1))
-    assert len(np.unique(cells.reshape(-1, 3), axis=0)) == 5  # nothing, paddle, ball, trail, bricks
+    assert len(np.unique(cells.reshape(-1, 3), axis=0)) == 5  # empty, paddle, ball, trail, bricks
 
 
 def test_classic_control_shows_the_state_and_not_that_of_the_drawing():
@@ -163,10 +163,10 @@ def test_classic_control_shows_the_state_and_not_that_of_the_drawing():
     left, right = (render(state.replace(x=x, theta=0.0), observation) for x in (-1.0, 1.0))
     carts = [
         np.argwhere(frame[305].sum(axis=-1) < 30).mean() for frame in (left, right)
-    ]  # its columns
+    ]  # columns of the cart
     assert carts == pytest.approx(
         [300 - 600 / 4.8, 300 + 600 / 4.8], abs=1
-    )  # 4.8 metres on 600 pixels
+    )  # 600 pixels are 4.8 metres
     again = render(state.replace(x=-1.0, theta=0.0), observation)
     np.testing.assert_array_equal(left, again)
 
@@ -186,8 +186,8 @@ def test_drawing_changes_nothing_in_envpool():
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
-        ("gymnax:Reacher-misc", "no picture of it"),
-        ("gymnax:FrozenLake-misc", "no picture of it"),
+        ("gymnax:Reacher-misc", "gymnax can draw only"),
+        ("gymnax:FrozenLake-misc", "gymnax can draw only"),
         ("envpool:HalfCheetah-v4", "MuJoCo inside envpool"),
         ("envpool:CheetahRun-v1", "MuJoCo inside envpool"),
     ],
@@ -204,7 +204,7 @@ def test_an_environment_of_gymnasium_without_pixels_is_refused():
     class Blind(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(0, 1, (1,))
         action_space = gymnasium.spaces.Discrete(2)
-        metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - as Gymnasium has it
+        metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - as in Gymnasium
 
         def __init__(self, render_mode=None):
             self.render_mode = render_mode
@@ -219,7 +219,9 @@ def test_an_environment_of_gymnasium_without_pixels_is_refused():
 
 
 def test_an_environment_of_ones_own_is_told_what_it_lacks():
-    with pytest.raises(InputError, match=r"'probe:EitherEnd' cannot be drawn: it lacks `renderer`"):
+    with pytest.raises(
+        InputError, match=r"'probe:EitherEnd' cannot be drawn: implement `renderer`"
+    ):
         rendered(EitherEnd(), 0)
 
     class Gray(DrawnProbe):
@@ -227,7 +229,7 @@ def test_an_environment_of_ones_own_is_told_what_it_lacks():
             return lambda state, observation: np.zeros((4, 4), np.uint8)
 
     with pytest.raises(
-        InputError, match=r"uint8 \[H, W, 3\], its picture is uint8 of shape \(4, 4\)"
+        InputError, match=r"must be uint8 of shape \[H, W, 3\], got uint8 of shape \(4, 4\)"
     ):
         frames_of(JaxStage(Gray(), 0))
 
@@ -282,7 +284,7 @@ def test_a_recording_that_fails_leaves_the_file_of_before(suffix, tmp_path):
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A run whose training has ended at its first parameters."""
+    """Return a run whose training ended with its initial parameters."""
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
     settings = resolve("a2c", CARTPOLE, hidden=(4,))
     RunDirectory.create(run.path, "a2c", CARTPOLE, settings)
@@ -300,7 +302,7 @@ def test_the_command_writes_what_it_says(run_dir, capsys):
         "CartPole pays 1 a step"
     )
     path = run_dir / "recording.gif"
-    assert printed[2] == f"wrote {path}, {sum(steps) + 2} pictures"
+    assert printed[2] == f"wrote {path}, {sum(steps) + 2} frames"
     durations = iio.immeta(path)["duration"]
     assert path.read_bytes().startswith(b"GIF89a") and durations >= 30
     assert iio.imread(path)[0].shape == (400, 600, 3)
@@ -310,7 +312,7 @@ def test_the_command_ends_where_it_was_told(run_dir, tmp_path, capsys):
     command = ["record", str(run_dir), "--max-steps", "3", "--output", str(tmp_path / "a.gif")]
     assert cli.main([*command, "--seed", "7"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed == ["ended at --max-steps 3", f"wrote {tmp_path / 'a.gif'}, 4 pictures"]
+    assert printed == ["the video ends at --max-steps 3", f"wrote {tmp_path / 'a.gif'}, 4 frames"]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,7 @@ def test_wrong_input_is_refused_before_anything_is_played(
 def test_a_missing_library_is_named_with_its_extra(suffix, library, run_dir, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, library, None)
     assert cli.main(["record", str(run_dir), "--output", str(run_dir / f"a.{suffix}")]) == 2
-    assert f"needs {library}; pip install 'jax-a3c[video]'" in capsys.readouterr().err
+    assert f"needs {library}; run pip install 'jax-a3c[video]'" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
@@ -348,6 +350,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
 
 
 def test_a_file_that_cannot_be_written_is_refused(run_dir, tmp_path, capsys):
-    output = tmp_path / f"{300 * 'a'}.gif"  # no name of a file is as long, whoever writes it
+    output = tmp_path / f"{300 * 'a'}.gif"  # too long for any file name, even for root
     assert cli.main(["record", str(run_dir), "--output", str(output), "--max-steps", "2"]) == 2
     assert "cannot be written" in capsys.readouterr().err

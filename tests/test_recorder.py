@@ -1,4 +1,4 @@
-"""What a run reports: how many updates were skipped, why, and when there is no sense in going on."""
+"""What a run reports: how many updates were skipped and why, and when training must stop."""
 
 import pytest
 
@@ -12,7 +12,7 @@ ENV = "gymnax:CartPole-v1"
 
 @pytest.fixture
 def recorder(tmp_path):
-    """`recorder(progress)`: the recorder of a run that is so far."""
+    """Return `recorder(progress)`, which makes the recorder of a run with that progress."""
     run = RunDirectory.create(tmp_path / "run", "a2c", ENV, resolve("a2c", ENV))
     return lambda progress=None: Recorder(
         run, 10**6, quiet=True, tensorboard=False, progress=progress
@@ -20,7 +20,7 @@ def recorder(tmp_path):
 
 
 def at(updates, skipped=0, rewards=0, observations=0):
-    """The progress of a run after so many updates."""
+    """Return the progress of a run after `updates` updates."""
     counts = {"nonfinite_gradients": skipped, "nonfinite_rewards": rewards}
     sums = {"loss": 1.0, **counts, "nonfinite_observations": observations}
     return Progress(10 * updates, updates, 1.0, sums, [updates])
@@ -48,7 +48,7 @@ def test_a_resumed_run_counts_what_it_did_before(recorder):
     record = recorder(at(500, 20))
     assert not record.learned_nothing and not record.failed
     record.begin()
-    record(at(500 + MAX_NONFINITE, MAX_NONFINITE))  # updates of the run, sums of this trainer
+    record(at(500 + MAX_NONFINITE, MAX_NONFINITE))  # updates of the whole run, sums of this trainer
     assert record.failed and not record.learned_nothing
     assert record.progress.metric_sums["nonfinite_gradients"] == 20 + MAX_NONFINITE
 
@@ -64,22 +64,22 @@ def test_a_checkpoint_of_an_older_version_has_no_count_of_data(recorder):
 
 def test_the_environment_is_blamed_for_what_it_returned_since_the_last_accepted_update(recorder):
     record = recorder()
-    record(at(10, 3, rewards=3))  # long ago
+    record(at(10, 3, rewards=3))  # long before
     record(at(20, 3, rewards=3))
     record(at(30, 3, rewards=3))
     record(at(30 + MAX_NONFINITE, 3 + MAX_NONFINITE, rewards=3))
     told = record.skipped(ENV, recent=True)
-    assert "were finite: try a smaller learning_rate" in told and "mend" not in told
+    assert "were finite: try a smaller learning_rate" in told and "fix" not in told
 
-    # What spoils a recurrent state may come in the same report as the last accepted update.
+    # The report of the last accepted update may also count what made a recurrent state NaN.
     record = recorder()
     record(at(10))
     record(at(30, 1, observations=1))
     record(at(30 + MAX_NONFINITE, 1 + MAX_NONFINITE, observations=1))
     told = record.skipped(ENV, recent=True)
     assert (
-        told
-        == f"{ENV} returned observations that are not finite in 1 of 120 updates: mend the environment"
+        told == f"{ENV} returned observations that are not finite in 1 of 120 updates: "
+        "fix the environment"
     )
 
 
@@ -87,6 +87,6 @@ def test_both_kinds_of_data_are_named(recorder):
     record = recorder()
     record(at(90, 80, rewards=57, observations=70))
     assert record.skipped(ENV) == (
-        f"{ENV} returned rewards that are not finite in 57 and observations that are not finite in 70 of 90 "
-        "updates: mend the environment"
+        f"{ENV} returned rewards that are not finite in 57 and observations that are not finite "
+        "in 70 of 90 updates: fix the environment"
     )

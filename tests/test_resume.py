@@ -1,4 +1,4 @@
-"""Runs that go on after something went wrong, or under other settings: what is kept, and what is refused."""
+"""Runs that resume after a failure or with other settings: what is kept, what is refused."""
 
 import contextlib
 import os
@@ -38,17 +38,17 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """A run that ended, for tests that change nothing."""
+    """Return a completed run for tests that do not change it."""
     return trained(tmp_path_factory.mktemp("ended") / "run")
 
 
 class Killed(BaseException):
-    """As if the process had been killed there: nothing handles it but what always runs."""
+    """Simulate a kill: only `finally` blocks run."""
 
 
 @contextlib.contextmanager
 def killed_before_it_saves(monkeypatch):
-    """A process that is killed writes no summary either."""
+    """Simulate a kill before the checkpoint; no summary is written either."""
 
     def die(*_, **__):
         raise Killed
@@ -67,7 +67,7 @@ def killed_before_it_saves(monkeypatch):
         (["--num-envs", "3"], "other settings: num_envs was"),
         (["--num-envs", "3", "--dry-run"], "other settings: num_envs was"),
         (["a3c", CARTPOLE], "is of a2c gymnax:CartPole-v1, not of a3c"),
-        (["--supervise", "--run-dir", "other"], "run_dir is of no use with --resume"),
+        (["--supervise", "--run-dir", "other"], "run_dir cannot be used with --resume"),
     ],
 )
 def test_a_refused_resume_leaves_the_run_as_it_was(words, message, ended, capsys):
@@ -96,7 +96,7 @@ def test_a_run_with_foreign_lines_is_refused_and_left_as_it_was(
 ):
     run = trained(tmp_path / "run")
     (run.path / name).write_text("\n".join(rows) + "\n")
-    run.checkpoints.paths()[0].write_bytes(b"")  # which is not set aside either
+    run.checkpoints.paths()[0].write_bytes(b"")  # a refused resume does not rename it either
     before = contents(run.path)
     assert (
         cli.main(
@@ -155,7 +155,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
     for path in run.checkpoints.paths():
         path.unlink()
     before = contents(run.path)
-    with pytest.raises(InputError, match="has learned something, but has no checkpoint any more"):
+    with pytest.raises(InputError, match="it has no checkpoint, although it has metrics"):
         resume(run.path, options=QUIET)
     assert contents(run.path) == before
 
@@ -219,7 +219,7 @@ def test_a_run_may_begin_with_the_parameters_of_a_checkpoint(ended, tmp_path, ca
     for name, array in newest.arrays.items():
         assert not name.startswith(VARIABLES) or (array == arrays[name]).all()
     assert cli.main([*words, str(ended.path)]) == 2
-    assert "is a folder, not a file as `jax-a3c export` writes it" in capsys.readouterr().err
+    assert "is a folder; give a file such as `jax-a3c export` writes" in capsys.readouterr().err
     assert cli.main([*words, str(tmp_path / "nothing"), "--dry-run"]) == 2
 
 
@@ -231,7 +231,7 @@ def test_initial_parameters_of_no_use_are_refused_before_the_run_begins(ended, t
     settings = resolve("a2c", CARTPOLE, **SMALL)
     for name, message in {
         tmp_path / "nan": "params/value/bias is not finite",
-        str(tmp_path / "pipe"): "is no regular file",
+        str(tmp_path / "pipe"): "not a regular file",
         7: "initial_params must be the path of a file, got 7",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -247,7 +247,8 @@ def test_options_go_on_with_the_run(tmp_path, monkeypatch):
     steps = [row["env_steps"] for row in run.evaluations()]
     assert len(steps) == 2
     assert cli.main(["train", "--resume", str(run.path), "--quiet"]) == 0
-    assert [row["env_steps"] for row in run.evaluations()] == steps  # it had ended: nothing new
+    # The run had ended, so nothing new is evaluated.
+    assert [row["env_steps"] for row in run.evaluations()] == steps
     more = ["--total-timesteps", "4000", "--force", "--keep-checkpoints", "6"]
     assert cli.main(["train", "--resume", str(run.path), "--quiet", *more]) == 0
     assert len(run.evaluations()) == 4
@@ -303,7 +304,7 @@ def test_a_target_follows_after_its_interval_became_longer():
     new.restore(np.ones(3, np.float32), old.snapshot())
     new.count(0, 99)
     new.apply(0, 0, lambda parameters, _: None)
-    assert not new.target.any()  # 599 steps
+    assert not new.target.any()  # 599 steps so far
     new.count(0, 1)
     new.apply(0, 0, lambda parameters, _: None)
     assert new.target.all()
@@ -350,7 +351,7 @@ def test_the_supervisor_forgets_flags_however_they_are_written():
         (
             "os._exit(1)",
             [None, None, None],
-        ),  # as the watch over a call that holds the interpreter does
+        ),  # like the watchdog for calls that hold the interpreter's lock
         ("os.abort()", [None, None, None]),
     ],
     ids=["refused", "raises", "dies after its end", "watch", "dies"],

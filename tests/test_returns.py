@@ -1,4 +1,4 @@
-"""Returns against the episode-by-episode specification, against rlax and against numbers worked by hand."""
+"""Returns against the episode-by-episode specification, rlax and hand-computed numbers."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ PRECISIONS = [
 
 
 class Rollout(NamedTuple):
-    """Random data with episodes that end in both ways, as float64 arrays `[T, *B]`."""
+    """Random data whose episodes terminate or are truncated, float64 arrays `[T, *B]`."""
 
     rewards: np.ndarray
     values: np.ndarray
@@ -36,7 +36,7 @@ class Rollout(NamedTuple):
         return GAMMA * (1.0 - self.terminated)
 
     def lambdas(self, lambda_: float) -> np.ndarray:
-        """lambda_t as `returns` wants it: 0 where the episode was cut."""
+        """Return lambda_t as `returns` expects it: 0 where the episode was truncated."""
         return lambda_ * (1.0 - self.truncated)
 
 
@@ -46,14 +46,14 @@ def make_rollout(shape, seed=0, end_probability=0.3) -> Rollout:
     truncated = (rng.random(shape) < end_probability / 2) & ~terminated
     values = rng.normal(size=shape)
     next_values = np.concatenate([values[1:], rng.normal(size=(1, *shape[1:]))])
-    # Where an episode ends, values[t + 1] is the next one's; that of the final observation is another.
+    # At the end of an episode values[t + 1] belongs to the next one, so draw the final value.
     next_values = np.where(terminated | truncated, rng.normal(size=shape), next_values)
     return Rollout(
         rng.normal(size=shape), values, next_values, rng.normal(size=shape), terminated, truncated
     )
 
 
-# One row per function: how to call it, and the specification of its result, lambda and the rollout given.
+# For each function: how to call it, and its specification, given the rollout and lambda.
 def call_lambda_returns(x, lambdas):
     return returns.lambda_returns(x.rewards, x.discounts, x.next_values, lambdas)
 
@@ -130,12 +130,12 @@ FUNCTIONS = {
     "retrace": (call_retrace, spec_retrace),
 }
 EVERY_FUNCTION = pytest.mark.parametrize("name", FUNCTIONS)
-# Jitted once, so that hypothesis compiles once per shape and not once per example.
+# Jitted once, so that hypothesis compiles per shape and not per example.
 JITTED = {name: jax.jit(call) for name, (call, _) in FUNCTIONS.items()}
 
 
 class Arguments(NamedTuple):
-    """A `Rollout` whose discounts are computed: the flags do not enter the functions."""
+    """A `Rollout` with discounts in place of flags, as the functions expect it."""
 
     rewards: jax.Array
     discounts: jax.Array
@@ -154,7 +154,7 @@ def arguments(x: Rollout, dtype=np.float32) -> Arguments:
 
 
 def assert_close(actual, expected, tolerance):
-    """The largest error, relative to the largest number of the array."""
+    """Compare arrays with a tolerance relative to the largest number of each array."""
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.shape == e.shape
         assert np.abs(np.asarray(a) - e).max() <= tolerance * max(1.0, np.abs(e).max())
@@ -190,7 +190,7 @@ def test_random_episodes_equal_the_specification(name, shape, seed, end_probabil
 @settings(max_examples=15)
 @given(name=st.sampled_from(sorted(FUNCTIONS)), seed=st.integers(0, 1000), cut=st.integers(0, 5))
 def test_nothing_leaks_back_across_the_end_of_an_episode(name, seed, cut):
-    """Results up to an episode's end do not depend on anything after it, be it terminated or truncated."""
+    """Results up to the end of an episode do not depend on later steps, for either kind of end."""
     rollout = make_rollout((7,), seed)
     (rollout.terminated if seed % 2 else rollout.truncated)[cut] = True
     other = make_rollout((7,), seed + 1)
@@ -237,7 +237,7 @@ def test_hand_worked_vtrace_and_retrace():
 
 
 def test_the_terminal_reward_counts():
-    """GA3C drops it: a task whose only reward comes last is then never learned."""
+    """GA3C drops it, so it cannot learn a task whose only reward comes last."""
     rewards, discounts = np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.5, 0.0])
     np.testing.assert_array_equal(
         returns.discounted_returns(rewards, discounts, 7.0), [0.25, 0.5, 1.0]
@@ -293,7 +293,7 @@ def test_a_scalar_lambda_equals_an_array_of_it():
 @pytest.mark.parametrize("lambda_", [0.0, 0.6, 1.0])
 def test_equals_rlax(lambda_):
     rollout = make_rollout((6,), seed=3)
-    next_values = np.append(rollout.values[1:], 0.5)  # rlax knows no truncation
+    next_values = np.append(rollout.values[1:], 0.5)  # rlax has no truncation
     x = arguments(rollout._replace(next_values=next_values, truncated=np.zeros(6, bool)))
     common = (x.rewards, x.discounts)
     rhos = jnp.exp(x.log_rhos)

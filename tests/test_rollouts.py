@@ -1,4 +1,4 @@
-"""Unrolling on the device against a plain Python loop, resets, the early stop, episode sums."""
+"""Unrolls on the device against a plain Python loop: resets, early stop, episode sums."""
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ def random_act(key, carry, observation, reset):
 
 
 def remembering_act(key, carry, observation, reset):
-    """A carry that counts the steps since the episode began."""
+    """Act with a carry that counts the steps of the episode."""
     carry = jnp.where(reset, 0.0, carry) + 1.0
     return carry, jnp.zeros(reset.shape, jnp.int32)
 
 
 def python_unroll(env, act, actor, num_steps, auto_reset):
-    """The specification: one environment and one step at a time."""
+    """Unroll one environment and one step at a time: the specification."""
     num_envs = len(actor.reset)
     action_key, env_key, reset_key, _ = jax.random.split(actor.key, 4)
     keys = zip(
@@ -133,9 +133,9 @@ def test_start_states_of_the_pool_have_the_environments_distribution():
         _, rollout, _ = unroll(env, random_act, actor, 6, auto_reset=auto_reset)
         starts[auto_reset] = np.sort(
             np.asarray(rollout.steps.observation[2]).ravel()
-        )  # a first observation each
+        )  # only first observations
         assert rollout.steps.reset[2].all()
-    # Two-sample Kolmogorov-Smirnov: at 2,000 values each, 0.06 is exceeded in 1 of 700 cases by chance.
+    # Two-sample Kolmogorov-Smirnov: with 2,000 values each, chance exceeds 0.06 in 1 of 700 cases.
     grid = np.linspace(-0.05, 0.05, 200)
     cdfs = [np.searchsorted(values, grid) / values.size for values in starts.values()]
     assert np.abs(cdfs[0] - cdfs[1]).max() < 0.06

@@ -1,4 +1,4 @@
-"""Scores against the paper's own tables, hand-worked numbers, scipy, rliable, and a bootstrap spelled out."""
+"""Scores against the paper's tables, hand-computed numbers, scipy, rliable, full bootstraps."""
 
 import csv
 import itertools
@@ -19,8 +19,8 @@ AGGREGATES = [scores.mean, scores.median, scores.interquartile_mean]
 MATRICES = hnp.arrays(
     np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.floats(-1e4, 1e4)
 )
-# Of Mnih et al. (2016): column of Table S3 -> mean and median of Table 1, in percent. The rows of DQN and
-# Gorila are over 49 games with reference scores of their own.
+# Mnih et al. (2016): column of Table S3 -> mean and median of Table 1, in percent. DQN and Gorila
+# are left out: their rows cover 49 games and use other reference scores.
 TABLE_1 = {
     "Double": (332.9, 110.9),
     "Dueling": (343.8, 117.1),
@@ -37,7 +37,7 @@ def table_s3():
 
 
 def paper_scores(column):
-    """Names of the 57 games as the paper spells them, and its scores on them as one run."""
+    """Return the 57 games as the paper spells them, and the scores of one column as one run."""
     rows = table_s3()
     return [row["game"] for row in rows], np.array([[float(row[column]) for row in rows]])
 
@@ -122,7 +122,7 @@ def test_the_spellings_of_the_field_are_one_game(game, same):
         (
             "gymnax:Breakout-MinAtar",
             "unknown game 'gymnax:Breakout-MinAtar'",
-        ),  # another game, other points
+        ),  # another game
         ("CartPole-v1", r"unknown game 'CartPole-v1'; `scores.games\(\)` lists"),
         ("", "unknown game ''"),
         (5, "game must be a name such as 'Pong', got 5"),
@@ -174,7 +174,7 @@ def test_aggregates_by_hand():
     #         A     B     C     D
     runs = [[0.0, 10.0, 20.0, 1000.0], [2.0, 30.0, 10.0, 3000.0]]
     assert scores.mean(runs) == 4072.0 / 8
-    assert scores.median(runs) == (15.0 + 20.0) / 2  # of 1, 20, 15, 2000
+    assert scores.median(runs) == (15.0 + 20.0) / 2  # middle two of 1, 20, 15, 2000
     assert scores.interquartile_mean(runs) == (10.0 + 10.0 + 20.0 + 30.0) / 4
 
 
@@ -230,8 +230,8 @@ def test_aggregates_refuse_by_name(aggregate, values, message):
 
 # The bootstrap.
 
-# Five runs of four games with outliers, and what rliable 1.2.0 found for them: the estimate and its 95 %
-# interval from 200,000 resamples.
+# Five runs of four games with outliers, and the estimate and 95 % interval of rliable 1.2.0 from
+# 200,000 resamples.
 SKEWED = [
     [13.0, -4.0, 250.0, 0.0],
     [11.0, 7.0, 90.0, 0.5],
@@ -250,17 +250,17 @@ RLIABLE = {
 def test_estimates_and_intervals_are_those_of_rliable(aggregate):
     estimate, low, high = RLIABLE[aggregate]
     assert aggregate(SKEWED) == pytest.approx(estimate)
-    # Between seeds, 50,000 resamples move an end by about a hundredth of the width.
+    # With 50,000 resamples an end varies between seeds by about 1 % of the width.
     interval = scores.bootstrap_interval(SKEWED, aggregate)
     np.testing.assert_allclose(interval, (low, high), atol=0.02 * (high - low))
 
 
 def every_resample(matrix, aggregate):
-    """The whole bootstrap distribution: for each game, every way to draw its runs from its runs again."""
+    """Return the exact bootstrap distribution: all ways to redraw the runs of each game."""
     runs, games = matrix.shape
-    draws = list(itertools.product(range(runs), repeat=runs))  # of one game, all equally likely
+    draws = list(itertools.product(range(runs), repeat=runs))  # all draws of one game
     values = []
-    for chosen in itertools.product(draws, repeat=games):  # each game draws for itself
+    for chosen in itertools.product(draws, repeat=games):  # games draw independently
         resample = [
             [matrix[chosen[game][run], game] for game in range(games)] for run in range(runs)
         ]
@@ -277,7 +277,7 @@ def test_the_interval_holds_the_quantiles_of_all_resamples(aggregate, confidence
     tail, slack = (
         (1 - confidence) / 2,
         0.005,
-    )  # 50,000 draws: two standard errors of a quantile's level
+    )  # two standard errors of a quantile's level with 50,000 draws
     low, high = scores.bootstrap_interval(matrix, aggregate, confidence=confidence)
     assert (
         np.quantile(values, tail - slack) - 1e-9 <= low <= np.quantile(values, tail + slack) + 1e-9
@@ -290,7 +290,7 @@ def test_the_interval_holds_the_quantiles_of_all_resamples(aggregate, confidence
 
 
 def test_nine_of_ten_intervals_hold_the_truth():
-    """Experiments of 20 runs on 5 games of different level and spread, 90 % intervals of the IQM."""
+    """Cover the true IQM with 90 % intervals: 20 runs on 5 games of different level and spread."""
     rng = np.random.default_rng(0)
     level, spread = np.array([0.0, 1.0, 1.5, 3.0, 50.0]), np.array([0.5, 1.0, 2.0, 1.0, 10.0])
     truth = scores.interquartile_mean(rng.normal(level, spread, size=(500_000, 5)))
@@ -307,7 +307,7 @@ def test_nine_of_ten_intervals_hold_the_truth():
 
 def test_games_without_spread_add_none():
     constant = np.tile([0.0, 10.0, 500.0], (4, 1))
-    for aggregate in AGGREGATES:  # drawn from one pool, these would spread widely
+    for aggregate in AGGREGATES:  # one pool for all games would give wide intervals
         low, high = scores.bootstrap_interval(constant, aggregate, num_resamples=500)
         assert low == high == aggregate(constant)
 

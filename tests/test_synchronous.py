@@ -1,4 +1,4 @@
-"""The synchronous runner: purity, transformations, exact steps, and the probes."""
+"""The synchronous runner: purity, transformations, exact steps and the probes."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def train(agent, updates, seed=0):
 
 
 def outputs(network, params, observations):
-    """Values and action probabilities for a batch of first observations."""
+    """Return values and action probabilities for a batch of first observations."""
     observations = jnp.asarray(observations, jnp.float32)[None]
     reset = jnp.ones(observations.shape[:2], bool)
     carry = network.initial_carry(observations.shape[1:2])
@@ -95,7 +95,7 @@ def test_the_lstm_remembers_and_without_it_nothing_can():
 
 def test_continuous_actions_find_the_optimum():
     class Target(ConstantReward):
-        """Reward -(a - 0.5)^2."""
+        """Environment with reward -(a - 0.5)^2."""
 
         def __init__(self):
             super().__init__()
@@ -119,7 +119,7 @@ def test_continuous_actions_find_the_optimum():
 
 
 def test_step_is_unroll_gradient_update():
-    """The step written out with the same parts, for a recurrent network through truncations."""
+    """A step equals its parts, with a recurrent network and truncations."""
     env = envs.make("gymnax:CartPole-v1", max_steps_in_episode=7)
     network = networks.actor_critic(env, hidden=(8,), lstm=4)
     optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 1000))
@@ -281,7 +281,7 @@ PARTS = {
         ({"config": {"num_envs": 3}}, "config must be A[23]CConfig"),
         (
             {"env": PENDULUM},
-            "network has the actions .*Discrete.*, those of gymnax:Pendulum-v1 are Box",
+            "network has the actions .*Discrete.*, but gymnax:Pendulum-v1 has Box",
         ),
     ],
 )

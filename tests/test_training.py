@@ -1,4 +1,4 @@
-"""The host side: settings, run directory, metrics, evaluation, plots, and the command line."""
+"""Settings, run directory, metrics, evaluation, plots and the command line."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ SUMMARY = {
 
 @pytest.fixture(scope="module", params=["a2c", "a3c", "one-step-sarsa", "async-n-step-q"])
 def run(request, tmp_path_factory):
-    """A short run of each method by the command line."""
+    """Train a short run of each method from the command line."""
     path = tmp_path_factory.mktemp("runs") / request.param
     flags = [
         "--total-timesteps",
@@ -132,7 +132,7 @@ def test_parameters_are_exported_and_imported(run, tmp_path, capsys):
         "--run-dir",
     ]
     flags += [str(tmp_path / "run"), "--initial-params", str(path), "--eval-episodes", "1"]
-    assert cli.main(["train", method, env_id, *flags]) == 0  # without a step of learning
+    assert cli.main(["train", method, env_id, *flags]) == 0  # without training
     copy = RunDirectory(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, copy.load_params(like), run.load_params(like))
     assert (
@@ -156,7 +156,7 @@ def test_eval_and_plot_commands(run, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def unevaluated(tmp_path_factory):
-    """A short run without an evaluation."""
+    """Train a short run without an evaluation."""
     path = tmp_path_factory.mktemp("runs") / "unevaluated"
     flags = ["--total-timesteps", "2e4", "--eval-episodes", "0", "--quiet", "--hidden", "8"]
     assert cli.main(["train", "a2c", CARTPOLE, "--run-dir", str(path), *flags]) == 0
@@ -204,7 +204,7 @@ def test_an_evaluation_needs_an_episode(unevaluated, tmp_path, capsys):
 def test_games_that_the_evaluation_cut_are_counted_in_every_output(unevaluated, tmp_path, capsys):
     assert cli.main(["eval", str(unevaluated.path), "--episodes", "5", "--max-steps", "70"]) == 0
     results = json.loads(capsys.readouterr().out)
-    assert results["eval_episodes_cut"] == results["eval_greedy_episodes_cut"] == 5  # after 7 steps
+    assert results["eval_episodes_cut"] == results["eval_greedy_episodes_cut"] == 5  # 7 steps each
     assert results["eval_sampled_episodes_cut"] == 5 and results["eval_return_mean"] == 7.0
 
     words = [
@@ -244,7 +244,7 @@ def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(
             os.getpid(), signal.SIGTERM
-        )  # as `timeout` does: once to the process, once to its group
+        )  # like `timeout`, which signals the process and its group
 
     finished = threading.Event()
     thread = threading.Thread(target=interrupt, daemon=True)
@@ -461,7 +461,7 @@ def test_presets_keep_together_what_belongs_together(method, env_id):
 
 
 def test_the_settings_start_where_the_parts_do():
-    """A default is written in the part and in the settings of a run, which must not import JAX."""
+    """Settings repeat the defaults of the parts, since they must not import JAX."""
     for config in (ActionValueConfig, ActorCriticConfig, RunnerConfig):
         for field in dataclasses.fields(config):
             if field.default is not dataclasses.MISSING and field.name != "loss_reduction":
@@ -572,7 +572,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     try:
         code = cli.main(["train", *arguments, *dry])
-    except SystemExit as exit_:  # the parser's own way out
+    except SystemExit as exit_:  # the parser exits directly
         code = exit_.code
     printed = capsys.readouterr()
     assert code == 2

@@ -1,4 +1,4 @@
-"""Worker threads: what they raise, that they hang, and that none is left."""
+"""Worker threads: exceptions, hangs, and no thread left behind."""
 
 import threading
 import time
@@ -59,7 +59,7 @@ def test_the_first_error_is_raised_here_and_ends_the_others():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of the workers, which a busy machine does not advance."""
+    """Replace the clock of the workers, so that the load of the machine does not matter."""
     clock = Clock()
     monkeypatch.setattr("jax_a3c.workers.time", clock)
     return clock
@@ -72,7 +72,7 @@ def test_a_silent_worker_is_named_with_all_stacks(capfd, clock):
         while workers.go_on(worker):
             if worker == 1:
                 release.wait()
-            clock.now += 1.0  # after each sign of life of the other one
+            clock.now += 1.0  # after each sign of life of the other worker
             time.sleep(0.001)
 
     try:
@@ -80,7 +80,7 @@ def test_a_silent_worker_is_named_with_all_stacks(capfd, clock):
             WorkerHangError, match="worker 1 of 2 hangs: no segment ended within 30 seconds"
         ):
             workers.run(work, interval=0.05, report=lambda: False)
-        assert alive() == ["a3c-worker-1"]  # it cannot be ended from outside
+        assert alive() == ["a3c-worker-1"]  # a thread cannot be ended from outside
     finally:
         release.set()
     assert "in work" in capfd.readouterr().err
@@ -95,9 +95,7 @@ def test_one_that_has_ended_does_not_hang(clock):
         wait_until(lambda: alive() == ["a3c-worker-1"])
         for _ in range(8):
             seen = len(reports)
-            wait_until(
-                lambda seen=seen: len(reports) >= seen + 2
-            )  # the caller has looked in between
+            wait_until(lambda seen=seen: len(reports) >= seen + 2)  # the caller checked in between
             assert workers.go_on(worker)
             clock.now += 10.0
 

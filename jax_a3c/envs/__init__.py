@@ -1,4 +1,4 @@
-"""Environments by name: `make("gymnax:CartPole-v1")`."""
+"""Make environments by name, for example `make("gymnax:CartPole-v1")`."""
 
 from typing import Any
 
@@ -39,44 +39,48 @@ __all__ = [
 ]
 
 BACKENDS: dict[str, Any] = {"gymnax": gymnax, "envpool": envpool, "gymnasium": gymnasium}
-"""Adapters by the part of the id before the colon; each has `available()` and `make(name, **options)`."""
+"""Adapters by the prefix of the id. Each has `available()` and `make(name, **options)`."""
 
 
 def available() -> list[str]:
-    """Ids that `make` builds here, sorted within each backend; those of a missing library are left out."""
+    """List the ids that `make` can build with the installed libraries, sorted in each backend."""
     return [f"{backend}:{name}" for backend in BACKENDS for name in BACKENDS[backend].available()]
 
 
 def make(env_id: str, /, **options: Any) -> JaxEnvironment | HostFactory:
-    """Build an environment from its id.
+    """Make an environment from its id.
 
     Args:
-      env_id: `backend:name`, for example `gymnax:CartPole-v1`, `envpool:Pong-v5`, `gymnasium:LunarLander-v3`,
-        or `gymnasium:module:Id-v0` for one that `module` registers. `available()` lists them.
-      **options: settings of that environment: for gymnax the fields of its parameters, such as
-        `max_steps_in_episode`; for envpool those of its configuration; for Gymnasium what the environment's
-        constructor takes, and `max_episode_steps`. `help()` on `make` in `jax_a3c.envs.envpool` and
-        `jax_a3c.envs.gymnasium` names those of the adapters.
+      env_id: `backend:name`, for example `gymnax:CartPole-v1`, `envpool:Pong-v5`,
+        `gymnasium:LunarLander-v3`, or `gymnasium:module:Id-v0` for an environment that the Python
+        module `module` registers. `available()` lists the ids.
+      **options: settings of the environment. For gymnax these are the fields of its parameters,
+        such as `max_steps_in_episode`; for envpool the settings of its configuration; for Gymnasium
+        the arguments of the environment's constructor, and `max_episode_steps`. See `make` in
+        `jax_a3c.envs.envpool` and `jax_a3c.envs.gymnasium` for the settings of the adapters.
 
     Returns:
-      For gymnax the environment, two pure functions. For the others a factory: each of its
-      `make(num_envs, seed=...)` starts environments that step together on the host. Both describe the
-      environment in `.spec`.
+      For gymnax, the environment as two pure functions. For envpool and Gymnasium, a factory: each
+      call of its `make(num_envs, seed=...)` starts a group of host environments. Both have a
+      description of the environment in `.spec`.
 
     Raises:
-      InputError: if the id or an option is unknown, the message holds the nearest matches; if the library is
-        not installed, it says how to install it.
+      InputError: if the id or an option is unknown, or if a library is not installed. The message
+        suggests the nearest names, or the command that installs the library.
 
     Example:
       >>> make("gymnax:CartPole-v1").spec.action_space
       Discrete(num_actions=2)
     """
     check_string("env", env_id)
+
+    # gymnasium:module:Id-v0 -> backend "gymnasium", name "module:Id-v0"
     backend, _, name = env_id.partition(":")
     if backend not in BACKENDS:
         raise InputError(
             f"unknown environment {shown(env_id)}; {_suggestion(env_id, tuple(BACKENDS))}"
         )
+
     try:
         return BACKENDS[backend].make(name, **options)
     except UnknownEnvironmentError:
@@ -86,8 +90,10 @@ def make(env_id: str, /, **options: Any) -> JaxEnvironment | HostFactory:
 
 
 def _suggestion(env_id: str, backends: tuple[str, ...]) -> str:
-    """What the user may have meant: the nearest ids, compared without regard to case."""
+    """Suggest the nearest ids, compared without regard to case. Return the end of a sentence."""
     wanted = env_id.rpartition(":")[2]
+
+    # The same name may exist in several backends.
     ids_by_name: dict[str, list[str]] = {}
     for backend in backends:
         for name in BACKENDS[backend].available():
@@ -95,7 +101,7 @@ def _suggestion(env_id: str, backends: tuple[str, ...]) -> str:
 
     matches = nearest_names(wanted, ids_by_name)
     if not matches:
-        return "`jax-a3c envs` lists those that can be made"
+        return "`jax-a3c envs` lists the available ids"
     return (
         f"did you mean {', '.join(repr(near) for match in matches for near in ids_by_name[match])}?"
     )

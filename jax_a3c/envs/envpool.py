@@ -1,13 +1,15 @@
-"""Adapter for envpool (>= 1.2): Atari, MuJoCo, dm_control, CarRacing, ViZDoom and MiniGrid on C++ threads.
+"""Adapter for envpool (>= 1.2): Atari, MuJoCo, dm_control, CarRacing, ViZDoom and MiniGrid in C++.
 
-What envpool does and how it appears here:
+Properties of envpool, and how the adapter treats them:
 
-- After the end of an episode its next step ignores the action and resets: that row is `ignored`, whatever
-  reward it carries (that of dm_control is the last one of the old episode).
-- It reports `truncated` alone where an episode ends in its last allowed step, whether or not it also
-  terminated there. Atari tells by other means, and is right here; elsewhere such a step counts as truncated.
-- ViZDoom writes a file `_vizdoom.ini` and a folder `_vizdoom` where the program was started.
-- The seed is fixed when a pool is made; a bad setting or action may end the process. Both are checked here.
+- The step after the end of an episode ignores the action and resets. The adapter marks that row as
+  `ignored` and discards its reward. In dm_control this is the last reward of the old episode.
+- envpool reports only `truncated` if an episode ends in its last allowed step, even if it also
+  terminated there. For Atari the adapter reads the true flags from other fields. Elsewhere such a
+  step counts as truncated.
+- ViZDoom writes a file `_vizdoom.ini` and a folder `_vizdoom` to the current folder.
+- envpool fixes the seed when it makes a pool. A wrong setting or action may end the process, so the
+  adapter checks both.
 """
 
 import contextlib
@@ -39,32 +41,36 @@ LOWEST = {
     "max_episode_steps": 1,
     "frame_skip": 1,
     "stack_num": 1,
-    "noop_max": 1,  # 0 is undefined behaviour in envpool: 1 is the least random start
+    # 0 is undefined behaviour in envpool. 1 gives the least random start.
+    "noop_max": 1,
     "img_height": 1,
     "img_width": 1,
     "mode": -1,
     "difficulty": -1,
 }
-"""The integer settings that can be changed, with their least value; envpool checks few of them."""
+"""Smallest values of the integer settings that can be changed. envpool checks few of them."""
 
 HIDDEN = frozenset({"gym_reset_return_info", "zero_discount_on_life_loss", "use_combined_action"})
-"""Boolean settings that would change nothing here, or break the adapter."""
+"""Boolean settings that have no effect here or break the adapter."""
 
 CAR_RACING_ACTIONS = np.array(
     [[0, 0, 0], [0.6, 0, 0], [-0.6, 0, 0], [0, 0.2, 0], [0, 0, 0.8]], dtype=np.float32
 )
-"""Steering, gas and brake of Gymnasium's `continuous=False`: nothing, right, left, gas, brake."""
+"""Discrete actions of CarRacing as in Gymnasium: nothing, right, left, gas, brake.
+
+Each row holds steering, gas and brake.
+"""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Environments of one module of envpool.
+    """Settings for the environments of one envpool module.
 
     Attributes:
-      names: those that are offered, None for all.
-      defaults: settings that differ from envpool's and can be changed.
-      fixed: settings that cannot.
-      adjustable: real-valued and boolean settings of envpool are offered too.
+      names: names of the supported environments, None for all.
+      defaults: settings that differ from the defaults of envpool and can be changed.
+      fixed: settings that cannot be changed.
+      adjustable: whether users can change the real and boolean settings of envpool.
     """
 
     names: frozenset[str] | None = None
@@ -74,52 +80,64 @@ class Family:
 
 
 FAMILIES = {
-    # The paper's preprocessing: envpool repeats actions four times, stacks four frames of 84x84 gray pixels,
-    # and has the minimal action set, no sticky actions, the limit of 30 minutes, 1 to 30 no-ops at the start.
-    # What deviates has a name: repeat_action_probability, full_action_space, episodic_life, reward_clip.
+    # The defaults of envpool are the preprocessing of the paper: action repeat of 4, stacks of 4
+    # frames of 84x84 gray pixels, the minimal action set, no sticky actions, a limit of 30 minutes,
+    # and 1 to 30 no-ops at the start. Settings that leave the paper: repeat_action_probability,
+    # full_action_space, episodic_life, reward_clip.
     "envpool.atari": Family(defaults={"reward_clip": True}),
     "envpool.mujoco.gym": Family(),
     "envpool.mujoco.dmc": Family(),
     "envpool.box2d": Family(),
     "envpool.classic_control": Family(),
-    # envpool makes the reward from changes of the player's health, ammunition and so on. The goal of
-    # MyWayHome is none of these; nor are the scenarios' own rewards for every tic, which are not given.
+    # envpool computes the reward from changes of health, ammunition and so on. It gives neither the
+    # reward for the goal of MyWayHome, which the adapter adds, nor the rewards for every tic.
     "envpool.vizdoom": Family(
         names=frozenset({"MyWayHome-v1", "HealthGathering-v1"}),
         fixed={"use_combined_action": True, "selected_weapon_reward_config": {}},
     ),
     "envpool.minigrid": Family(adjustable=False),
 }
-"""What was tested, by module; envpool has more."""
+"""Tested families by envpool module. envpool has more."""
 
 VIZDOOM_REWARDS = {"MyWayHome-v1": {}, "HealthGathering-v1": {"HEALTH": (0.005, -0.003)}}
-"""Reward per unit gained and lost; that of HEALTH is envpool's, less its weapons, which are not there."""
+"""Rewards per unit gained and lost. HEALTH has the values of envpool. Weapons have no reward."""
 
 VIZDOOM_TICS = 2100
-"""When Doom itself ends these scenarios, which envpool could not tell from the goal."""
+"""Tics after which Doom ends these scenarios. envpool reports that end like the goal."""
 
 
 class EnvpoolFactory:
-    """An environment of envpool with its settings; `make` starts a pool of it.
+    """envpool environment with its settings. `make` starts a pool of it.
 
     Attributes:
-      spec: its description.
+      spec: description of the environment.
     """
 
     def __init__(
         self, name: str, module: str, options: Mapping[str, Any], *, timeout: float | None
     ):
-        """The environment `name` of `module`; `timeout` is in seconds per call, `options` are envpool's."""
+        """Check the settings and describe the environment.
+
+        Args:
+          name: name of the environment in envpool.
+          module: envpool module that registers it.
+          options: settings of the user.
+          timeout: seconds per call, None to wait for ever.
+        """
         env_id = f"envpool:{name}"
         self._name = name
         self._module = module
         self._timeout = timeout
+
+        # The option `continuous` of CarRacing belongs to the adapter, not to envpool.
         continuous = True
         if name.startswith("CarRacing"):
             options = dict(options)
             continuous = options.pop("continuous", True)
             check_boolean(f"continuous of {env_id!r}", continuous)
         self._settings = _settings(env_id, name, FAMILIES[module], options)
+
+        # Read the spaces without starting a pool.
         with _quiet():
             try:
                 spec = _make_spec(name, self._settings)
@@ -127,7 +145,9 @@ class EnvpoolFactory:
                 raise InputError(
                     f"envpool refuses {self._settings} for {env_id!r}: {error}"
                 ) from error
-            observation, action = spec.gymnasium_observation_space, spec.gymnasium_action_space
+            observation = spec.gymnasium_observation_space
+            action = spec.gymnasium_action_space
+
         self._layout = observation_layout(
             env_id, observation, drop=("mission",) if module == "envpool.minigrid" else ()
         )
@@ -141,6 +161,7 @@ class EnvpoolFactory:
             num_categories=self._layout.num_categories,
             observation_high=self._layout.high,
         )
+
         self._adaptation = Adaptation(
             actions=None if continuous else CAR_RACING_ACTIONS,
             goal_reward=1.0 if name == "MyWayHome-v1" else 0.0,
@@ -150,23 +171,36 @@ class EnvpoolFactory:
     def make(
         self, num_envs: int, *, seed: int | Sequence[int] = 0, num_threads: int | None = None
     ) -> "EnvpoolEnvironment":
-        """Start a pool of `num_envs` environments; as many threads as cores, at most one each, if None."""
+        """Start a pool of `num_envs` environments.
+
+        Args:
+          num_envs: number of environments, N.
+          seed: one seed per environment, or the first of N consecutive seeds.
+          num_threads: number of threads, at most N. None means the number of available cores.
+
+        Returns:
+          The pool.
+
+        Raises:
+          InputError: if a number is out of range.
+          HostEnvironmentError: if envpool raises or hangs.
+        """
         if num_threads is None:
             num_threads = min(num_envs, available_cores())
         check_integer("num_threads", num_threads, 1)
         return self._make(checked_seeds(seed, num_envs), min(num_threads, num_envs))
 
     def make_rendered(self, *, seed: int = 0) -> "EnvpoolEnvironment":
-        """Start a pool of one environment that can be drawn; InputError for MuJoCo and dm_control."""
+        """Start a pool of one environment that can be drawn. Raise InputError for MuJoCo."""
         if self._module.startswith("envpool.mujoco"):
             raise InputError(
-                f"{self.spec.id!r} cannot be drawn: MuJoCo inside envpool ends the whole process where it "
-                "finds no OpenGL; the other environments of envpool, and those of gymnasium and gymnax, can"
+                f"{self.spec.id!r} cannot be drawn: MuJoCo inside envpool ends the whole process "
+                "if it finds no OpenGL; use an environment of gymnasium or gymnax for videos"
             )
         return self._make(checked_seeds(seed, 1), 1, render_mode="rgb_array")
 
     def _make(self, seeds: list[int], num_threads: int, **more: Any) -> "EnvpoolEnvironment":
-        """A pool with one environment for each seed; `more` are arguments of envpool's `make`."""
+        """Start a pool with one environment per seed. `more` goes to the `make` of envpool."""
 
         def start() -> Any:
             import envpool
@@ -180,7 +214,7 @@ class EnvpoolFactory:
                     **self._settings,
                     **more,
                 )
-                # Built when first asked for, with the warnings.
+                # envpool builds the spaces on first access, with the warnings.
                 _ = pool.observation_space, pool.action_space
                 return pool
 
@@ -195,14 +229,16 @@ class EnvpoolFactory:
 
     @contextlib.contextmanager
     def _start_watched(self) -> Iterator[None]:
-        """End the process, with all stacks on stderr, where a pool of ViZDoom does not start in time.
+        """End the process, with all stacks on stderr, if a ViZDoom pool does not start in time.
 
-        envpool waits for Doom's processes with the interpreter's lock held. After long training one of them
-        may never answer, and then no thread of Python's can notice: only `faulthandler`'s own can.
+        envpool holds the interpreter lock while it waits for the processes of Doom. After long
+        training one of them may never answer. No Python thread can run then. Only the watchdog
+        thread of `faulthandler` can end the process.
         """
         if self._timeout is None or self._module != "envpool.vizdoom" or sys.__stderr__ is None:
             yield
             return
+
         faulthandler.dump_traceback_later(self._timeout + 1, file=sys.__stderr__, exit=True)
         try:
             yield
@@ -212,12 +248,12 @@ class EnvpoolFactory:
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """Where an environment needs more than a change of format.
+    """Changes to an environment beyond its data formats.
 
     Attributes:
-      actions: `[number of actions, A]`, what stands for each discrete action; None: the action is envpool's.
-      goal_reward: what envpool forgets to give when the task terminates.
-      life_loss_terminates: a lost life ends an episode, but not the game.
+      actions: `[num_actions, A]`. envpool action for each discrete action, None to pass on actions.
+      goal_reward: reward for termination, which envpool leaves out.
+      life_loss_terminates: whether a lost life ends an episode, but not the game.
     """
 
     actions: np.ndarray | None = None
@@ -226,11 +262,11 @@ class Adaptation:
 
 
 class EnvpoolEnvironment:
-    """A pool of N environments that step together.
+    """Pool of N environments that step together.
 
     Attributes:
-      spec: description of one of them.
-      num_envs: N.
+      spec: description of one environment.
+      num_envs: number of environments, N.
     """
 
     def __init__(
@@ -243,37 +279,53 @@ class EnvpoolEnvironment:
         adaptation: Adaptation | None = None,
         timeout: float | None = None,
     ):
-        """`start` returns envpool's pool, the rest says what to make of it."""
+        """Start the pool.
+
+        Args:
+          start: function that returns envpool's pool.
+          spec: description of one environment.
+          layout: conversion of the observations.
+          num_envs: number of environments, N.
+          adaptation: changes to the environment, None for no change.
+          timeout: seconds per call, None to wait for ever.
+        """
         self.spec = spec
         self.num_envs = num_envs
         self._layout = layout
         self._adaptation = adaptation or Adaptation()
         self._calls = BoundedCalls(spec.id, timeout)
-        self._pool = self._calls("making it", start)
+        self._pool = self._calls("make", start)
+
+        # State for the meaning of the next step: ended episodes, and remaining lives of Atari.
         self._over: np.ndarray | None = None
         self._lives = np.zeros(num_envs, np.int32)
 
     def reset(self) -> np.ndarray:
-        """Begin an episode in every environment: observations `[N, ...]`."""
+        """Start an episode in every environment and return the observations, `[N, ...]`."""
         observation, info = self._calls("reset", lambda: self._pool.reset())
         self._over = np.zeros(self.num_envs, bool)
         self._lives = np.asarray(info.get("lives", self._lives))
         return self._layout.convert(observation)
 
     def step(self, action: np.ndarray) -> HostStep:
-        """Act in every environment: `[N]` integers, or `[N, A]` reals, which are clipped to their bounds."""
+        """Act with `[N]` integers, or with `[N, A]` reals, which are clipped to their bounds."""
         action = checked_action(self.spec, self.num_envs, action)
         if self._over is None:
             raise InputError(f"call reset() of {self.spec.id!r} before its first step")
+
+        # [N] -> [N, A]
         if self._adaptation.actions is not None:
             action = self._adaptation.actions[action]
         observation, reward, terminated, truncated, info = self._calls(
             "step", lambda: self._pool.step(action)
         )
 
-        ignored, self._over = self._over, terminated | truncated
-        # envpool says `terminated` only where it is not `truncated`. Atari knows more: the game's own end,
-        # and the lives.
+        # envpool ignores the action of an environment whose episode ended in the step before.
+        ignored = self._over
+        self._over = terminated | truncated
+
+        # envpool sets `terminated` only if `truncated` is False. The info of Atari has the end of
+        # the game and the lives.
         game_over = self._over
         if "terminated" in info:
             terminated = terminated | (info["terminated"] == 1)
@@ -281,8 +333,10 @@ class EnvpoolEnvironment:
             if self._adaptation.life_loss_terminates:
                 terminated = terminated | (info["lives"] < self._lives)
             self._lives = info["lives"]
+
         terminated = terminated & ~ignored
         goal = np.where(terminated, np.float32(self._adaptation.goal_reward), np.float32(0))
+        # The info of Atari has the reward before clipping.
         score = np.asarray(info.get("reward", reward), np.float32)
         return HostStep(
             observation=self._layout.convert(observation),
@@ -295,77 +349,84 @@ class EnvpoolEnvironment:
         )
 
     def render(self) -> np.ndarray:
-        """The first environment as `[H, W, 3]` uint8; only one of `make_rendered` can be drawn."""
+        """Draw the first environment, `[H, W, 3]` uint8. It must come from `make_rendered`."""
         return self._calls("render", lambda: self._pool.render())[0]
 
     def close(self) -> None:
-        """End the pool's threads; a second call does nothing."""
+        """End the threads of the pool. A second call does nothing."""
         if self._pool is not None:
-            # envpool's own `close` frees nothing: its threads end with the pool.
+            # The `close` of envpool frees nothing. Its threads end when the pool is deleted.
             self._pool = None
             self._calls.close()
 
 
 def available() -> list[str]:
-    """Names of the tested environments, none if envpool is not installed."""
+    """List the names of the tested environments. The list is empty without envpool."""
     if importlib.util.find_spec("envpool") is None:
         return []
     return sorted(name for name, module in _modules().items() if _is_offered(name, module))
 
 
 def make(name: str, /, *, timeout: float | None = 60.0, **options: Any) -> EnvpoolFactory:
-    """The environment `name` with some of envpool's settings changed.
+    """Return a factory for the environment `name`.
 
     Args:
-      name: of envpool, such as `Pong-v5`.
-      timeout: seconds after which a call counts as hung; None waits for ever, and saves the 10 to 30
-        microseconds that it takes to hand each call to another thread. A pool of ViZDoom that hangs while it
-        starts holds the interpreter's lock: then the whole process ends, with its stacks on stderr.
-      **options: envpool's settings by their names. For Atari those that leave the paper are
-        `repeat_action_probability` (0.25: sticky actions), `full_action_space`, `episodic_life`, and
-        `reward_clip=False`. `continuous=False` gives CarRacing Gymnasium's five actions.
+      name: name in envpool, such as `Pong-v5`.
+      timeout: seconds after which a call counts as hung. None waits for ever and saves the 10 to 30
+        microseconds that it takes to hand each call to another thread. A ViZDoom pool that hangs
+        while it starts holds the interpreter lock, so the whole process ends then, with its stacks
+        on stderr.
+      **options: settings of envpool by their names. For Atari, these settings leave the paper:
+        `repeat_action_probability` (0.25 for sticky actions), `full_action_space`, `episodic_life`
+        and `reward_clip=False`. For CarRacing, `continuous=False` selects Gymnasium's five actions.
 
     Returns:
       A factory of pools.
 
     Raises:
-      InputError: if envpool is missing, or a name or a setting is of no use.
+      UnknownEnvironmentError: if envpool has no environment of this name.
+      InputError: if envpool is missing, the environment is not supported, or a setting is wrong.
     """
     if importlib.util.find_spec("envpool") is None:
-        raise InputError(f"'envpool:{name}' needs envpool, which is not installed; {INSTALL}")
+        raise InputError(f"'envpool:{name}' needs envpool; run {INSTALL}")
+
     module = _modules().get(name)
     if module is None:
         raise UnknownEnvironmentError(name)
     if not _is_offered(name, module):
         raise InputError(
-            f"'envpool:{name}' exists in envpool, but its rewards and ends were not tested here; "
-            f"tested are {', '.join(family.removeprefix('envpool.') for family in FAMILIES)}"
+            f"'envpool:{name}' is not supported: its rewards and episode ends were not tested; "
+            f"supported are {', '.join(family.removeprefix('envpool.') for family in FAMILIES)}"
         )
     check_timeout("timeout", timeout)
     return EnvpoolFactory(name, module, options, timeout=timeout)
 
 
 def _modules() -> dict[str, str]:
-    """envpool's module of every name it has registered."""
+    """Return the envpool module of each registered name."""
     import envpool.registration
 
     return {name: entry[0] for name, entry in envpool.registration.registry.specs.items()}
 
 
 def _is_offered(name: str, module: str) -> bool:
+    """Return whether the environment is one of the tested ones."""
     return module in FAMILIES and name in (FAMILIES[module].names or (name,))
 
 
 def _make_spec(name: str, settings: Mapping[str, Any]) -> Any:
+    """Call `envpool.make_spec`."""
     import envpool
 
     return envpool.make_spec(name, **settings)
 
 
 def _settings(env_id: str, name: str, family: Family, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What envpool is given, checked: it may end the process otherwise."""
+    """Return checked settings for envpool, which may end the process on a wrong one."""
     if not options and not family.fixed:
         return dict(family.defaults)
+
+    # Find the settings that can be changed.
     with _quiet():
         config = _make_spec(name, {}).config._asdict()
     known = [option for option in LOWEST if option in config]
@@ -376,6 +437,8 @@ def _settings(env_id: str, name: str, family: Family, options: Mapping[str, Any]
             if isinstance(value, bool | float) and option not in HIDDEN
         ]
     check_names(env_id, options, known)
+
+    # Check their values.
     for option, value in options.items():
         title = f"{option} of {env_id!r}"
         if option in LOWEST:
@@ -386,23 +449,25 @@ def _settings(env_id: str, name: str, family: Family, options: Mapping[str, Any]
             check_number(title, value, 0, 1)
         else:
             check_number(title, value)
+
     settings = {**family.defaults, **family.fixed, **options}
     if name in VIZDOOM_REWARDS:
         settings["reward_config"] = VIZDOOM_REWARDS[name]
+        # The time limit must come before the one of Doom, which looks like the goal.
         steps, skip = (
             settings.get(key, config[key]) for key in ("max_episode_steps", "frame_skip")
         )
         if steps * skip > VIZDOOM_TICS:
             raise InputError(
-                f"max_episode_steps times frame_skip of {env_id!r} must be at most {VIZDOOM_TICS}, when Doom "
-                f"itself ends the scenario, got {steps} times {skip}"
+                f"max_episode_steps * frame_skip of {env_id!r} must be at most {VIZDOOM_TICS}, "
+                f"because Doom ends the scenario then, got {steps} * {skip}"
             )
     return settings
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Gymnasium's warning that the bounds of every 64-bit space lose precision."""
+    """Silence Gymnasium's warning that the bounds of 64-bit spaces lose precision."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered")
         yield

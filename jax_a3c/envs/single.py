@@ -1,6 +1,6 @@
-"""One environment of Gymnasium: what it declares, read here or in a process, and checks of what it returns.
+"""One Gymnasium environment: read its spaces, and check the values that it returns.
 
-Everything here works without importing Gymnasium.
+This module does not import Gymnasium.
 """
 
 import multiprocessing
@@ -18,24 +18,25 @@ from jax_a3c.envs.base import HostEnvironmentError
 from jax_a3c.envs.host import kinds_of, raised
 
 Make = Callable[..., Any]
-"""Makes one environment of Gymnasium."""
+"""Function that makes one Gymnasium environment."""
 
 START_METHOD: Final = "forkserver"
-"""How processes are started: a fork would copy the locks of JAX's threads, held or not."""
+"""Start method of processes. A fork could copy locks that JAX's threads hold."""
 
 NUMBERS = frozenset({float, int, bool, np.float64, np.float32, np.int64, np.int32})
+"""Types of rewards that need no conversion."""
 FLAGS = frozenset({bool, np.bool_})
-"""Usual types of rewards and flags, which need no conversion."""
+"""Types of flags that need no conversion."""
 
 
 class Description(NamedTuple):
-    """What an environment declares.
+    """Declarations of an environment.
 
     Attributes:
-      observation_space: of Gymnasium.
-      action_space: of Gymnasium.
-      metadata: such as its render modes.
-      max_episode_steps: its time limit, None if there is none.
+      observation_space: Gymnasium space of one observation.
+      action_space: Gymnasium space of one action.
+      metadata: metadata of the environment, such as its render modes.
+      max_episode_steps: time limit in environment steps, None for no limit.
     """
 
     observation_space: Any
@@ -45,7 +46,7 @@ class Description(NamedTuple):
 
 
 def describe(make: Make) -> Description:
-    """Make an environment, read what it declares, and close it."""
+    """Make an environment, read its declarations, and close it."""
     env = make()
     max_episode_steps = None if env.spec is None else env.spec.max_episode_steps
     description = Description(
@@ -56,24 +57,26 @@ def describe(make: Make) -> Description:
 
 
 def describe_in_process(env_id: str, make: Make, *, timeout: float | None) -> Description:
-    """`describe` in a process of its own, on its main thread.
+    """Call `describe` on the main thread of a new process.
 
     Args:
-      env_id: for messages.
-      make: makes the environment; cloudpickle must be able to pickle it.
+      env_id: id of the environment, for messages.
+      make: function that makes the environment. cloudpickle must be able to pickle it.
       timeout: seconds after which the environment counts as hung, None to wait for ever.
 
     Returns:
       The description.
 
     Raises:
-      InputError: if `make` cannot be pickled, or if no process can be started because the program does not
-        guard its work.
+      InputError: if `make` cannot be pickled, or if no process can start because the main program
+        has no `if __name__ == "__main__":`.
       HostEnvironmentError: if the environment raises, hangs or ends its process.
     """
     import cloudpickle
 
     _check_guard()
+
+    # cloudpickle also pickles lambdas and local classes.
     try:
         pickled = cloudpickle.dumps(make)
     except Exception as error:
@@ -81,29 +84,34 @@ def describe_in_process(env_id: str, make: Make, *, timeout: float | None) -> De
             f"{env_id!r} with processes=True must be picklable, with its options: {error}"
         ) from error
 
+    # Start the process and wait for its first message.
     context = multiprocessing.get_context(START_METHOD)
     answers, telling = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(pickled, telling), daemon=True)
     with answers:
         try:
+            # Close this end of the pipe, so that the end of the child raises EOFError.
             with telling:
                 process.start()
-            answers.recv()  # it has started
+            answers.recv()
         except (EOFError, ConnectionError):
             raise InputError(
-                f"{env_id!r} with processes=True cannot start a process: each one imports the program that "
-                'starts it, so write `if __name__ == "__main__":` over what that program does'
+                f"{env_id!r} with processes=True cannot start a process: each process imports the "
+                'main program, so write `if __name__ == "__main__":` above the work of that program'
             ) from None
+
+        # Wait for the description.
         try:
             if not answers.poll(timeout):
                 raise HostEnvironmentError(
-                    f"{env_id!r} hangs: no answer within {timeout:g} seconds of making it in a process"
+                    f"{env_id!r} hangs: make did not return within {timeout:g} seconds in its "
+                    "process; correct the environment or set its option timeout higher"
                 )
             succeeded, content = answers.recv()
         except EOFError:
             process.join(1.0)
             raise HostEnvironmentError(
-                f"{env_id!r} ended its process in making it ({_cause(process.exitcode)})"
+                f"{env_id!r} ended its process in make ({_cause(process.exitcode)})"
             ) from None
         finally:
             process.kill()
@@ -111,19 +119,21 @@ def describe_in_process(env_id: str, make: Make, *, timeout: float | None) -> De
 
     if succeeded:
         return pickle.loads(content)
+
+    # The process sent the name and the message of the error.
     cause = _exception(*content)
-    raise HostEnvironmentError(raised(env_id, "making it", cause)) from cause
+    raise HostEnvironmentError(raised(env_id, "make", cause)) from cause
 
 
 class Elsewhere:
-    """A maker for Gymnasium's `AsyncVectorEnv`: a stand-in in this process, the environment in every other.
+    """Function that makes an environment in a child process, and a stand-in in this process.
 
-    The vector calls the first of its makers in the process that owns it, to read the spaces. An environment
-    that needs a main thread cannot be made there.
+    `AsyncVectorEnv` of Gymnasium calls its first function in this process too, only to read the
+    spaces. An environment that needs the main thread may not be possible here.
     """
 
     def __init__(self, make: Make, description: Description):
-        """`make` makes the environment that `description` describes."""
+        """Store the function `make` and the `description` of its environment."""
         self._make = make
         self._description = description
 
@@ -138,30 +148,30 @@ class Elsewhere:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Become `make` in another process."""
+        """Unpickle as `make` in another process."""
         return _same, (self._make,)
 
 
 class Checked:
-    """One environment of Gymnasium that returns what it declares, or says in one sentence what it returned.
+    """Gymnasium environment whose returned values are checked against its spaces.
 
-    The tuple and the observation are checked in the first `reset` and the first `step`. Rewards and flags are
-    checked always: Gymnasium's vectors take None for NaN, the string "1" for 1, and any flag for what `bool`
-    makes of it. A reward that is one number in an array becomes that number.
+    The tuple and the observation are checked in the first `reset` and the first `step`. Rewards and
+    flags are checked in every step: Gymnasium's vectors convert the reward None to NaN, the reward
+    "1" to 1, and any flag with `bool`. A reward in an array of size 1 is converted to a number.
     """
 
     def __init__(self, env: Any, env_id: str):
-        """`env` is Gymnasium's, `env_id` is for messages."""
+        """Wrap the Gymnasium environment `env`. Messages name it by `env_id`."""
         self._env = env
         self._id = env_id
         self._unchecked = {"reset", "step"}
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the environment's own."""
+        """Forward all other attributes to the environment."""
         return getattr(self._env, name)
 
     def reset(self, **options: Any) -> tuple[Any, Any]:
-        """Begin an episode."""
+        """Start an episode."""
         returned = self._env.reset(**options)
         if "reset" in self._unchecked:
             self._check("reset", returned, ("observation", "info"))
@@ -175,9 +185,11 @@ class Checked:
                 "step", returned, ("observation", "reward", "terminated", "truncated", "info")
             )
 
+        # Return the usual types unchanged, because this runs in every step.
         observation, reward, terminated, truncated, info = returned
         if type(reward) in NUMBERS and type(terminated) in FLAGS and type(truncated) in FLAGS:
             return returned
+
         return (
             observation,
             self._number(reward),
@@ -187,20 +199,24 @@ class Checked:
         )
 
     def _check(self, function: str, returned: Any, names: tuple[str, ...]) -> None:
-        """Refuse a first result that is no such tuple, or whose observation is not in its space."""
+        """Check the tuple of a first result and the observation in it."""
         self._unchecked.discard(function)
+
         if not isinstance(returned, tuple) or len(returned) != len(names):
             length = f" of {len(returned)}" if isinstance(returned, tuple) else ""
             raise HostEnvironmentError(
-                f"{function}() of {self._id!r} returned a {type(returned).__name__}{length}; it must return "
-                f"the tuple ({', '.join(names)})"
+                f"{function}() of {self._id!r} returned a {type(returned).__name__}{length}; "
+                f"it must return the tuple ({', '.join(names)})"
             )
+
         if wrong := mismatch(self._env.observation_space, returned[0]):
             raise HostEnvironmentError(
-                f"{function}() of {self._id!r} returned an {wrong}; correct {function}() or observation_space"
+                f"{function}() of {self._id!r} returned an {wrong}; "
+                f"correct {function}() or observation_space"
             )
 
     def _number(self, reward: Any) -> float:
+        """Convert a reward to a number."""
         array = np.asarray(reward)
         if array.size == 1 and array.dtype.kind in "biuf":
             return float(array.item())
@@ -209,6 +225,7 @@ class Checked:
         )
 
     def _flag(self, name: str, flag: Any) -> bool:
+        """Convert `terminated` or `truncated` to a boolean."""
         array = np.asarray(flag)
         if array.size == 1 and array.dtype == np.bool_:
             return bool(array.item())
@@ -218,35 +235,39 @@ class Checked:
 
 
 def mismatch(space: Any, value: Any, name: str = "observation") -> str | None:
-    """Say in what an observation differs from its space.
+    """Describe how an observation differs from its space.
 
-    Shapes must be equal, and dtypes such that NumPy casts one to the other within a kind: float64 to float32
-    and integers to reals, but no reals to integers. `AsyncVectorEnv` would cast everything without a word.
+    Shapes must be equal. Dtypes must be of the same kind in the sense of `np.can_cast`: float64
+    fits float32, and integers fit reals, but reals do not fit integers. `AsyncVectorEnv` would cast
+    every dtype silently.
 
     Args:
-      space: Gymnasium's.
+      space: Gymnasium space.
       value: the observation.
-      name: of the value, for the message.
+      name: name of the value, for the message.
 
     Returns:
-      What came and what is expected, None if it fits.
+      The observation and what was expected, as part of a sentence. None if the value fits.
     """
     kinds = kinds_of(space)
     if kinds & {"Dict", "Tuple"}:
         return _parts_mismatch(space, value, name)
     if not kinds & {"Box", "Discrete", "MultiDiscrete", "MultiBinary"}:
-        return None  # text, say, which no network sees
+        # Other spaces, such as text, never reach a network.
+        return None
 
     try:
         array = np.asarray(value)
-    except ValueError as error:  # of parts that differ in length
-        return f"{name} that is no array ({error})"
+    except ValueError as error:
+        # NumPy refuses nested lists of different lengths.
+        return f"{name} that is not an array ({error})"
     if array.shape != space.shape or not np.can_cast(array.dtype, space.dtype, "same_kind"):
         return (
-            f"{name} of shape {array.shape} and dtype {array.dtype}, its space has shape {space.shape} "
-            f"and dtype {space.dtype}"
+            f"{name} of shape {array.shape} and dtype {array.dtype}, but its space has shape "
+            f"{space.shape} and dtype {space.dtype}"
         )
 
+    # A category out of range would break its one-hot vector.
     if kinds & {"Discrete", "MultiDiscrete"}:
         count = space.n if "Discrete" in kinds else space.nvec
         if np.any(array < space.start) or np.any(array >= space.start + count):
@@ -255,32 +276,34 @@ def mismatch(space: Any, value: Any, name: str = "observation") -> str | None:
 
 
 def _parts_mismatch(space: Any, value: Any, name: str) -> str | None:
-    """`mismatch` of a dict or a tuple."""
+    """Apply `mismatch` to each part of a dict or a tuple."""
     if "Dict" in kinds_of(space):
         if not isinstance(value, Mapping):
-            return f"{name} of type {type(value).__name__}, its space is a Dict"
+            return f"{name} of type {type(value).__name__}, but its space is a Dict"
         if missing := set(space.spaces) - set(value):
             return f"{name} without {', '.join(map(repr, sorted(missing)))}, which its space has"
         keys: Any = space.spaces
     else:
         if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
-            return f"{name} that is {shown(value)}, its space is a tuple of {len(space.spaces)}"
+            return f"{name} {shown(value)}, but its space is a Tuple of {len(space.spaces)}"
         keys = range(len(space.spaces))
+
+    # Name the first part that does not fit.
     parts = (mismatch(space[key], value[key], f"{name}[{key!r}]") for key in keys)
     return next((part for part in parts if part is not None), None)
 
 
 def _check_guard() -> None:
-    """End a process that is about to start processes while it imports the program that started it.
+    """Exit silently from a process that starts processes while it imports the main program.
 
-    Its traceback would stand above the sentence in which the program is told so.
+    A traceback here would only hide the message that the main program prints.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(1)
 
 
 def _answer(make: bytes, telling: Connection) -> None:
-    """What the process of `describe_in_process` does."""
+    """Run the process of `describe_in_process`: send None, then the result or the error."""
     telling.send(None)
     try:
         import cloudpickle
@@ -292,15 +315,17 @@ def _answer(make: bytes, telling: Connection) -> None:
 
 
 def _exception(kind: str, message: str) -> Exception:
-    """An exception with the name and the words of one in another process, which may have no pickle."""
+    """Rebuild an exception of another process, which may not be picklable, from its texts."""
     return type(kind, (Exception,), {})(message)
 
 
 def _cause(exit_code: int | None) -> str:
+    """Describe an exit code. A negative one is the number of a signal."""
     if exit_code is not None and exit_code < 0:
         return signal.Signals(-exit_code).name
     return f"exit code {exit_code}"
 
 
 def _same(make: Make) -> Make:
+    """Return the argument. `Elsewhere.__reduce__` needs a function."""
     return make

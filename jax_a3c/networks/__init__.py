@@ -1,9 +1,10 @@
-"""Networks as Flax Linen modules with one signature, feed-forward or recurrent.
+"""Networks: Flax Linen modules with one signature for feed-forward and recurrent networks.
 
     params = network.init(key, carry, obs, reset)
     carry, distribution, values = network.apply(params, carry, obs, reset)
 
-Always time-major: observations `[T, *B, *obs_shape]`, resets `[T, *B]`, carry `[*B, H]`, or `()`.
+Arrays are time-major: `obs` `[T, *B, *obs_shape]`, `reset` `[T, *B]`. The carry is `[*B, H]` in a
+recurrent network and `()` in a feed-forward network.
 """
 
 from jax_a3c.networks.convolutions import Conv

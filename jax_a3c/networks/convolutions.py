@@ -1,4 +1,4 @@
-"""A 2D convolution whose gradient stays fast inside a loop on the CPU."""
+"""2D convolution with a gradient that is fast inside a loop on the CPU."""
 
 import functools
 import math
@@ -13,28 +13,30 @@ from jax import lax
 from jax_a3c.types import Array
 
 PATCHES_UP_TO = 64
-"""On the CPU, kernels with at most this many weights per output unit run as patches times a matrix."""
+"""Largest number of weights per output unit for which the CPU multiplies patches by a matrix."""
 
 CHUNK = 16
-"""Images of one step of the gradient on the CPU; its intermediate results then fit into the caches."""
+"""Number of images per step of the CPU gradient. Intermediate results then fit into the caches."""
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Conv(nn.Module):
-    """2D convolution without padding; parameters and results of `nn.Conv(..., padding="VALID")`.
+    """2D convolution with the parameters and results of `nn.Conv(..., padding="VALID")`.
 
-    XLA's CPU compiler reorders the axes of a convolution into the only order that its fast kernel takes,
-    but not in the body of a `lax.scan`: there the weight gradient that JAX derives falls back to a naive
-    loop, 5 to 39 times slower. Here the gradient is written in that order to
-    begin with, and taken over a few images at a time. `benchmarks/convolutions.py` has the measurement.
-    Reverse-mode derivatives only, as of every `jax.custom_vjp`.
+    XLA's fast CPU kernel accepts one order of the axes. XLA transposes convolutions into that
+    order, but not in the body of a `lax.scan`. There the weight gradient that JAX derives falls
+    back to a naive loop, which is 5 to 39 times slower (`benchmarks/convolutions.py`). This module
+    writes the gradient in the fast order and computes it for a few images at a time. Like every
+    `jax.custom_vjp`, it supports reverse-mode derivatives only.
 
     Attributes:
       features: number of output channels.
       kernel_size: height and width of the kernel.
-      strides: steps down and across.
-      dtype: of the computation and of the result; parameters are float32.
+      strides: vertical and horizontal stride.
+      kernel_init: initialiser of the kernel.
+      bias_init: initialiser of the bias.
+      dtype: dtype of the computation and of the result. Parameters are float32.
     """
 
     features: int
@@ -56,15 +58,15 @@ class Conv(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(images: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-    """Convolution without padding, in the form that is fast on the device it is compiled for.
+    """Convolve without padding, in the form that is fast on the compilation target.
 
     Args:
       images: `[M, H, W, C]` float.
       kernel: `[h, w, C, O]` float.
-      strides: steps down and across.
+      strides: vertical and horizontal stride.
 
     Returns:
-      `[M, H', W', O]` with H' = (H - h) // stride + 1, likewise W'.
+      `[M, H', W', O]` with H' = (H - h) // stride + 1, and W' likewise.
     """
     cpu = as_patches if _is_small(kernel) else direct
     return by_platform(cpu, direct, images, kernel, strides=strides)
@@ -86,41 +88,46 @@ convolve.defvjp(_forward, _backward)
 
 
 def direct(images: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-    """XLA's convolution; arguments as of `convolve`."""
+    """Convolve with XLA's convolution; same arguments and result as `convolve`."""
     return lax.conv_general_dilated(images, kernel, strides, "VALID", dimension_numbers=_LAYOUT)
 
 
 def as_patches(images: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-    """Every patch as a row, by strided slices, times the kernel as a matrix; arguments as of `convolve`."""
+    """Convolve by a product of patches and kernel; same arguments and result as `convolve`."""
     height, width, _, features = kernel.shape
     rows = range(0, images.shape[1] - height + 1, strides[0])
     columns = range(0, images.shape[2] - width + 1, strides[1])
+
+    # Position (i, j) of every patch, as one strided slice each: [M, H', W', C].
     slices = [
         images[:, i : i + rows[-1] + 1 : strides[0], j : j + columns[-1] + 1 : strides[1]]
         for i in range(height)
         for j in range(width)
     ]
-    # [M, H', W', h * w * C] @ [h * w * C, O]
+
+    # [M, H', W', h * w * C] @ [h * w * C, O] -> [M, H', W', O]
     return jnp.concatenate(slices, axis=-1) @ kernel.reshape(-1, features)
 
 
 def canonical_gradient(
     images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """Gradient of `direct` as convolutions of NHWC by HWIO into NHWC, all transpositions explicit.
+    """Return the gradient of `direct`, computed by NHWC convolutions with explicit transpositions.
 
     Args:
       images: `[M, H, W, C]` float.
       kernel: `[h, w, C, O]` float.
-      grad: `[M, H', W', O]` float, with respect to the result.
-      strides: steps down and across.
+      grad: `[M, H', W', O]` float. Gradient with respect to the result.
+      strides: vertical and horizontal stride.
 
     Returns:
       The gradients with respect to images and kernel.
     """
     sizes = kernel.shape[:2]
-    # Rows and columns at the end that no patch reached.
+    # Count the rows and columns at the end that no patch covers.
     unused = [images.shape[k + 1] - strides[k] * (grad.shape[k + 1] - 1) - sizes[k] for k in (0, 1)]
+
+    # Images: convolve the dilated gradient with the flipped kernel.
     images_grad = lax.conv_general_dilated(
         grad,
         lax.rev(kernel, (0, 1)).swapaxes(2, 3),
@@ -129,7 +136,8 @@ def canonical_gradient(
         lhs_dilation=strides,
         dimension_numbers=_LAYOUT,
     )
-    # The sum runs over the images: they take the place of the channels. -> [C, h, w, O]
+
+    # Kernel: the sum runs over the images, so M takes the place of the channels: [C, h, w, O].
     kernel_grad = lax.conv_general_dilated(
         images.transpose(3, 1, 2, 0),
         grad.transpose(1, 2, 0, 3),
@@ -144,7 +152,7 @@ def canonical_gradient(
 def chunked_gradient(
     images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """`canonical_gradient`, a chunk of images after the other; the same arguments and results."""
+    """Compute `canonical_gradient` in chunks of images; same arguments and results."""
     if images.shape[0] <= CHUNK:
         return canonical_gradient(images, kernel, grad, strides)
     num_chunks, rest = divmod(images.shape[0], CHUNK)
@@ -157,10 +165,13 @@ def chunked_gradient(
     def split(x: Array) -> Array:
         return x[:whole].reshape(num_chunks, CHUNK, *x.shape[1:])
 
+    # Add up the kernel's gradient over the chunks; stack the images' gradients.
     kernel_grad, images_grad = lax.scan(add, jnp.zeros_like(kernel), (split(images), split(grad)))
     images_grad = images_grad.reshape(whole, *images.shape[1:])
     if not rest:
         return images_grad, kernel_grad
+
+    # The images after the last whole chunk.
     kernel_grad, last = add(kernel_grad, (images[whole:], grad[whole:]))
     return jnp.concatenate([images_grad, last]), kernel_grad
 
@@ -168,17 +179,19 @@ def chunked_gradient(
 def direct_gradient(
     images: Array, kernel: Array, grad: Array, strides: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """The gradient that JAX derives from `direct`; arguments and results as of `canonical_gradient`."""
+    """Return the gradient that JAX derives from `direct`; interface of `canonical_gradient`."""
     return jax.vjp(functools.partial(direct, strides=strides), images, kernel)[1](grad)
 
 
 def _is_small(kernel: Array) -> bool:
+    """Return whether the CPU is faster with patches than with XLA's convolution."""
     return math.prod(kernel.shape[:3]) <= PATCHES_UP_TO
 
 
 def by_platform(
     cpu: Callable[..., Any], default: Callable[..., Any], *args: Array, **settings: Any
 ) -> Any:
-    """What the program is compiled for decides: `cpu(*args, **settings)` there, else `default`."""
-    cpu, default = functools.partial(cpu, **settings), functools.partial(default, **settings)
+    """Call `cpu(*args, **settings)` if the compilation target is a CPU, else `default`."""
+    cpu = functools.partial(cpu, **settings)
+    default = functools.partial(default, **settings)
     return lax.platform_dependent(*args, cpu=cpu, default=default)

@@ -1,4 +1,4 @@
-"""Policy heads: features `[..., F]` -> a distribution over actions with float32 parameters."""
+"""Policy heads: map features `[..., F]` to a distribution over actions, with float32 parameters."""
 
 import math
 
@@ -15,11 +15,11 @@ VARIANCES = ("parameter", "scalar", "per_dimension")
 
 
 class CategoricalHead(nn.Module):
-    """Linear logits.
+    """Linear layer from features to logits.
 
     Attributes:
       num_actions: A.
-      initialization: "orthogonal" with gain 0.01, so that the first policy is nearly uniform, or "torch".
+      initialization: "orthogonal" (gain 0.01, so the first policy is nearly uniform) or "torch".
     """
 
     num_actions: int
@@ -27,29 +27,30 @@ class CategoricalHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Categorical:
-        """`[..., F]` -> logits `[..., A]`."""
+        """Map features `[..., F]` to logits `[..., A]`."""
         return Categorical(
             dense(features, self.num_actions, init=self.initialization, scale=0.01, name="logits")
         )
 
 
 class GaussianHead(nn.Module):
-    r"""Linear mean and one of three variances, in units of the policy.
+    r"""Linear layer from features to the mean, with one of three forms of the variance.
 
-    Actions with finite bounds are those units mapped from [-1, 1], see `envs.base.to_bounds`; so the standard
-    deviation 1 means the same whatever the bounds are.
+    Mean and variance are in policy units. For actions with finite bounds, `envs.base.to_bounds`
+    maps [-1, 1] in policy units to the bounds, so a standard deviation of 1 means the same for all
+    bounds.
 
-        "scalar"          sigma^2 = softplus(w x + b) + min_variance,  one for all dimensions (the paper)
+        "scalar"          sigma^2 = softplus(w x + b) + min_variance,  one for all entries (paper)
         "per_dimension"   sigma_k^2 = softplus(w_k x + b_k) + min_variance
-        "parameter"       sigma_k^2 = exp(2 log_stddev_k) + min_variance,  of no state (today's practice)
+        "parameter"       sigma_k^2 = exp(2 log_stddev_k) + min_variance,  independent of the state
 
     Attributes:
       size: number of entries of an action vector, A.
-      variance: one of the three.
-      min_variance: lower bound of the variance in squared policy units. It keeps log_prob
-        and its gradient finite.
-      initialization: "orthogonal" with gain 0.01, or "torch".
-      initial_stddev: exp(log_stddev) at the start, above 0, in policy units.
+      variance: "parameter" (common today), "scalar" or "per_dimension".
+      min_variance: lower bound of the variance, in squared policy units. It keeps `log_prob` and
+        its gradient finite.
+      initialization: "orthogonal" (gain 0.01) or "torch".
+      initial_stddev: initial exp(log_stddev), above 0, in policy units. Used by "parameter".
 
     References:
       Mnih et al. (2016), section 9 of the supplement.
@@ -63,9 +64,12 @@ class GaussianHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> DiagonalGaussian:
-        """`[..., F]` -> mean `[..., A]`, stddev `[..., A]`, or `[..., 1]` with "scalar"."""
+        """Map features `[..., F]` to mean `[..., A]` and stddev, `[..., A]` or `[..., 1]`."""
         mean = dense(features, self.size, init=self.initialization, scale=0.01, name="mean")
+
+        # sigma^2 without its lower bound.
         if self.variance == "parameter":
+            # One parameter per entry, for all states.
             start = nn.initializers.constant(math.log(self.initial_stddev))
             log_stddev = self.param("log_stddev", start, (self.size,), jnp.float32)
             variance = jnp.broadcast_to(jnp.exp(2.0 * log_stddev), mean.shape)
@@ -78,4 +82,5 @@ class GaussianHead(nn.Module):
             raise InputError(
                 f"unknown variance {self.variance!r}; choose one of {', '.join(VARIANCES)}"
             )
+
         return DiagonalGaussian(mean, jnp.sqrt(variance + self.min_variance))

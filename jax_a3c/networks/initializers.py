@@ -1,4 +1,4 @@
-"""How weights and biases start: today's orthogonal practice, or Torch's default of 2016."""
+"""Initialisers of weights and biases: orthogonal, common today, or Torch's default of 2016."""
 
 import math
 from typing import Any
@@ -15,19 +15,22 @@ INITS = ("orthogonal", "torch")
 
 
 def initializers(init: str, *, scale: float, fan_in: int) -> dict[str, Any]:
-    """Initialisers of one layer, as the keyword arguments of a Flax layer.
+    """Return the initialisers of one layer as keyword arguments of a Flax layer.
 
     Args:
-      init: "orthogonal", orthogonal weights times `scale` and zero biases, or "torch",
-        U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, which the paper used.
+      init: "orthogonal" for orthogonal weights times `scale` and zero biases. "torch" for weights
+        and biases from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as in the paper.
       scale: gain of the orthogonal weights; "torch" ignores it.
       fan_in: number of inputs of one output unit.
+
+    Returns:
+      `{"kernel_init": ..., "bias_init": ...}`.
 
     Raises:
       InputError: if `init` is unknown.
 
     References:
-      "torch": e-mail of V. Mnih, wiki of muupan/async-rl (2016).
+      "torch": e-mail of V. Mnih, in the wiki of muupan/async-rl (2016).
     """
     if init == "orthogonal":
         return {
@@ -36,6 +39,8 @@ def initializers(init: str, *, scale: float, fan_in: int) -> dict[str, Any]:
         }
     if init != "torch":
         raise InputError(f"unknown init {init!r}; choose one of {', '.join(INITS)}")
+
+    # U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases alike.
     bound = 1.0 / math.sqrt(fan_in)
 
     def uniform(key: Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
@@ -53,6 +58,18 @@ def dense(
     dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> Array:
-    """Apply a new `nn.Dense` inside a compact module: `[..., F]` -> `[..., features]`, parameters float32."""
+    """Apply a new `nn.Dense`, `[..., F]` -> `[..., features]`, inside a compact module.
+
+    Args:
+      inputs: `[..., F]` float.
+      features: number of output units.
+      init: "orthogonal" or "torch".
+      scale: gain of the orthogonal weights.
+      dtype: dtype of the computation. Parameters are float32.
+      name: name of the layer in the parameter tree.
+
+    Returns:
+      `[..., features]` of `dtype`.
+    """
     starts = initializers(init, scale=scale, fan_in=inputs.shape[-1])
     return nn.Dense(features, dtype=dtype, name=name, dot_general=product, **starts)(inputs)

@@ -1,4 +1,4 @@
-"""Whole networks, actor-critic and Q, and the factories that build them for an environment."""
+"""Complete networks, actor-critic and Q, and functions that build them for an environment."""
 
 from typing import Any
 
@@ -27,7 +27,14 @@ TORSOS = ("mlp", "mnih2013", "nature", "minatar")
 
 
 class Trunk(nn.Module):
-    """Observations to features: the torso on the merged batch, then the core, if any, over time."""
+    """Part of a network from observations to features: a torso, then an optional recurrent core.
+
+    Attributes:
+      torso: module from `[M, *obs_shape]` to `[M, F]`.
+      core: `LSTM`, or None for a feed-forward network.
+      num_categories: as in `torsos.as_real`.
+      observation_high: as in `torsos.as_real`.
+    """
 
     torso: nn.Module
     core: LSTM | None = None
@@ -36,30 +43,33 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Carry, obs: Array, reset: Array) -> tuple[Carry, Array]:
-        """`[T, *B, *obs_shape]` -> carry after the last step, features `[T, *B, F]` float32."""
+        """Map `[T, *B, *obs_shape]` to the last carry and features `[T, *B, F]` float32."""
+        # The torso sees one merged batch, the core sees time.
         merged = obs.reshape(-1, *obs.shape[reset.ndim :])  # [T * B, *obs_shape]
         features = self.torso(as_real(merged, self.num_categories, self.observation_high))
-        features = features.reshape(*reset.shape, -1)
+        features = features.reshape(*reset.shape, -1)  # [T, *B, F]
         if self.core is not None:
             carry, features = self.core(carry, features, reset)
         return carry, features.astype(jnp.float32)
 
 
 class ActorCritic(nn.Module):
-    """Policy and value of a state.
+    """Network with a policy and a state value.
 
     Attributes:
       torso: module from `[M, *obs_shape]` to `[M, F]`.
       action_space: `Discrete` gives a `Categorical` policy, `Box` a `DiagonalGaussian`.
       core: `LSTM`, or None for a feed-forward network.
-      shared: policy and value share torso and core, as in the paper's Atari network. False gives each its
-        own, as in the paper's continuous control; with a core the carry is `(policy_carry, value_carry)`.
-      variance: of the Gaussian, see `GaussianHead`.
-      min_variance: of the Gaussian, in squared policy units, see `envs.base.to_bounds`.
-      initial_stddev: of the Gaussian with variance "parameter", in policy units.
-      num_categories: observations are integers below this number, encoded one-hot; None for others.
+      shared: True if policy and value share torso and core, as in the paper's Atari network. False
+        if each has its own, as in the paper's continuous control; with a core, the carry is then
+        `(policy_carry, value_carry)`.
+      variance: form of the Gaussian variance, see `GaussianHead`.
+      min_variance: lower bound of the Gaussian variance, in squared policy units.
+      initial_stddev: initial Gaussian stddev with variance "parameter", in policy units.
+      num_categories: if given, observations are integers below this number and become one-hot.
       observation_high: uint8 observations are divided by this number; None means 255.
-      initialization: of the heads, "orthogonal" or "torch"; torso and core have their own field.
+      initialization: initialisation of the heads, "orthogonal" or "torch". Torso and core have the
+        same field.
     """
 
     torso: nn.Module
@@ -75,27 +85,28 @@ class ActorCritic(nn.Module):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the loss shall use what the layers gave while acting.
+        """Whether the loss uses the layer outputs that were stored while acting.
 
-        Without a core, and only with the convolutions that are known here: an MLP takes no longer than it
-        takes to keep what its layers gave.
+        True for a feed-forward network with one of the convolutional torsos of this package. An MLP
+        computes its outputs as fast as they can be stored.
         """
         return self.core is None and isinstance(self.torso, MinAtarConv | Mnih2013 | Nature)
 
     @nn.nowrap
     def record(self, params: Params, *args: Any) -> tuple[Any, Layers]:
-        """`apply(params, carry, obs, reset)`, and what its layers gave, for `replay`."""
+        """Call `apply(params, carry, obs, reset)` and store its layer outputs for `replay`."""
         return record(self, params, *args)
 
     @nn.nowrap
     def replay(self, params: Params, layers: Layers, *args: Any) -> Any:
-        """`apply(params, carry, obs, reset)` with its derivatives, from what its layers gave step by step."""
+        """Return `apply(params, carry, obs, reset)` and its derivatives from stored outputs."""
         return replay(self, params, layers, *args)
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
-        """Zeros for `batch_shape`, that of one time step; `()` for a feed-forward network."""
+        """Return zeros for the batch shape of one time step; `()` for a feed-forward network."""
         if self.core is None:
             return ()
+        # One carry for each trunk.
         carry = self.core.initial_carry(batch_shape)
         return carry if self.shared else (carry, carry)
 
@@ -103,16 +114,18 @@ class ActorCritic(nn.Module):
     def __call__(
         self, carry: Carry, obs: Array, reset: Array
     ) -> tuple[Carry, Categorical | DiagonalGaussian, Array]:
-        """Run over time.
+        """Apply the network to T steps.
 
         Args:
-          carry: `[*B, H]`, the state before obs[0], as from `initial_carry`.
+          carry: `[*B, H]`. The recurrent state before obs[0], as from `initial_carry`.
           obs: `[T, *B, *obs_shape]`.
-          reset: `[T, *B]` bool. The carry is zeroed before obs[t] where True.
+          reset: `[T, *B]` bool. Where True at t, the carry is set to 0 before obs[t].
 
         Returns:
-          The carry after the last step, the policy with `[T, *B, ...]` parameters, and the values, `[T, *B]`.
+          The carry after the last step, the policy with parameters `[T, *B, ...]`, and the values
+          `[T, *B]` float32.
         """
+        # Shared: one trunk for policy and value. Otherwise each has a trunk and a carry.
         if self.shared:
             carry, features = _trunk(self, "trunk")(carry, obs, reset)
             value_features = features
@@ -121,34 +134,45 @@ class ActorCritic(nn.Module):
             policy_carry, features = _trunk(self, "policy_trunk")(policy_carry, obs, reset)
             value_carry, value_features = _trunk(self, "value_trunk")(value_carry, obs, reset)
             carry = (policy_carry, value_carry) if self.core is not None else ()
+
+        # [T, *B, 1] -> [T, *B]
         values = dense(value_features, 1, init=self.initialization, scale=1.0, name="value")[..., 0]
         return carry, self._policy(features), values
 
     def _policy(self, features: Array) -> Categorical | DiagonalGaussian:
+        """Apply the head that fits the action space."""
         if isinstance(self.action_space, Box):
-            size = self.action_space.size
-            settings = (self.variance, self.min_variance, self.initialization, self.initial_stddev)
-            return GaussianHead(size, *settings, name="policy")(features)
+            head = GaussianHead(
+                size=self.action_space.size,
+                variance=self.variance,
+                min_variance=self.min_variance,
+                initialization=self.initialization,
+                initial_stddev=self.initial_stddev,
+                name="policy",
+            )
+            return head(features)
+
         return CategoricalHead(self.action_space.num_actions, self.initialization, name="policy")(
             features
         )
 
 
 class QNetwork(nn.Module):
-    """Action values, with the signature of `ActorCritic`.
+    """Network with action values and the signature of `ActorCritic`.
 
-    The distribution is `Categorical(q_values)`: its `mode()` is the greedy action. It is not the policy:
-    acting is epsilon-greedy on the values.
+    The distribution is `Categorical(q_values)`, so its `mode()` is the greedy action. It is not the
+    policy: the value-based methods act epsilon-greedily on the values.
 
     Attributes:
       torso: module from `[M, *obs_shape]` to `[M, F]`.
       action_space: `Discrete`.
       core: `LSTM`, or None for a feed-forward network.
-      dueling: Q = V + A - mean A (Wang et al., 2016) with linear streams; the paper names it as a
+      dueling: Q = V + A - mean A (Wang et al., 2016) with linear streams. The paper names it as a
         possible improvement.
-      num_categories: observations are integers below this number, encoded one-hot; None for others.
+      num_categories: if given, observations are integers below this number and become one-hot.
       observation_high: uint8 observations are divided by this number; None means 255.
-      initialization: of the head, "orthogonal" or "torch"; torso and core have their own field.
+      initialization: initialisation of the head, "orthogonal" or "torch". Torso and core have the
+        same field.
     """
 
     torso: nn.Module
@@ -160,15 +184,17 @@ class QNetwork(nn.Module):
     initialization: str = "orthogonal"
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
-        """Zeros for `batch_shape`, that of one time step; `()` for a feed-forward network."""
+        """Return zeros for the batch shape of one time step; `()` for a feed-forward network."""
         return () if self.core is None else self.core.initial_carry(batch_shape)
 
     @nn.compact
     def __call__(self, carry: Carry, obs: Array, reset: Array) -> tuple[Carry, Categorical, Array]:
-        """As `ActorCritic`, but the values are those of all actions, `[T, *B, A]`."""
+        """Apply the network as `ActorCritic` does, with one value per action, `[T, *B, A]`."""
         num_actions = _num_actions(self.action_space)
         carry, features = _trunk(self, "trunk")(carry, obs, reset)
         q_values = dense(features, num_actions, init=self.initialization, scale=1.0, name="q")
+
+        # Q = V + A - mean A
         if self.dueling:
             values = dense(features, 1, init=self.initialization, scale=1.0, name="value")
             q_values = values + q_values - q_values.mean(axis=-1, keepdims=True)
@@ -191,31 +217,38 @@ def actor_critic(
     """Build an actor-critic network for an environment.
 
     Args:
-      spec: `EnvSpec`, or an object with one as its `.spec`.
+      spec: `EnvSpec`, or an object with an `EnvSpec` as `.spec`.
       torso: "mlp", "mnih2013", "nature", "minatar", or a module from `[M, *obs_shape]` to `[M, F]`.
-      hidden: units of the layers of "mlp".
-      lstm: units of the LSTM after the torso; 0 for none.
+      hidden: number of units of each layer of "mlp".
+      lstm: number of units of the LSTM after the torso; 0 for no LSTM.
       shared: policy and value share torso and core.
-      variance: of a Gaussian policy: "parameter", "scalar" (the paper's) or "per_dimension".
-      min_variance: of a Gaussian policy, in squared policy units.
-      initial_stddev: of a Gaussian policy with variance "parameter", above 0, in policy units.
-      init: "orthogonal", or "torch" as the paper's.
-      dtype: of torso and core, such as `jnp.bfloat16`; parameters, heads and outputs are float32.
+      variance: form of a Gaussian policy's variance: "parameter", "scalar" (the paper) or
+        "per_dimension".
+      min_variance: lower bound of a Gaussian policy's variance, in squared policy units, at least
+        0.
+      initial_stddev: initial stddev of a Gaussian policy with variance "parameter", above 0, in
+        policy units.
+      init: initialisation, "orthogonal" or "torch" (the paper).
+      dtype: dtype of torso and core, such as `jnp.bfloat16`. Parameters, heads and outputs are
+        float32.
 
     Returns:
-      The module; `network.apply(params, carry, obs, reset)` gives carry, policy and values `[T, *B]`.
+      The network. `network.apply(params, carry, obs, reset)` returns carry, policy and values
+      `[T, *B]`.
 
     Raises:
-      InputError: if a name is unknown.
+      InputError: if a name is unknown or a number is out of range.
 
     References:
       Mnih et al. (2016), sections 4, 8 and 9.
     """
     spec = _spec(spec)
+    # Check now: the modules would check only when they are called.
     check_boolean("shared", shared)
     check_choice("variance", variance, VARIANCES)
     check_number("min_variance", min_variance, 0.0)
     check_number("initial_stddev", initial_stddev, above=0.0)
+
     return ActorCritic(
         torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
         action_space=spec.action_space,
@@ -240,20 +273,32 @@ def q_network(
     init: str = "orthogonal",
     dtype: Any = jnp.float32,
 ) -> QNetwork:
-    """Build an action-value network for an environment; arguments as of `actor_critic`.
+    """Build an action-value network for an environment.
+
+    Args:
+      spec: `EnvSpec`, or an object with an `EnvSpec` as `.spec`. Its actions are discrete.
+      torso: as in `actor_critic`.
+      hidden: as in `actor_critic`.
+      lstm: as in `actor_critic`.
+      dueling: use the dueling streams of `QNetwork`.
+      init: as in `actor_critic`.
+      dtype: as in `actor_critic`.
 
     Returns:
-      The module; `network.apply` as of `actor_critic`, with values `[T, *B, A]`.
+      The network. `network.apply(params, carry, obs, reset)` returns carry, a distribution whose
+      mode is the greedy action, and values `[T, *B, A]`.
 
     Raises:
-      InputError: if a name is unknown, or if the actions are not discrete.
+      InputError: if a name is unknown, a number is out of range, or the actions are not discrete.
 
     References:
       Mnih et al. (2016), section 4; Wang et al. (2016) for `dueling`.
     """
     spec = _spec(spec)
+    # Refuse continuous actions now, not at the first call.
     _num_actions(spec.action_space)
     check_boolean("dueling", dueling)
+
     return QNetwork(
         torso=_torso(torso, hidden=hidden, init=init, dtype=dtype),
         action_space=spec.action_space,
@@ -266,23 +311,25 @@ def q_network(
 
 
 def _trunk(network: ActorCritic | QNetwork, name: str) -> Trunk:
-    """A trunk with torso and core of its own, made from unbound copies; for compact methods."""
+    """Make a trunk with copies of torso and core, inside a compact method."""
+    # A clone without a parent belongs to the new trunk, so trunks do not share parameters.
     torso = network.torso.clone(parent=None, name=None)
     core = None if network.core is None else network.core.clone(parent=None, name=None)
     return Trunk(torso, core, network.num_categories, network.observation_high, name=name)
 
 
 def _spec(of: Any) -> Any:
-    """The `EnvSpec` of an environment, or itself."""
+    """Return the `EnvSpec` of an environment, or the argument if it is an `EnvSpec`."""
     spec = getattr(of, "spec", of)
     if not hasattr(spec, "action_space"):
         raise InputError(
-            f"spec must be an environment, as envs.make gives it, or its .spec, got {shown(of)}"
+            f"spec must be an environment, such as envs.make returns, or its .spec, got {shown(of)}"
         )
     return spec
 
 
 def _num_actions(action_space: ActionSpace) -> int:
+    """Return A; check that the actions are discrete."""
     if isinstance(action_space, Box):
         raise InputError(
             f"a Q network needs discrete actions, got a Box of size {action_space.size}; "
@@ -292,17 +339,21 @@ def _num_actions(action_space: ActionSpace) -> int:
 
 
 def _core(units: int, *, init: str, dtype: Any) -> LSTM | None:
+    """Build the LSTM, or return None for 0 units."""
     check_integer("lstm, its units or 0 for none,", units, 0)
     return LSTM(units, initialization=init, dtype=dtype) if units else None
 
 
 def _torso(torso: str | nn.Module, *, hidden: tuple[int, ...], init: str, dtype: Any) -> nn.Module:
+    """Build a torso by name, or return the given module."""
+    # Check these settings even if a given module ignores them.
     check_choice("init", init, INITS)
     check_tuple("hidden", hidden, "integers")
     for units in hidden:
         check_integer("hidden", units, 1)
     if isinstance(torso, nn.Module):
         return torso
+
     check_choice("torso, unless it is a flax module,", torso, TORSOS)
     if torso == "mlp":
         return MLP(tuple(hidden), initialization=init, dtype=dtype)

@@ -1,4 +1,4 @@
-"""A matrix product whose gradient is fast on the CPU where the result is narrow, as that of a head."""
+"""Matrix product with a gradient that is fast on the CPU for narrow results, such as a head."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from jax_a3c.types import Array
 
 
 def product(inputs: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-    """`inputs @ kernel`, as the `dot_general` of an `nn.Dense`.
+    """Return `inputs @ kernel`, for use as the `dot_general` of an `nn.Dense`.
 
-    For the gradient of the kernel, `inputs^T @ grad`, XLA's CPU compiler moves the inputs into another order
-    in memory. Where they are wide and `grad` is narrow, that takes ten times as long as `grad^T @ inputs`,
-    which moves `grad` alone: `benchmarks/products.py`. Reverse-mode derivatives only, as of every
-    `jax.custom_vjp`.
+    The gradient of the kernel is `inputs^T @ grad`. For it, XLA's CPU compiler transposes the
+    inputs in memory. If the inputs are wide and `grad` is narrow, this takes ten times as long as
+    `grad^T @ inputs`, which transposes only `grad` (`benchmarks/products.py`). Like every
+    `jax.custom_vjp`, the product supports reverse-mode derivatives only.
 
     Args:
       inputs: `[..., F]`.
@@ -24,6 +24,7 @@ def product(inputs: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     Returns:
       `[..., G]`.
     """
+    # The derived gradient is fast for wide results.
     if kernel.shape[1] >= kernel.shape[0]:
         return inputs @ kernel
     return _narrow(inputs, kernel)
@@ -31,6 +32,7 @@ def product(inputs: Array, kernel: Array, *_: Any, **__: Any) -> Array:
 
 @jax.custom_vjp
 def _narrow(inputs: Array, kernel: Array) -> Array:
+    """Return `inputs @ kernel` for a kernel with fewer columns than rows."""
     return inputs @ kernel
 
 
@@ -40,7 +42,8 @@ def _forward(inputs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     inputs, kernel = saved
-    rows, columns = inputs.reshape(-1, kernel.shape[0]), grad.reshape(-1, kernel.shape[1])
+    rows = inputs.reshape(-1, kernel.shape[0])  # [M, F]
+    columns = grad.reshape(-1, kernel.shape[1])  # [M, G]
     return grad @ kernel.T, by_platform(_moving_the_narrow, _as_it_comes, rows, columns)
 
 
@@ -48,9 +51,11 @@ _narrow.defvjp(_forward, _backward)
 
 
 def _moving_the_narrow(rows: Array, columns: Array) -> Array:
-    # Without the barrier XLA takes the two transpositions together, and moves the rows again.
+    """Return rows^T @ columns, with only the columns transposed in memory."""
+    # Without the barrier, XLA merges the two transpositions and transposes the rows again.
     return lax.optimization_barrier(columns.T @ rows).T
 
 
 def _as_it_comes(rows: Array, columns: Array) -> Array:
+    """Return rows^T @ columns, in the form that JAX derives."""
     return rows.T @ columns

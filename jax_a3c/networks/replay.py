@@ -1,4 +1,4 @@
-"""A forward pass taken again from what its layers gave before, without their products and convolutions."""
+"""Repeat a forward pass from stored layer outputs, without its products and convolutions."""
 
 from typing import Any
 
@@ -10,38 +10,39 @@ from jax_a3c.networks.convolutions import Conv
 from jax_a3c.types import Array, Params
 
 LAYERS = (nn.Dense, Conv)
-"""Modules whose outputs are kept. What lies between, such as activations, is computed again."""
+"""Modules whose outputs are stored. Everything between them, such as activations, is recomputed."""
 
 Layers = dict[tuple[str, ...], Array]
-"""Outputs of layers, by the path of the module."""
+"""Outputs of layers, by the path of their module."""
 
 
 def record(network: nn.Module, params: Params, *args: Any) -> tuple[Any, Layers]:
-    """`network.apply(params, *args)`, and what its layers gave.
+    """Call `network.apply(params, *args)` and store the outputs of its layers.
 
     Args:
-      network: a module whose layers see one merged batch, `[T * B, ...]`, and are called once each.
-      params: its variables.
-      *args: of its `__call__`.
+      network: module whose layers receive one merged batch, `[T * B, ...]`, and are called once
+        each.
+      params: variables of the network.
+      *args: arguments of its `__call__`.
 
     Returns:
       The result of `apply`, and the outputs of its layers.
     """
     result, state = network.apply(params, *args, capture_intermediates=_is_layer)
     kept = flatten_dict(state["intermediates"])
-    return result, {
-        path[:-1]: outputs for path, (outputs,) in kept.items()
-    }  # the last is the method
+    # The last part of a path is the method, `__call__`.
+    return result, {path[:-1]: outputs for path, (outputs,) in kept.items()}
 
 
 def replay(network: nn.Module, params: Params, layers: Layers, *args: Any) -> Any:
-    """`network.apply(params, *args)` with the same derivatives, from what `record` kept.
+    """Return `network.apply(params, *args)`, with its derivatives, from the outputs of `record`.
 
     Args:
       network: as for `record`.
-      params: those with which it was recorded.
-      layers: outputs, of any shape with as many elements; rows are in the order of the merged batch.
-      *args: those with which it was recorded.
+      params: the same variables as for `record`.
+      layers: stored outputs, with rows in the order of the merged batch. Any shape with the right
+        number of elements is accepted.
+      *args: the same arguments as for `record`.
 
     Returns:
       The result of `apply`.
@@ -51,6 +52,8 @@ def replay(network: nn.Module, params: Params, layers: Layers, *args: Any) -> An
         outputs = call(*args, **kwargs)
         if not _is_layer(context.module, context.method_name):
             return outputs
+
+        # [T, *B, ...] as stored -> [T * B, ...] as the layer gives it.
         return _instead(outputs, layers[context.module.path].reshape(outputs.shape))
 
     with nn.intercept_methods(give):
@@ -59,7 +62,10 @@ def replay(network: nn.Module, params: Params, layers: Layers, *args: Any) -> An
 
 @jax.custom_jvp
 def _instead(outputs: Array, known: Array) -> Array:
-    """`known`, with the derivatives of `outputs`, whose own value nobody needs: XLA leaves it out."""
+    """Return `known` with the derivatives of `outputs`.
+
+    XLA does not compute the value of `outputs`, because nothing uses it.
+    """
     del outputs
     return known
 
@@ -70,4 +76,5 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _is_layer(module: nn.Module, method: str) -> bool:
+    """Return whether this call gives an output that is stored."""
     return isinstance(module, LAYERS) and method == "__call__"

@@ -1,6 +1,6 @@
 """The paper's methods as objectives: how to act, and what to minimise on a rollout.
 
-A runner needs no more of a method than this; who applies the gradient is the runner's affair.
+A runner collects the rollouts and applies the gradient.
 """
 
 from jax_a3c.objectives.action_values import (

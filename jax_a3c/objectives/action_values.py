@@ -1,4 +1,7 @@
-"""The paper's value-based methods, which differ in their targets alone: one-step Q and Sarsa, n-step Q."""
+"""The paper's value-based methods: one-step Q, one-step Sarsa and n-step Q.
+
+They differ only in the target y of the squared error.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,23 +34,24 @@ from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
 @dataclass(frozen=True, kw_only=True)
 class ActionValueConfig(ObjectiveConfig):
-    """Settings of the value-based objectives, on top of those of every objective.
+    """Settings of the value-based objectives, in addition to `ObjectiveConfig`.
 
-    The paper counts in frames, and leaves open whether those are the emulator's, four to an action, or the
-    agent's. Here all counts are environment steps, one action each, of all workers together.
+    The paper counts in frames. It does not say whether these are emulator frames, four to an
+    action, or actions. Here all counts are environment steps (one action each) of all workers
+    together.
 
     Attributes:
-      target_update_interval: I_target, environment steps between two copies of the parameters into the target
-        network, from 1 to 1e9. Paper: 40,000 frames.
-      epsilon_anneal_steps: environment steps over which epsilon falls from 1 to its final value, at least 1.
-        Paper: the first 4 million frames.
-      final_epsilons: where epsilon may end, each in [0, 1]; each environment draws one of them. Paper: 0.1,
-        0.01, 0.5.
-      final_epsilon_probabilities: of drawing each of them. Paper: 0.4, 0.3, 0.3.
-      double_q: the online network chooses the best next action and the target network values it. Not in
-        the paper, which names it as a possible improvement.
-      huber_delta: error, in scaled reward units, from which the loss grows linearly; None for the paper's
-        plain square.
+      target_update_interval: I_target, environment steps between two copies of the parameters to
+        the target network, from 1 to 1e9. Paper: 40,000 frames.
+      epsilon_anneal_steps: environment steps over which epsilon falls from 1 to its final value, at
+        least 1. Paper: the first 4 million frames.
+      final_epsilons: final values of epsilon, each in [0, 1]; each environment draws one. Paper:
+        0.1, 0.01, 0.5.
+      final_epsilon_probabilities: probability of each final value. Paper: 0.4, 0.3, 0.3.
+      double_q: the online network chooses the best next action and the target network values it.
+        Not in the paper, which names it as a possible improvement.
+      huber_delta: error, in scaled reward units, above which the loss grows linearly; None for the
+        paper's plain square.
     """
 
     target_update_interval: int = 40_000
@@ -72,9 +76,10 @@ TDLoss = Callable[[Params, Params, Rollout, Array, Array, Array], Array]
 
 
 def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
-    r"""One-step Q-learning.
+    r"""Build the objective of one-step Q-learning.
 
-        loss = vf_coef 0.5 (y - Q(s_t, a_t; theta))^2,    y = r_t + gamma max_a' Q(s_{t+1}, a'; theta^-)
+        loss = vf_coef 0.5 (y - Q(s_t, a_t; theta))^2,
+        y = r_t + gamma max_a' Q(s_{t+1}, a'; theta^-)
 
     With `double_q`, y = r_t + gamma Q(s_{t+1}, argmax_a' Q(s_{t+1}, a'; theta); theta^-).
 
@@ -84,11 +89,12 @@ def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
 
     Returns:
       The objective. Its metrics, averaged over steps: `loss`, `q_value` of the actions taken, and
-      `not_greedy`, the share of actions that exploration chose against the values.
+      `not_greedy`, the share of actions that are not the best by their value.
 
     References:
-      Mnih et al. (2016), Algorithm 1; `num_steps` of the runner is its I_AsyncUpdate. There each action is
-      chosen by the parameters of that moment, here by those that the segment began with, as in Algorithm S2.
+      Mnih et al. (2016), Algorithm 1. `num_steps` of the runner is its I_AsyncUpdate. Algorithm 1
+      chooses each action with the current shared parameters. Here the whole segment acts with the
+      parameters from its start, as in Algorithm S2.
     """
 
     def td_loss(
@@ -101,9 +107,10 @@ def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
     ) -> Array:
         steps = rollout.steps
         transition = (q, steps.action, rewards, discounts)
-        q_next = next_target_values(network, target_params, rollout)
+        q_next = next_target_values(network, target_params, rollout)  # Q(s_{t+1}, .; theta^-)
+
         if config.double_q:
-            chooser = next_values(network, params, rollout, q)
+            chooser = next_values(network, params, rollout, q)  # Q(s_{t+1}, .; theta)
             return losses.double_q_learning_loss(
                 *transition, q_next, chooser, transform=_transform(config)
             )
@@ -113,22 +120,24 @@ def one_step_q(network: Network, config: ActionValueConfig) -> Objective:
 
 
 def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
-    r"""One-step Sarsa: Q-learning with the action that is really taken next in place of the best one.
+    r"""Build the objective of one-step Sarsa, which values the next action taken, not the best one.
 
-        loss = vf_coef 0.5 (y - Q(s_t, a_t; theta))^2,    y = r_t + gamma Q(s_{t+1}, a_{t+1}; theta^-)
+        loss = vf_coef 0.5 (y - Q(s_t, a_t; theta))^2,
+        y = r_t + gamma Q(s_{t+1}, a_{t+1}; theta^-)
 
-    The action after a rollout's last step is chosen at the rollout's end, and begins the next one. Where an
-    episode was cut by a time limit, a_{t+1} is what the behaviour would have done next.
+    The action after a rollout's last step is chosen at the end of the rollout, and the next rollout
+    begins with it. Where an episode was truncated, a_{t+1} is the action that the behaviour would
+    have taken next.
 
     Args:
       network: the action values, see `networks.q_network`.
       config: exploration, target network and discount.
 
     Returns:
-      The objective; metrics as of `one_step_q`.
+      The objective, with the metrics of `one_step_q`.
 
     Raises:
-      InputError: if `double_q` is set: there is no maximum to be taken.
+      InputError: if `double_q` is set, because the target of Sarsa has no maximum.
 
     References:
       Mnih et al. (2016), section 4; Rummery & Niranjan (1994).
@@ -148,14 +157,15 @@ def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
         steps = rollout.steps
         if steps.next_action is None:
             raise InputError("rollout has no next_action; start its actor with looks_ahead=True")
-        q_next = next_target_values(network, target_params, rollout)
+
+        q_next = next_target_values(network, target_params, rollout)  # Q(s_{t+1}, .; theta^-)
         return losses.sarsa_loss(
             q,
             steps.action,
             rewards,
             discounts,
             q_next,
-            steps.next_action,
+            steps.next_action,  # a_{t+1}
             transform=_transform(config),
         )
 
@@ -163,20 +173,23 @@ def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
 
 
 def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
-    r"""n-step Q-learning in the forward view, with the longest return that the segment has for each state.
+    r"""Build the objective of n-step Q-learning.
+
+    It uses the forward view: each state has the longest return that its segment allows.
 
         loss = vf_coef 0.5 (R_t - Q(s_t, a_t; theta))^2,
         R_t = r_t + gamma r_{t+1} + ... + gamma^k max_a Q(s_{t+k}, a; theta^-)
 
-    where s_{t+k} is the end of the segment, or of the episode if that was cut by a time limit; after a
-    termination the sum just ends. With `double_q` the online network chooses a.
+    where s_{t+k} is the end of the segment, or of the episode if that was truncated. Where the
+    episode terminated, the sum ends without the last term. With `double_q` the online network
+    chooses a.
 
     Args:
       network: the action values, see `networks.q_network`.
       config: exploration, target network and discount.
 
     Returns:
-      The objective; metrics as of `one_step_q`.
+      The objective, with the metrics of `one_step_q`.
 
     References:
       Mnih et al. (2016), Algorithm S2.
@@ -190,11 +203,15 @@ def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
         rewards: Array,
         discounts: Array,
     ) -> Array:
-        # Only the rows from which is bootstrapped count, q fills the others.
+        # Q(s_{t+k}, .; theta^-) in the rows to bootstrap from; q fills the unused rows.
         q_next = next_target_values(network, target_params, rollout, fill=q)
+
+        # max_a Q(s_{t+k}, a; theta^-); with double Q the online network chooses a.
         chooser = next_values(network, params, rollout, q) if config.double_q else q_next
         best = jnp.argmax(chooser, axis=-1, keepdims=True)
         bootstrap = jnp.take_along_axis(q_next, best, axis=-1)[..., 0]
+
+        # R <- r_i + gamma R, backwards; bootstrap again at each truncation.
         targets = returns.lambda_returns(
             rewards, discounts, bootstrap, 1.0 - rollout.steps.truncated
         )
@@ -206,7 +223,7 @@ def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
 def _action_value_objective(
     network: Network, config: ActionValueConfig, td_loss: TDLoss, *, looks_ahead: bool = False
 ) -> Objective:
-    """An epsilon-greedy behaviour, and the mean or sum of `td_loss` over a rollout."""
+    """Build an objective with an epsilon-greedy policy and the mean or sum of `td_loss` as loss."""
 
     def explore(key: Array, num_envs: int) -> Array:
         return sample_final_epsilons(
@@ -222,21 +239,30 @@ def _action_value_objective(
         exploration: Array,
         env_steps: Array | float,
     ) -> tuple[Carry, Array]:
+        # [N, ...] -> [T=1, N, ...] -> Q(s_t, .; theta') [1, N, A].
         carry, _, q_values = network.apply(params, carry, observation[None], reset[None])
         if q_values.ndim != reset.ndim + 2:
             raise InputError(
-                f"the network's values are {q_values.shape[1:]} for {reset.shape} observations, one for each "
-                "state; a value-based method needs one for each action: networks.q_network"
+                f"the network's values have shape {q_values.shape[1:]} for observations "
+                f"{reset.shape}, one for each state; a value-based method needs one for each "
+                "action: use networks.q_network"
             )
+
+        # a_t ~ epsilon-greedy(Q(s_t, .; theta')), with epsilon annealed over T.
         epsilon = annealed_epsilon(env_steps, exploration, float(config.epsilon_anneal_steps))
         return carry, epsilon_greedy(key, q_values[0], epsilon)
 
     def loss(params: Params, rollout: Rollout, target_params: Params) -> tuple[Array, Metrics]:
         steps = rollout.steps
+
+        # Q(s_t, .; theta') of all steps at once, [T, N, A].
         _, _, q_values = network.apply(params, rollout.carry, steps.observation, steps.reset)
         rewards, discounts = rewards_and_discounts(config, steps)
+
+        # 0.5 (y - Q(s_t, a_t; theta'))^2, or Huber's loss of the same error.
         per_step = td_loss(params, target_params, rollout, q_values, rewards, discounts)
         mean = config.vf_coef * masked_mean(per_step, steps.mask)
+
         taken = jnp.take_along_axis(q_values, steps.action[..., None], axis=-1)[..., 0]
         return reduce_loss(config, mean, steps), {
             "loss": mean,
@@ -248,6 +274,6 @@ def _action_value_objective(
 
 
 def _transform(config: ActionValueConfig) -> losses.Transform:
-    """From an error to its loss."""
+    """Return the function from an error to its loss: half its square, or Huber's loss."""
     delta = config.huber_delta
     return losses.half_square if delta is None else lambda error: losses.huber(error, delta)

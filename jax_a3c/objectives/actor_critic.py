@@ -1,4 +1,4 @@
-"""The objective of A3C and A2C."""
+"""The actor-critic objective of A3C and A2C."""
 
 from dataclasses import dataclass
 
@@ -21,14 +21,14 @@ from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCriticConfig(ObjectiveConfig):
-    """Settings of the actor-critic objective, on top of those of every objective.
+    """Settings of the actor-critic objective, in addition to `ObjectiveConfig`.
 
     Attributes:
-      gae_lambda: lambda of the advantages, in [0, 1]; 1 gives the paper's n-step returns.
-      ent_coef: weight of the policy's entropy, beta, at least 0. Paper: 0.01 for discrete actions, 1e-4
-        for continuous ones.
-      normalize_advantages: shift and scale the advantages of a rollout to mean 0 and deviation 1. A rollout
-        of a single step keeps its advantage. Not in the paper.
+      gae_lambda: lambda of the returns, in [0, 1]; 1 gives the paper's n-step returns.
+      ent_coef: beta, weight of the policy's entropy, at least 0. Paper: 0.01 for discrete actions,
+        1e-4 for continuous actions.
+      normalize_advantages: shift and scale the advantages of a rollout to mean 0 and standard
+        deviation 1. A rollout of a single step keeps its advantage. Not in the paper.
     """
 
     gae_lambda: float = 1.0
@@ -43,15 +43,16 @@ class ActorCriticConfig(ObjectiveConfig):
 
 
 def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
-    r"""The objective of A3C and A2C.
+    r"""Build the objective of A3C and A2C.
 
-        loss = -log pi(a_t|s_t) (R_t - V(s_t)) + vf_coef 0.5 (R_t - V(s_t))^2 - ent_coef H(pi(.|s_t))
+        loss = -log pi(a_t|s_t) (R_t - V(s_t))
+               + vf_coef 0.5 (R_t - V(s_t))^2 - ent_coef H(pi(.|s_t))
 
-    with R_t the lambda-return of the rollout, constant for the gradient, and the advantage R_t - V(s_t)
-    constant in the first term.
+    R_t is the lambda-return of the rollout. No gradient flows through R_t, nor through the
+    advantage R_t - V(s_t) in the first term.
 
     Args:
-      network: the policy and the value function.
+      network: the policy pi and the value function V.
       config: weights and discounts.
 
     Returns:
@@ -60,7 +61,7 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
     References:
       Mnih et al. (2016), section 4 and Algorithm S3; Schulman et al. (2016) for lambda < 1.
     """
-
+    # Networks that store activations save the loss a forward pass.
     record = getattr(network, "record", None) if getattr(network, "is_recorded", False) else None
     replay = getattr(network, "replay", None)
 
@@ -73,16 +74,21 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         exploration: None = None,
         env_steps: Array | float = 0.0,
     ) -> tuple:
-        del exploration, env_steps  # the policy's own randomness explores
+        del exploration, env_steps  # exploration comes from sampling the policy
+
+        # a_t ~ pi(.|s_t; theta'), [N, ...] -> [T=1, N, ...] -> [N, ...].
         if record is None:
             carry, policy, _ = network.apply(params, carry, observation[None], reset[None])
             return carry, policy.sample(key)[0]
+
         (carry, policy, _), layers = record(params, carry, observation[None], reset[None])
         return carry, policy.sample(key)[0], layers
 
     def loss(params: Params, rollout: Rollout, target_params: None = None) -> tuple[Array, Metrics]:
-        del target_params  # the critic bootstraps from itself
+        del target_params  # R bootstraps from the same parameters: A3C has no target network
         steps = rollout.steps
+
+        # pi(.|s_t; theta') and V(s_t; theta'_v) of all steps at once, [T, N].
         inputs = (rollout.carry, steps.observation, steps.reset)
         if steps.layers is None or replay is None:
             _, policy, values = network.apply(params, *inputs)
@@ -90,24 +96,33 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
             _, policy, values = replay(params, steps.layers, *inputs)
         if values.shape != steps.reset.shape:
             raise InputError(
-                f"the network's values are {values.shape} for {steps.reset.shape} observations; an "
-                "actor-critic method needs one for each state: networks.actor_critic"
+                f"the network's values have shape {values.shape} for observations "
+                f"{steps.reset.shape}; an actor-critic method needs one for each state: use "
+                "networks.actor_critic"
             )
+
+        # R <- 0 at a terminal state, else V(s_t; theta'_v); then R <- r_i + gamma R, backwards.
         rewards, discounts = rewards_and_discounts(config, steps)
-        # lambda_t = 0 at a truncation: bootstrap from the final observation, forget the next episode.
+        # lambda_t = 0 at a truncation: bootstrap from the final observation, not the next episode.
         lambdas = config.gae_lambda * (1.0 - steps.truncated)
         bootstrap = next_values(network, params, rollout, values)
         targets = jax.lax.stop_gradient(
             returns.lambda_returns(rewards, discounts, bootstrap, lambdas)
         )
-        advantages = targets - values
+
+        advantages = targets - values  # R - V(s_i; theta'_v)
         if config.normalize_advantages:
             advantages = _normalize(advantages, steps.mask)
+
         per_step = {
+            # Its gradient is -grad log pi(a_i|s_i; theta') (R - V(s_i; theta'_v)).
             "policy_loss": losses.policy_gradient_loss(policy.log_prob(steps.action), advantages),
+            # 0.5 (R - V(s_i; theta'_v))^2; the paper writes no 0.5.
             "value_loss": losses.value_loss(values, targets),
-            "entropy": policy.entropy(),
+            "entropy": policy.entropy(),  # H(pi(.|s_i; theta'))
         }
+
+        # Sum the three terms; ent_coef is the paper's beta.
         means = {name: masked_mean(x, steps.mask) for name, x in per_step.items()}
         total = (
             means["policy_loss"]
@@ -120,25 +135,27 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
 
 
 def check_rows(config: ActorCriticConfig, num_envs: int, num_steps: int) -> None:
-    """Refuse to normalise advantages where a rollout only ever has one: it would always be 0.
+    """Check that a rollout has more than one advantage if advantages are normalised.
+
+    The only advantage of a rollout would always become 0.
 
     Args:
-      config: of the objective.
-      num_envs: environments of a rollout.
-      num_steps: its steps.
+      config: settings of the objective.
+      num_envs: number of environments of a rollout.
+      num_steps: number of steps of a rollout.
 
     Raises:
-      InputError: if there is nothing to normalise by.
+      InputError: if advantages are normalised and a rollout has only one.
     """
     if config.normalize_advantages and num_envs * num_steps == 1:
         raise InputError(
-            "normalize_advantages must be False with num_envs=1 and num_steps=1: the only advantage of a "
-            "rollout would become 0; use more environments or steps"
+            "normalize_advantages must be False with num_envs=1 and num_steps=1: the only "
+            "advantage of a rollout would become 0; use more environments or steps"
         )
 
 
 def _normalize(advantages: Array, mask: Array) -> Array:
-    """Shift and scale to mean 0 and deviation 1 over the recorded steps; a single one stays as it is."""
+    """Shift and scale to mean 0 and deviation 1 over the unmasked steps; keep a single one."""
     centred = advantages - masked_mean(advantages, mask)
     deviation = jnp.sqrt(masked_mean(jnp.square(centred), mask))
     return jnp.where(mask.sum() > 1, centred / (deviation + 1e-8), advantages)

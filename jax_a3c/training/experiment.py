@@ -1,4 +1,4 @@
-"""From settings to the parts of a run: environment, network, optimizer and runner."""
+"""Build the parts of a run from its settings: environment, network, optimizer and runner."""
 
 import dataclasses
 import json
@@ -26,8 +26,8 @@ class Experiment(NamedTuple):
 
     Attributes:
       env: the environment.
-      network: the network.
-      trainer: runs the method; `init`, `run` and `params` on both runners.
+      network: the network; it normalizes its inputs if the settings ask for that.
+      trainer: the runner of the method. Both kinds have `init`, `run` and `params`.
     """
 
     env: JaxEnvironment | HostFactory
@@ -35,30 +35,29 @@ class Experiment(NamedTuple):
     trainer: Synchronous | Asynchronous
 
     def parameters_like(self) -> Params:
-        """Shapes and dtypes of the network's variables, in their tree; nothing is computed."""
+        """Return the tree of the network's variables as shapes and dtypes; compute nothing."""
         return objectives.parameters_like(self.network, self.env.spec)
 
 
 def build(method: str, env_id: str, settings: Settings) -> Experiment:
-    """Build the parts of a run; nothing is compiled yet.
+    """Build the parts of a run; compile nothing yet.
 
     Args:
-      method: a name of `methods.METHODS`.
-      env_id: such as `gymnax:CartPole-v1`.
-      settings: as `resolve` gives them.
+      method: a name in `methods.METHODS`.
+      env_id: id of the environment, such as `gymnax:CartPole-v1`.
+      settings: all settings, as `resolve` returns them.
 
     Returns:
       The parts.
 
     Raises:
-      InputError: if a setting, the id, or their combination is of no use; the message names it.
+      InputError: if a setting, the id or their combination is invalid; the message names it.
     """
     check_method(method, settings)
-    asynchronous, value_based = (
-        METHODS[method].runner == "asynchronous",
-        METHODS[method].value_based,
-    )
-    # What the parts refuse by themselves, before the environment and the network take their time.
+    asynchronous = METHODS[method].runner == "asynchronous"
+    value_based = METHODS[method].value_based
+
+    # Check the settings first: building the environment and the network is slow.
     config = _pick(AsynchronousConfig if asynchronous else SynchronousConfig, settings)
     objective_config = _pick(
         objectives.ActionValueConfig if value_based else objectives.ActorCriticConfig, settings
@@ -66,13 +65,19 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     if isinstance(objective_config, objectives.ActorCriticConfig):
         objectives.check_rows(objective_config, settings.num_envs, settings.num_steps)
     optimizer = _optimizer(settings)
+
+    # Only the rollouts of JAX environments choose how an episode restarts.
     env = envs.make(env_id, **_env_options(settings.env_options))
     if not isinstance(env, JaxEnvironment) and settings.auto_reset != Settings.auto_reset:
         raise InputError(
-            f"auto_reset is a setting of JAX environments; {env_id!r} resets itself: leave it out"
+            f"auto_reset applies only to JAX environments, and {env_id!r} is a host environment; "
+            f"leave auto_reset out"
         )
+
+    # The network normalizes its inputs; the objective updates the running statistics.
     network = _network(value_based, env, settings)
-    observations, rewards = settings.normalize_observations, settings.normalize_rewards
+    observations = settings.normalize_observations
+    rewards = settings.normalize_rewards
     if observations or rewards:
         network = normalized_network(network, env, observations=observations, rewards=rewards)
     workers = settings.num_workers if asynchronous else 1
@@ -82,6 +87,7 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
         objective = normalized_objective(
             objective, network, gamma=settings.gamma, num_workers=workers
         )
+
     if asynchronous:
         return Experiment(env, network, Asynchronous(env, network, optimizer, objective, config))
     agent = synchronous(env, network, optimizer, objective, config)
@@ -89,7 +95,7 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
 
 
 def evaluation_env(experiment: Experiment, settings: Settings) -> JaxEnvironment | HostFactory:
-    """The environment of a run as it is evaluated: a lost life ends no episode, since scores are of games."""
+    """Return the environment for evaluation, where an episode is a whole game and not one life."""
     options = _env_options(settings.env_options)
     if not options.pop("episodic_life", False):
         return experiment.env
@@ -97,17 +103,18 @@ def evaluation_env(experiment: Experiment, settings: Settings) -> JaxEnvironment
 
 
 def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """From NAME=VALUE, where the value is written as in JSON or is a plain word, to keyword arguments."""
+    """Parse NAME=VALUE options into keyword arguments; a value is JSON or a plain word."""
     parsed = {}
     for option in options:
         name, equals, value = option.partition("=")
         if not (name.isidentifier() and equals) or name in parsed:
             raise InputError(
-                f"env_options must be NAME=VALUE, each name once, such as frame_skip=4, got {option!r}"
+                f"env_options must be NAME=VALUE, each name once, such as frame_skip=4, "
+                f"got {option!r}"
             )
         try:
             parsed[name] = json.loads(value)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # a plain word
             parsed[name] = value
     return parsed
 
@@ -115,28 +122,32 @@ def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
 def _check_sizes(
     env: JaxEnvironment | HostFactory, network: Any, settings: Settings, num_workers: int
 ) -> None:
-    """Refuse a network that cannot take the observations, and what exceeds the memory of this machine."""
-    spec, shape = (
-        env.spec,
-        {name: getattr(settings, name) for name in ("network", "hidden", "lstm_size")},
-    )
+    """Check that the network fits the observations and that the run fits into memory."""
+    spec = env.spec
+    shape = {name: getattr(settings, name) for name in ("network", "hidden", "lstm_size")}
+
+    # Trace the network without allocating its parameters.
     try:
         parameters = objectives.parameters_like(network, spec)
     except InputError as error:
         raise InputError(
             f"network {settings.network!r} does not fit {spec.id!r}: {error}"
         ) from error
-    except (OverflowError, TypeError, ValueError) as error:  # of sizes that no array can have
-        raise InputError(f"no network can be made of {shape}: {error}") from error
+    except (OverflowError, TypeError, ValueError) as error:  # sizes that no array can have
+        raise InputError(f"cannot build a network with {shape}: {error}") from error
+
+    # Compare the parameters with the physical memory.
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     needed = sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parameters)
     )
     if needed > memory:
         raise InputError(
-            f"a network of {shape} needs {_gib(needed)} for its parameters alone, and this machine has "
-            f"{_gib(memory)}; take smaller layers"
+            f"a network with {shape} needs {_gib(needed)} for its parameters alone, "
+            f"and this machine has {_gib(memory)}; take smaller layers"
         )
+
+    # Compare the observations of one rollout per worker with the memory.
     rows = settings.num_envs * settings.num_steps * num_workers
     needed = (
         rows * math.prod(spec.observation_shape) * jax.numpy.dtype(spec.observation_dtype).itemsize
@@ -144,16 +155,19 @@ def _check_sizes(
     if needed > memory:
         workers = f" times num_workers={num_workers}" if num_workers > 1 else ""
         raise InputError(
-            f"num_envs={settings.num_envs} times num_steps={settings.num_steps}{workers} observations of "
-            f"{spec.id!r} need {_gib(needed)}, and this machine has {_gib(memory)}; take fewer"
+            f"num_envs={settings.num_envs} times num_steps={settings.num_steps}{workers} "
+            f"observations of {spec.id!r} need {_gib(needed)}, and this machine has "
+            f"{_gib(memory)}; take fewer"
         )
 
 
 def _gib(count: int) -> str:
+    """Format a number of bytes in GiB."""
     return f"{count / 2**30:,.0f} GiB"
 
 
 def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Settings) -> Any:
+    """Build the network of a method for an environment."""
     shape: dict[str, Any] = {
         "torso": settings.network,
         "hidden": settings.hidden,
@@ -162,6 +176,8 @@ def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Set
     }
     if value_based:
         return networks.q_network(env, **shape, dueling=settings.dueling)
+
+    # Networks for discrete actions ignore these two.
     gaussian: dict[str, Any] = {
         "variance": settings.variance,
         "initial_stddev": settings.initial_stddev,
@@ -170,18 +186,22 @@ def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Set
 
 
 def _pick(config: type, settings: Settings) -> Any:
-    """The settings of a part among all of them; the names are the same."""
+    """Return the config of one part; its fields are named like the settings."""
     names = [field.name for field in dataclasses.fields(config)]
     return config(**{name: getattr(settings, name) for name in names})
 
 
 def _optimizer(settings: Settings) -> optax.GradientTransformation:
+    """Build the optimizer with its learning rate schedule."""
     rate: optimizers.Schedule | float = settings.learning_rate
     if settings.lr_schedule == "linear":
         rate = optimizers.linear_schedule(settings.learning_rate, settings.total_timesteps)
+
     if settings.optimizer == "adam":
         return optax.chain(optax.scale_by_adam(), optimizers.scale_by_learning_rate(rate))
     if settings.optimizer == "momentum-sgd":
         return optimizers.momentum_sgd(rate, momentum=settings.momentum)
+
+    # In shared_rmsprop all workers update the same moments, as in the paper.
     rmsprop = optimizers.rmsprop if settings.optimizer == "rmsprop" else optimizers.shared_rmsprop
     return rmsprop(rate, decay=settings.rmsprop_decay, eps=settings.rmsprop_eps)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Write files atomically, append lines and lock folders."""
 
 import contextlib
 import fcntl
@@ -9,18 +9,18 @@ from pathlib import Path
 from jax_a3c.checks import InputError
 
 PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
+"""Suffix of the temporary file during a write."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that its name never stands for half of it: beside it, flushed to the disk, renamed.
+    """Write a file atomically: temporary file, fsync, rename.
 
     Args:
-      path: the file; what it held before stays until all of the new content is on the disk.
-      content: of the file.
+      path: path of the file. The old content stays until all of the new content is on the disk.
+      content: the new content.
 
     Raises:
-      OSError: if it cannot be written; nothing is left behind then.
+      OSError: if the file cannot be written. The temporary file is removed then.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -33,7 +33,9 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)  # the name is on the disk when its folder is
+
+    # The rename reaches the disk only when the folder is flushed too.
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -41,17 +43,20 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, or, if the disk refuses a part of it, nothing.
+    """Append a line to a file, or nothing if a part of it cannot be written.
 
     Args:
-      path: the file; it is made if it is missing.
-      line: without its end.
+      path: path of the file; created if it is missing.
+      line: the line without its newline.
 
     Raises:
-      OSError: if it cannot be written.
+      OSError: if the line cannot be written.
     """
     with path.open("ab", buffering=0) as file:
-        end, left = file.tell(), memoryview(f"{line}\n".encode())
+        end = file.tell()
+        left = memoryview(f"{line}\n".encode())
+
+        # A full disk may take a part of the line: cut that off again.
         try:
             while left:
                 left = left[file.write(left) :]
@@ -62,20 +67,21 @@ def append_line(path: Path, line: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a run; the lock ends with this process, however it ends.
+    """Lock a run against other processes; the system releases the lock if this process crashes.
 
     Raises:
-      InputError: if another process has the lock, or the folder cannot be written.
+      InputError: if another process holds the lock, or if the folder cannot be written.
     """
     try:
         lock = (folder / ".lock").open("w")
     except OSError as error:
         raise InputError(f"run_dir {str(folder)!r} cannot be written: {error}") from error
+
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"another process trains in {str(folder)!r}; wait for its end, or end it"
+                f"another process trains in {str(folder)!r}; wait until it ends or stop it"
             ) from None
         yield

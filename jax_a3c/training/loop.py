@@ -1,4 +1,4 @@
-"""The host loop around the synchronous runner: many updates between two reports."""
+"""The host loop around the synchronous runner, with many updates between two reports."""
 
 import time
 from collections.abc import Callable
@@ -17,21 +17,21 @@ from jax_a3c.synchronous import A2C, A2CState, SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params, Progress, TrainingResult
 
 REPORTS = 200
-"""Reports of a run at least, as far as it has as many updates: the points of its learning curve."""
+"""Reports that a run makes at least, if it has as many updates: points of its learning curve."""
 
 
 class Synchronous:
-    """Trains a synchronous method from the host; the counterpart of `asynchronous.Asynchronous`.
+    """Trains a synchronous method; the counterpart of `asynchronous.Asynchronous`.
 
     Attributes:
       agent: the method, a pair of pure functions.
       config: settings of the runner.
-      latest: with host environments the state after the last whole update of a run, also if it failed; its
-        environments are closed then. None with others.
+      latest: with host environments, the state after the last complete update, even if the run
+        failed (its environments are then closed). None with JAX environments.
     """
 
     def __init__(self, agent: A2C, config: SynchronousConfig, total_timesteps: int):
-        """Bind the parts; nothing is compiled before `run`."""
+        """Store the parts; nothing is compiled before `run`."""
         self.config = config
         self.agent = agent
         self.latest: A2CState | None = None
@@ -43,26 +43,26 @@ class Synchronous:
         self._program: Callable[[A2CState, Array], tuple[A2CState, Metrics]] | None = None
 
     def init(self, key: Array | int) -> A2CState:
-        """Start a run: fresh parameters and environments from a random key or a seed."""
+        """Return the first state of a run, from a random key or a seed."""
         return self._init(as_key(key))
 
     def close(self, state: A2CState) -> None:
-        """Close the environments of a run on the host; the others hold nothing."""
+        """Close the host environments of a run; JAX environments need no closing."""
         if not self.agent.traceable:
             close_all([actor.env_state for actor in state.actor])
 
     def params(self, state: A2CState) -> Params:
-        """The network's variables in the state of a run."""
+        """Return the network's variables in a state."""
         return state.params
 
     def counts(self, state: A2CState) -> tuple[int, int]:
-        """Environment steps and updates so far."""
+        """Return the environment steps and the updates so far."""
         return int(state.env_steps), int(state.updates)
 
     def snapshot(self, state: A2CState) -> tuple[Params, Any]:
-        """The network's variables, and what else a run needs to go on, as a tree of arrays.
+        """Return the network's variables, and the rest of the state, as trees of arrays.
 
-        Of environments on the host it holds nothing: they cannot be saved.
+        Host environments cannot be saved. Only the actor's key and exploration are kept for them.
         """
         actor = state.actor if self.agent.traceable else [lasting(one) for one in state.actor]
         rest = {
@@ -75,9 +75,10 @@ class Synchronous:
         return state.params, rest
 
     def restore(self, state: A2CState, params: Params, rest: Any) -> A2CState:
-        """The state of a run that was saved, from a fresh one and the parts that `snapshot` gave."""
+        """Return the state of a saved run from a fresh state and the two parts of a `snapshot`."""
         actor = rest["actor"]
         if not self.agent.traceable:
+            # Host environments start new episodes with the saved keys.
             actor = [resumed(*both) for both in zip(state.actor, actor, strict=True)]
         return A2CState(
             params=params,
@@ -89,7 +90,7 @@ class Synchronous:
         )
 
     def start_from(self, state: A2CState, params: Params) -> A2CState:
-        """A fresh state with these variables of the network, in the target too."""
+        """Return `state` with copies of `params` in the network and in the target network."""
         target = state.target
         if target is not None:
             target = target._replace(params=jax.tree.map(jnp.array, params))
@@ -106,14 +107,17 @@ class Synchronous:
         """Train until `total_timesteps` environment steps are taken.
 
         Args:
-          key: random key, or a seed, of a fresh run; unused if `state` is given.
-          state: where to go on.
-          callback: called at least every `interval` seconds or so, and at the end; training ends early when
-            it returns True.
+          key: random key or seed of a fresh run; unused if `state` is given.
+          state: state to continue from.
+          callback: function called with the progress about every `interval` seconds and at the
+            end. Training ends early if it returns True.
           interval: seconds that one call to the device may take.
 
         Returns:
           Parameters, state and counts.
+
+        Raises:
+          InputError: if `callback` is not callable or `state` is not an `A2CState`.
         """
         if callback is not None:
             check_callable("callback", callback)
@@ -121,44 +125,57 @@ class Synchronous:
             state = self.init(key)
         else:
             check_kind("state", state, A2CState)
-            if (
-                self.agent.traceable
-            ):  # a copy, since the program takes the buffers of what it is given
+            if self.agent.traceable:
+                # Copy: the program takes over the buffers of its argument.
                 state = jax.tree.map(lambda x: x.copy(), state)
+
         compiling = time.perf_counter()
         program = self._compile(state)
-        start, first = time.perf_counter(), int(state.updates)
-        done, chunk, most = first, 1, self._total_timesteps // self._steps_per_update // REPORTS
+
+        start = time.perf_counter()
+        first = int(state.updates)
+        done = first
+        chunk = 1
+        most = self._total_timesteps // self._steps_per_update // REPORTS
         sums: dict[str, float] = {}
         first_step = int(state.env_steps)
         progress = Progress(first_step, done, 0.0, sums, [done])
         while progress.env_steps < self._total_timesteps:
             called = time.perf_counter()
+            # Round up: the last update may exceed the total.
             left = -(-(self._total_timesteps - progress.env_steps) // self._steps_per_update)
             count = min(chunk, left)
             state, metrics = program(state, np.int32(count))
             metrics = jax.device_get(metrics)
+
             done += count
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in metrics.items()}
             seconds = time.perf_counter() - start
             progress = Progress(int(state.env_steps), done, seconds, sums, [done])
             if callback is not None and callback(progress):
                 break
+
+            # Fit the next call into `interval` seconds, and at most double it.
             affordable = count * interval / max(time.perf_counter() - called, 1e-9)
             chunk = max(1, min(2 * chunk, int(affordable), most))
+
+        # Report a run that had already ended too.
         if done == first and callback is not None:
             callback(progress)
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
         return TrainingResult(state.params, state, progress, rate, start - compiling)
 
     def _compile(self, state: A2CState) -> Callable:
-        """One program for any number of updates: the number is an argument, the loop runs on the device.
+        """Return the program `(state, count) -> (state, sums of metrics)` of `count` updates.
 
-        With environments of the host it is a loop of Python's.
+        On JAX environments the loop runs on the device, and `count` is an argument of the compiled
+        program. With host environments it is a Python loop.
         """
         if self._program is None and self.agent.compile_for is not None:
             self.agent.compile_for(state)
             self._program = self._host_updates
+
+        # The sums start at zeros of the shapes that a step returns.
         if self._program is None:
             shapes = jax.eval_shape(self.agent.step, state)[1]
 
@@ -173,15 +190,18 @@ class Synchronous:
                 }
                 return jax.lax.fori_loop(0, count, body, (state, zeros))
 
+            # Donate the state, so that its buffers are reused.
             self._program = compile_program(updates, state, np.int32(0), donate_argnums=(0,))
         return self._program
 
     def _host_updates(self, state: A2CState, count: Array) -> tuple[A2CState, Metrics]:
+        """Take `count` updates in a Python loop; `latest` follows in case one of them fails."""
         rows = []
         for _ in range(count):
             self.latest = state
             state, metrics = self.agent.step(state)
             rows.append(metrics)
         self.latest = state
+
         fetched = jax.device_get(rows)
         return state, {name: np.sum([row[name] for row in fetched]) for name in fetched[0]}

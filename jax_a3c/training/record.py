@@ -1,4 +1,4 @@
-"""Recording: an agent plays, and the pictures become a GIF or an MP4."""
+"""Record a video of an agent as a GIF or an MP4."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,13 +30,13 @@ from jax_a3c.types import Array, Params
 
 
 class Recording(NamedTuple):
-    """What was recorded.
+    """Description of a video.
 
     Attributes:
-      path: the file.
-      frames: pictures in it.
-      returns: of the games that ended, undiscounted and unclipped.
-      lengths: of the games that ended, in environment steps.
+      path: path of the file.
+      frames: number of frames.
+      returns: undiscounted, unclipped returns of the games that ended.
+      lengths: lengths of the games that ended, in environment steps.
     """
 
     path: Path
@@ -46,13 +46,13 @@ class Recording(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One picture of a game.
+    """One frame of a game.
 
     Attributes:
       pixels: `[H, W, 3]` uint8.
-      score: of the game so far, undiscounted and unclipped.
-      length: steps of the game so far.
-      game_over: the game ended with this picture.
+      score: undiscounted, unclipped return of the game so far.
+      length: number of steps of the game so far.
+      game_over: whether this is the last frame of the game.
     """
 
     pixels: np.ndarray
@@ -72,44 +72,53 @@ def record(
     fps: int = 30,
     checkpoint: str = "last",
 ) -> Recording:
-    """Let the final parameters of a run play, and write what it looks like.
+    """Play games with the parameters of a finished run and write a video of them.
+
+    All checks are made before the first step.
 
     Args:
-      run: whose training ended.
-      output: a file that ends in `.gif` or `.mp4`, written over if it is there; None for `recording.gif` in
-        the run's folder.
-      episodes: whole games, at least 1.
-      policy: greedy, and sampled for actor-critic methods or epsilon-greedy for value-based ones; None for
-        the policy that counts for the run.
-      seed: of start states and sampled actions.
-      max_steps: environment steps altogether, after which the recording ends.
-      fps: pictures per second, 1 to 50.
-      checkpoint: of the run, `"last"` or `"best"`.
+      run: folder of a run whose training has ended.
+      output: file that ends in `.gif` or `.mp4`. An existing file is overwritten. None means
+        `recording.gif` in the folder of the run.
+      episodes: number of whole games, at least 1.
+      policy: `"greedy"`, or `"sampled"` for actor-critic methods, or `"epsilon-greedy"` for
+        value-based methods. None means the evaluation policy of the run.
+      seed: seed of start states and sampled actions.
+      max_steps: largest number of environment steps in all games together.
+      fps: frames per second, 1 to 50.
+      checkpoint: checkpoint of the run, `"last"` or `"best"`.
 
     Returns:
-      What was recorded.
+      The path, the number of frames, and the returns and lengths of the games.
 
     Raises:
-      InputError: if the folder holds no run that ended, an argument is of no use, a library is missing, or
-        the environment cannot be drawn; before anything is played.
+      InputError: if the folder has no finished run, an argument is wrong, a library is missing, or
+        the environment cannot be drawn.
     """
-    run.config()  # a folder that is no run says so before its missing subfolders do
+    # First check that the folder is a run, for a clear message.
+    run.config()
+
+    # Check every argument before a game is played.
     path = output if output is not None else run.path / "recording.gif"
     check_output(path)
     check_integer("episodes", episodes, 1, MAX_EPISODES)
     check_integer("max_steps", max_steps, 1)
     check_integer("fps", fps, 1, MAX_FPS)
     check_integer("seed", seed, 0)
+
     experiment, method, settings, params = load(run, checkpoint)
     policy = settings.eval_policy if policy is None else policy
     check_choice(f"policy of {method}", policy, POLICIES[kind_of(method)])
+
     stage = rendered(evaluation_env(experiment, settings), seed)
     act = acting(experiment.network, policy)
     frames = played(
         stage, experiment.network, act, params, jax.random.key(seed), episodes, max_steps
     )
-    returns, lengths = [], []
+    returns: list[float] = []
+    lengths: list[int] = []
 
+    # `write_video` reads the frames one by one while the games are played.
     def pixels() -> Iterator[np.ndarray]:
         for frame in frames:
             if frame.game_over:
@@ -125,17 +134,17 @@ def record(
 
 
 def rendered(env: JaxEnvironment | HostFactory, seed: int) -> RenderedEnvironment:
-    """One environment that can be drawn, on the host or as if it were there.
+    """Return a group of one environment that can be drawn. A JAX environment is wrapped.
 
     Args:
       env: the environment.
-      seed: of its start states.
+      seed: seed of the start states.
 
     Returns:
-      The environment; it has not been reset.
+      The group, before its first reset.
 
     Raises:
-      InputError: if it cannot be drawn; the message names it and says why.
+      InputError: if the environment cannot be drawn. The message gives the reason.
     """
     try:
         if isinstance(env, JaxEnvironment):
@@ -145,25 +154,28 @@ def rendered(env: JaxEnvironment | HostFactory, seed: int) -> RenderedEnvironmen
             return env.make_rendered(seed=seed)
     except HostEnvironmentError as error:
         raise InputError(f"{env.spec.id!r} cannot be drawn: {error}") from error
+
     raise InputError(
-        f"{env.spec.id!r} cannot be drawn: it lacks `renderer` or `make_rendered` of jax_a3c.envs.base"
+        f"{env.spec.id!r} cannot be drawn: implement `renderer` for a JaxEnvironment or "
+        "`make_rendered` for a HostFactory, see jax_a3c.envs.base"
     )
 
 
 class JaxStage:
-    """A JaxEnvironment as one that steps on the host, N = 1, and can be drawn.
+    """JaxEnvironment with the interface of a RenderedEnvironment, N = 1.
 
     Attributes:
-      spec: its description.
+      spec: description of the environment.
       num_envs: 1.
     """
 
     num_envs = 1
 
     def __init__(self, env: Any, seed: int):
-        """`env` is a JaxEnvironment and a DrawableEnvironment."""
+        """Wrap `env`, which is a JaxEnvironment and a DrawableEnvironment."""
         self.spec: EnvSpec = env.spec
         self._render: Callable[[Any, Array], np.ndarray] = env.renderer()
+        # Compiled reset and step.
         self._functions = jax.jit(env.reset), jax.jit(env.step)
         self._key = jax.random.key(seed)
         self._state: Any = None
@@ -171,21 +183,27 @@ class JaxStage:
         self._over = False
 
     def reset(self) -> np.ndarray:
-        """Begin an episode: `[1, ...]`."""
+        """Start an episode and return the observation, `[1, ...]`."""
         self._key, key = jax.random.split(self._key)
         self._state, self._observation = self._functions[0](key)
         self._over = False
         return np.asarray(self._observation)[None]
 
     def step(self, action: np.ndarray) -> HostStep:
-        """Act with `[1]` or `[1, A]`; the step after an episode's end resets and is ignored."""
-        no, yes = np.zeros(1, bool), np.ones(1, bool)
+        """Act with `[1]` or `[1, A]`. The step after the end of an episode only resets."""
+        no = np.zeros(1, bool)
+        yes = np.ones(1, bool)
+
+        # Reset in the step after the end of an episode, as host environments do.
         if self._over:
             nothing = np.zeros(1, np.float32)
             return HostStep(self.reset(), nothing, no, no, yes, nothing, no)
+
         self._key, key = jax.random.split(self._key)
         self._state, timestep = self._functions[1](key, self._state, action[0])
         self._observation = timestep.observation
+
+        # [] -> [1]
         reward, terminated, truncated = (
             np.asarray(x)[None] for x in (timestep.reward, timestep.terminated, timestep.truncated)
         )
@@ -195,11 +213,11 @@ class JaxStage:
         return HostStep(observation, reward, terminated, truncated, no, reward, over)
 
     def render(self) -> np.ndarray:
-        """The last observation's picture, `[H, W, 3]` uint8."""
+        """Draw the last observation, `[H, W, 3]` uint8."""
         return self._render(self._state, self._observation)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because the environment holds no resources."""
 
 
 def played(
@@ -211,42 +229,58 @@ def played(
     episodes: int,
     max_steps: int,
 ) -> Iterator[Frame]:
-    """Play games and draw each observation, the first and the last of a game too.
+    """Play games and draw every observation.
 
     Args:
-      stage: one environment, N = 1.
-      network: the policy.
-      act: as `acting` gives it.
+      stage: group of one environment.
+      network: network of the policy.
+      act: function that selects actions, from `acting`.
       params: variables of the network.
-      key: for sampled actions.
-      episodes: games, at least 1.
-      max_steps: environment steps altogether, after which no more is played.
+      key: random key for sampled actions.
+      episodes: number of games, at least 1.
+      max_steps: largest number of environment steps in all games together.
 
     Yields:
-      The frames; a game of n steps has n + 1, and one more for each life lost where that ends an episode.
+      The frames. A game of n steps has n + 1 frames. Where a lost life ends an episode, each lost
+      life adds one frame.
     """
-    observation, reset = stage.reset(), np.ones(1, bool)
+    observation = stage.reset()
+    reset = np.ones(1, bool)
     carry = network.initial_carry((1,))
-    score, length, steps = 0.0, 0, 0
+    score = 0.0
+    length = 0
+    steps = 0
+
+    # The first frame shows the start of the first game.
     yield Frame(_checked(stage), score, length, False)
+
     while episodes and steps < max_steps:
         key, carry, action = act(params, key, carry, observation, reset)
         step = stage.step(to_bounds(stage.spec.action_space, np.asarray(action)))
-        observation, reset = step.observation, step.ignored
+        observation = step.observation
+        reset = step.ignored
+
+        # A step that only resets does not count.
         taken = int(not step.ignored[0])
-        score, length, steps = score + float(step.score[0]), length + taken, steps + taken
+        score += float(step.score[0])
+        length += taken
+        steps += taken
         game_over = bool(step.game_over[0]) and length > 0
         yield Frame(_checked(stage), score, length, game_over)
         if game_over:
-            score, length, episodes = 0.0, 0, episodes - 1
+            score = 0.0
+            length = 0
+            episodes -= 1
 
 
 def _checked(stage: RenderedEnvironment) -> np.ndarray:
-    """A frame of the promised shape and dtype."""
+    """Draw a frame and check its shape and dtype."""
     try:
         frame = stage.render()
     except HostEnvironmentError as error:
         raise InputError(f"{stage.spec.id!r} cannot be drawn: {error}") from error
+
+    # Video writers need RGB bytes.
     if (
         not isinstance(frame, np.ndarray)
         or frame.ndim != 3
@@ -259,6 +293,6 @@ def _checked(stage: RenderedEnvironment) -> np.ndarray:
             else repr(frame)
         )
         raise InputError(
-            f"{stage.spec.id!r} must be drawn as uint8 [H, W, 3], its picture is {found}"
+            f"frames of {stage.spec.id!r} must be uint8 of shape [H, W, 3], got {found}"
         )
     return frame

@@ -1,4 +1,4 @@
-"""The run directory: what a run was asked, where it ran, what it measured, what it learned."""
+"""The run directory: configuration, machine, metrics, evaluations and checkpoints of one run."""
 
 import dataclasses
 import importlib.metadata
@@ -43,18 +43,20 @@ SUMMARY_NUMBERS = (
     *("env_steps", "seconds", "env_steps_per_second"),
     *("eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut"),
 )
-"""What other programs compute with, in `summary.json`: numbers or null."""
+"""Entries of `summary.json` that are numbers or null. Other programs compute with them."""
 
 
 class RunDirectory:
-    """Reads and writes the files of one run; each is either whole or absent.
+    """Read and write the files of one run.
+
+    Every file except the logs of metrics and evaluations is written atomically.
 
     Attributes:
-      path: the folder.
+      path: folder of the run.
     """
 
     def __init__(self, path: Path):
-        """Refer to the folder `path`; nothing is read or written yet."""
+        """Refer to the folder `path`; read and write nothing yet."""
         self.path = _folder(path)
 
     @classmethod
@@ -67,38 +69,45 @@ class RunDirectory:
         options: RunOptions | None = None,
         initial_params: Params | None = None,
     ) -> "RunDirectory":
-        """Start a run in a folder that holds none.
+        """Create a run in a folder that holds no run yet.
 
         Args:
-          path: the folder; it is made if it is missing.
-          method: of the run.
-          env_id: of the run.
-          settings: all of them, resolved.
-          options: what the run does beside training; the defaults if None.
-          initial_params: variables that it starts from, if they are given.
+          path: folder of the run; created if it is missing.
+          method: name of the method.
+          env_id: id of the environment.
+          settings: all settings, resolved.
+          options: what the run does in addition to training; None for the defaults.
+          initial_params: variables that training starts from; None to draw them.
 
         Returns:
-          The run directory, with `config.json`, `env.json` and perhaps `initial_params.safetensors` written.
+          The run directory. It holds `config.json` and `env.json`, and
+          `initial_params.safetensors` if `initial_params` were given.
 
         Raises:
           InputError: if the folder holds a run already or cannot be written.
         """
         run = cls(path)
         path = run.path
+
+        # The lock keeps two processes from creating the same run.
         try:
             run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
             with locked(path):
                 if (path / "config.json").exists() or any(run.checkpoints.folder.iterdir()):
                     raise InputError(
-                        f"run_dir {str(path)!r} holds a run already; choose another folder or remove it"
+                        f"run_dir {str(path)!r} holds a run already; "
+                        f"choose another folder or remove it"
                     )
+
+                # config.json comes last: the folder is a run as soon as it exists.
                 if initial_params is not None:
                     export_params(initial_params, path / INITIAL)
                 run.write_config(method, env_id, settings, options or RunOptions())
         except InputError:
             raise
-        except (OSError, ValueError) as error:  # a path may also be none
+        except (OSError, ValueError) as error:  # ValueError: not a valid path
             raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
+
         run._write("env.json", environment())
         return run
 
@@ -107,56 +116,70 @@ class RunDirectory:
     ) -> None:
         """Write `config.json`."""
         content = {"method": method, "env": env_id, "settings": dataclasses.asdict(settings)}
+        # `quiet` belongs to the terminal and not to the run.
         kept = dataclasses.asdict(options)
-        kept.pop("quiet")  # of one terminal
+        kept.pop("quiet")
         self._write("config.json", content | {"options": kept})
 
     def config(self) -> tuple[str, str, Settings]:
-        """Method, environment id and settings of the run.
+        """Return the method, the environment id and the settings of the run.
 
         Raises:
-          InputError: if the folder holds no run, or one that this version cannot read.
+          InputError: if the folder holds no run, or if this version cannot read it.
         """
-        config, path = self._read("config.json"), self.path / "config.json"
+        config = self._read("config.json")
+        path = self.path / "config.json"
         try:
-            method, env_id = config["method"], config["env"]
+            method = config["method"]
+            env_id = config["env"]
             return method, env_id, resolve(method, env_id, **config["settings"])
         except InputError as error:
             raise InputError(
-                f"{path} is damaged or of another version of jax_a3c: {error}"
+                f"{path} is damaged or from another version of jax_a3c: {error}"
             ) from error
         except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a run's configuration: {error!r}") from error
+            raise InputError(f"{path} is not the configuration of a run: {error!r}") from error
 
     def options(self) -> RunOptions:
-        """What the run does beside training.
+        """Return what the run does in addition to training.
 
         Raises:
-          InputError: if the folder holds no run, or one that this version cannot read.
+          InputError: if the folder holds no run, or if this version cannot read it.
         """
         stored = self._read("config.json").get("options", {})
         try:
             return RunOptions(**stored)
         except (InputError, TypeError) as error:
             raise InputError(
-                f"{self.path / 'config.json'} is damaged or of another version of jax_a3c: {error}"
+                f"{self.path / 'config.json'} is damaged or from another version of jax_a3c: "
+                f"{error}"
             ) from error
 
     def initial_params(self, like: Params) -> Params | None:
-        """The variables that the run was given to start from, None if it was given none."""
+        """Return the variables that training started from, None if they were drawn."""
         path = self.path / INITIAL
         return import_params(path, like) if path.exists() else None
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one line to `metrics.jsonl`; OSError if the disk does not take all of it."""
+        """Append one line to `metrics.jsonl`.
+
+        Raises:
+          OSError: if the line cannot be written.
+        """
         append_line(self.path / "metrics.jsonl", json.dumps(without_nan(row)))
 
     def forget_after(self, env_steps: int) -> None:
-        """Take back what a run wrote after a checkpoint: later lines of metrics, a torn one, the summary.
+        """Remove what the run wrote after a checkpoint: later lines of its logs and its summary.
+
+        An incomplete last line is removed too.
+
+        Args:
+          env_steps: environment steps of the checkpoint.
 
         Raises:
-          InputError: if a file is damaged; all are as they were then.
+          InputError: if a log is damaged; no file is changed then.
         """
+        # Read all logs before the first one is written.
         names = [
             name for name in ("metrics.jsonl", "evaluations.jsonl") if (self.path / name).exists()
         ]
@@ -164,23 +187,24 @@ class RunDirectory:
             name: [row for row in self._rows(name) if row["env_steps"] <= env_steps]
             for name in names
         }
+
         for name, rows in kept.items():
             write_whole(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
         (self.path / "summary.json").unlink(missing_ok=True)
 
     def append_evaluation(self, row: dict[str, Any]) -> None:
-        """Add one line to `evaluations.jsonl`: the steps of a checkpoint, and what it achieved."""
+        """Append one line to `evaluations.jsonl`: the steps and the scores of a checkpoint."""
         append_line(self.path / "evaluations.jsonl", json.dumps(without_nan(row)))
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The lines of `evaluations.jsonl`, none if there is no such file."""
+        """Return the lines of `evaluations.jsonl`, an empty list if there is no such file."""
         return self._rows("evaluations.jsonl") if (self.path / "evaluations.jsonl").exists() else []
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last one that was cut off is left out.
+        """Return the lines of `metrics.jsonl` without an incomplete last one.
 
         Raises:
-          InputError: if there is no such file, or another line is damaged.
+          InputError: if there is no such file, or if another line is damaged.
         """
         return self._rows("metrics.jsonl")
 
@@ -189,10 +213,10 @@ class RunDirectory:
         self._write("summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
-        """The run's `summary.json`.
+        """Return the content of `summary.json`.
 
         Raises:
-          InputError: if there is none, because the run did not end, or it is something else.
+          InputError: if the file is missing, because the run did not end, or if it is damaged.
         """
         summary = self._read("summary.json")
         for name in SUMMARY_NUMBERS:
@@ -202,21 +226,22 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Those of the run."""
+        """The checkpoints of the run."""
         return Checkpoints(self.path / "checkpoints")
 
     def load_params(self, like: Params, which: str = "last") -> Params:
         """Read the network's variables into the structure of `like`.
 
         Args:
-          like: a tree of arrays or of shapes.
-          which: `"last"`, the newest checkpoint that is whole, or `"best"`, that with the highest evaluation.
+          like: tree of arrays or of shapes.
+          which: `"last"` for the newest intact checkpoint, `"best"` for the checkpoint with the
+            highest evaluation.
 
         Returns:
           The variables.
 
         Raises:
-          InputError: if there is no such checkpoint, or it is damaged or of another network.
+          InputError: if there is no such checkpoint, or if it is damaged or of another network.
         """
         checkpoint = self.checkpoints.load(which)
         if which == "last":
@@ -224,30 +249,41 @@ class RunDirectory:
         return checkpoint.params(like)
 
     def tell_loss(self, newest: Checkpoint | None) -> None:
-        """Tell whoever watches if the newest checkpoint is not the one of the run's end: that is gone."""
+        """Warn on stderr if the checkpoint of the run's end is lost.
+
+        Args:
+          newest: newest intact checkpoint, None if there is none.
+        """
         try:
             ended = self.summary().get("env_steps")
-        except InputError:  # the run did not end, or its summary is of no use
+        except InputError:  # the run did not end, or its summary is damaged
             return
         steps = steps_of(newest.path) if newest else 0
         if ended is not None and ended != steps:
             tell(
-                f"{str(self.path)!r} ended at {ended:,} steps, its newest whole checkpoint has {steps:,}"
+                f"{str(self.path)!r} ended at {ended:,} steps, but its newest intact checkpoint "
+                f"has {steps:,}"
             )
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file of the run."""
         write_whole(self.path / name, (json.dumps(without_nan(content), indent=2) + "\n").encode())
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        path, rows = self.path / name, []
+        """Return the checked lines of a log without an incomplete last one."""
+        path = self.path / name
+        rows: list[dict[str, Any]] = []
         lines = self._bytes(name).splitlines()
         for number, line in enumerate(lines, 1):
             try:
                 row = _object(line)
             except ValueError as error:
+                # A crash can cut off the last line.
                 if number == len(lines):
                     break
                 raise InputError(f"{path} is damaged in line {number}: {error}") from error
+
+            # Readers compare and sort these values, so they must be numbers.
             where = f"in line {number} of {path}"
             check_integer(f"env_steps {where}", row.get("env_steps"), 0, MAX_COUNT)
             if row.get("eval_return_mean") is not None or row.get("best"):
@@ -256,6 +292,7 @@ class RunDirectory:
         return rows
 
     def _read(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file of the run."""
         try:
             return _object(self._bytes(name))
         except InputError:
@@ -264,25 +301,29 @@ class RunDirectory:
             raise InputError(f"{self.path / name} is damaged: {error}") from error
 
     def _bytes(self, name: str) -> bytes:
+        """Return the bytes of a file of the run; raise InputError that says why it is missing."""
         path = self.path / name
         try:
             return path.read_bytes()
+
         except (FileNotFoundError, NotADirectoryError):
+            # Tell a young run, another folder, a file and a wrong path apart.
             if (self.path / "config.json").exists():
-                why = "the run did not come so far"
+                why = "the run has not written it yet"
             elif self.path.is_dir():
-                why = "is it the directory of a run?"
+                why = "the folder may not be a run"
             elif self.path.is_file():
                 why = "it is a file, not the directory of a run"
             else:
                 why = "there is no such folder"
             raise InputError(f"{str(self.path)!r} holds no {name}: {why}") from None
+
         except (OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, processor and commit: what a figure must name to be believed."""
+    """Return versions, devices, processor and commit, which belong to every measured figure."""
     return {
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
@@ -295,7 +336,7 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """None if it is not installed."""
+    """Return the version of an installed package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -303,6 +344,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_model() -> str:
+    """Return the name of the processor, from Linux if possible."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -314,7 +356,7 @@ def _cpu_model() -> str:
 
 
 def _git_commit() -> str | None:
-    """Commit of the source tree that this package was imported from, None if it is installed without one."""
+    """Return the commit of the source tree of this package, None if it is installed without one."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -323,16 +365,15 @@ def _git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # some repository around a .venv is not ours
+        # A repository around a virtual environment does not track this file.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def check_recorded(name: str, value: Any) -> None:
-    """Refuse what a run cannot have recorded as a number; counts may be larger than 32 bits."""
+    """Check that a recorded value is a number; counts may be larger than 32 bits."""
     if isinstance(value, int) and not isinstance(value, bool):
         check_integer(name, value, -MAX_COUNT, MAX_COUNT)
     else:
@@ -340,28 +381,29 @@ def check_recorded(name: str, value: Any) -> None:
 
 
 def _folder(path: Any) -> Path:
-    """The path of a run; InputError for what is none."""
+    """Return the path of a run's folder; raise InputError if it is not a path."""
     try:
         if not os.fspath(path):
-            raise InputError("run_dir is empty: it must be the path of a folder")
+            raise InputError("run_dir is empty; give the path of a folder")
         return Path(path)
     except TypeError:
         raise InputError(f"run_dir must be the path of a folder, got {shown(path)}") from None
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object that the bytes of a file spell; ValueError if they spell none."""
+    """Parse bytes as one JSON object; raise ValueError if they are anything else."""
+    # UnicodeDecodeError and JSONDecodeError are ValueErrors.
     try:
         value = json.loads(text.decode("utf-8"))
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("the JSON is nested too deeply") from error
     if not isinstance(value, dict):
-        raise ValueError(f"it should hold an object, got {shown(value)}")
+        raise ValueError(f"expected a JSON object, got {shown(value)}")
     return value
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN, and no numbers of NumPy: what is not finite becomes null."""
+    """Convert NumPy scalars to Python numbers, and NaN and infinities to None, for JSON."""
     value = plain(value)
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""A run under way: slices of training, and between two of them checkpoints and evaluations."""
+"""A run in progress: slices of training with checkpoints and evaluations between them."""
 
 import contextlib
 import dataclasses
@@ -25,24 +25,29 @@ from jax_a3c.training.signals import tell
 from jax_a3c.types import Array, Params, Progress
 
 SUMMARY = (
-    *("method", "env", "seed", "status", "env_steps", "updates", "seconds", "compile_seconds"),
-    *(
-        "env_steps_per_second",
-        "eval_return_mean",
-        "eval_return_std",
-        "eval_episodes",
-        "eval_episodes_cut",
-    ),
+    "method",
+    "env",
+    "seed",
+    "status",
+    "env_steps",
+    "updates",
+    "seconds",
+    "compile_seconds",
+    "env_steps_per_second",
+    "eval_return_mean",
+    "eval_return_std",
+    "eval_episodes",
+    "eval_episodes_cut",
 )
-"""Keys that every `summary.json` has; null where a run did not come so far, or was not evaluated."""
+"""Keys of every `summary.json`; null where the run did not get that far or was not evaluated."""
 CHECKPOINTS_SHARE = 0.05
-"""Of the time of a run that its checkpoints may take: on a slow disk they become rarer."""
+"""Largest share of a run's time that checkpoints take; on a slow disk they become less frequent."""
 REPORTS = 0.05
-"""Seconds between two looks at the clock, the counts and the signals."""
+"""Seconds between two checks of the clock, the counts and the signals."""
 
 
 class Session:
-    """A run under way: slices of training, and between two of them checkpoints and evaluations."""
+    """A run in progress: slices of training with checkpoints and evaluations between them."""
 
     def __init__(
         self,
@@ -56,22 +61,43 @@ class Session:
         *,
         changed: Collection[str] = (),
     ):
-        """On from a checkpoint, if there is one, until `stopped` is set; some settings may have changed."""
-        self._run, self._method, self._settings, self._options = run, method, settings, options
-        self._experiment, self._stopped = experiment, stopped
-        self._checkpoint, self._changed = checkpoint, changed
+        """Prepare a run; nothing is compiled or written before `run`.
+
+        Args:
+          run: the run directory.
+          method: a name in `methods.METHODS`.
+          settings: settings of the run.
+          options: options that do not change what the run learns.
+          experiment: the parts of the run, built from `settings`.
+          stopped: event that ends the run early when it is set.
+          checkpoint: checkpoint to resume from; None for a new run.
+          changed: names of the settings that differ from the settings in `checkpoint`.
+        """
+        self._run = run
+        self._method = method
+        self._settings = settings
+        self._options = options
+        self._experiment = experiment
+        self._stopped = stopped
+        self._checkpoint = checkpoint
+        self._changed = changed
         self._training_key, self._evaluation_key = jax.random.split(jax.random.key(settings.seed))
+
+        # What each checkpoint stores next to the arrays.
         self._facts: dict[str, Any] = {
             "environment": environment(),
             "resumed": 0,
             "compile_seconds": 0.0,
         }
         self._facts["settings"] = dataclasses.asdict(settings)
+
+        # Counts and times continue from the checkpoint.
         progress = None
         if checkpoint is not None:
             progress = Progress(**checkpoint.facts["progress"])
             self._facts["resumed"] = checkpoint.facts["resumed"] + 1
             self._facts["compile_seconds"] = checkpoint.facts["compile_seconds"]
+
         self._recorder = Recorder(
             run,
             settings.total_timesteps,
@@ -82,6 +108,7 @@ class Session:
         self._next_checkpoint = 0.0
         self._path: Path | None = None  # of the last checkpoint
         self._refused = False
+        # Forget evaluations after the checkpoint: they will come again.
         self._evaluations = [
             row
             for row in run.evaluations()
@@ -89,11 +116,15 @@ class Session:
         ]
 
     def run(self) -> dict[str, Any]:
-        """Train to the end, evaluate and summarise. What is refused leaves the run as it was."""
+        """Train to the end, evaluate and write the summary.
+
+        An `InputError` leaves the run directory unchanged. Every other end writes a summary.
+        """
         summary: dict[str, Any] = dict.fromkeys(SUMMARY)
         summary |= {"method": self._method, "env": self._experiment.env.spec.id}
         summary |= {"seed": self._settings.seed, "status": "failed"}
         refused = False
+
         try:
             params = self._train()
             self._recorder.close()
@@ -119,29 +150,36 @@ class Session:
         return summary
 
     def _check_learned(self) -> None:
-        """Raise FloatingPointError after a run that learned nothing, now or ever; tell of skipped updates."""
-        recorder, env_id = self._recorder, self._experiment.env.spec.id
+        """Check that the run learned something, and print how many updates were skipped.
+
+        Raises:
+          FloatingPointError: if the last `MAX_NONFINITE` updates were skipped, or all of them.
+        """
+        recorder = self._recorder
+        env_id = self._experiment.env.spec.id
         saved = "the parameters before them are saved"
         if recorder.failed:
             raise FloatingPointError(
-                f"no gradient was finite in the last {MAX_NONFINITE} updates and more; {saved}: "
+                f"no gradient was finite in the last {MAX_NONFINITE} updates or more; {saved}; "
                 f"{recorder.skipped(env_id, recent=True)}"
             )
         if recorder.learned_nothing and not self._stopped.is_set():
             raise FloatingPointError(
-                f"no gradient was finite in any of {recorder.progress.updates:,} updates; {saved}: "
+                f"no gradient was finite in any of {recorder.progress.updates:,} updates; {saved}; "
                 f"{recorder.skipped(env_id)}"
             )
+
         skipped = int(recorder.progress.metric_sums.get("nonfinite_gradients", 0))
         if skipped:
             tell(
-                f"{skipped:,} of {recorder.progress.updates:,} updates were skipped, because their gradients "
-                f"were not finite: {recorder.skipped(env_id)}"
+                f"warning: {skipped:,} of {recorder.progress.updates:,} updates were skipped "
+                f"because their gradients were not finite; {recorder.skipped(env_id)}"
             )
 
     def _train(self) -> Params:
-        """Slices of training, each until the next checkpoint, evaluation or end; the parameters learned."""
-        trainer, recorder = self._experiment.trainer, self._recorder
+        """Train in slices that end with a checkpoint, and return the final parameters."""
+        trainer = self._experiment.trainer
+        recorder = self._recorder
         state: Any = self._start()
         try:
             self._save(state)
@@ -152,12 +190,15 @@ class Session:
                 except BaseException:
                     self._rescue(state)
                     raise
+
+                # Report and save the end of the slice.
                 state = result.state
                 recorder(result.progress)
                 self._facts["compile_seconds"] += result.compile_seconds
                 self._save(state, last=self._over())
                 if self._over():
                     return result.params
+
                 if self._evaluation_due():
                     self._evaluate(
                         result.params, _at(self._evaluation_key, recorder.progress.env_steps)
@@ -166,16 +207,21 @@ class Session:
             trainer.close(state)
 
     def _start(self) -> Any:
-        """The state to begin with: fresh, with given parameters, or that of the checkpoint."""
-        trainer, checkpoint, key = self._experiment.trainer, self._checkpoint, self._training_key
+        """Return the first state: fresh, with given parameters, or from the checkpoint."""
+        trainer = self._experiment.trainer
+        checkpoint = self._checkpoint
+        key = self._training_key
         env_steps = self._recorder.progress.env_steps
+        # If episodes restart, another key avoids repeating the first episodes of the run.
         if checkpoint is not None and (
             self._changed or not isinstance(self._experiment.env, JaxEnvironment)
         ):
-            key = _at(key, env_steps)  # new episodes, not those of the start again
+            key = _at(key, env_steps)
+
         state: Any = trainer.init(key)
         try:
             if checkpoint is not None:
+                # Replace the arrays of the fresh state by the saved ones.
                 fresh = trainer.snapshot(state)
                 arrays = checkpoint.arrays
                 if self._changed:
@@ -185,16 +231,21 @@ class Session:
                     for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
                 ]
                 state = trainer.restore(state, *parts)
+
+                # XLA and NumPy of another version may round differently.
                 if (
                     checkpoint.facts["environment"]["packages"]
                     != self._facts["environment"]["packages"]
                 ):
                     tell(
-                        f"{checkpoint.path} was written with other versions: what follows may differ in bits"
+                        f"{checkpoint.path} was written with other package versions; the run "
+                        "may not continue bit for bit"
                     )
             elif (params := self._run.initial_params(trainer.params(state))) is not None:
                 state = trainer.start_from(state, params)
-            self._run.forget_after(env_steps if checkpoint is not None else -1)  # may refuse
+
+            # The run directory changes from here on; damaged files are still refused before that.
+            self._run.forget_after(env_steps if checkpoint is not None else -1)
             self._run.write_config(
                 self._method, self._experiment.env.spec.id, self._settings, self._options
             )
@@ -206,28 +257,42 @@ class Session:
         return state
 
     def _report(self, progress: Progress) -> bool:
-        """Whether a slice should end."""
+        """Pass progress to the recorder, and return whether the slice should end."""
         self._recorder(progress)
         return self._over() or time.monotonic() >= self._next_checkpoint or self._evaluation_due()
 
     def _over(self) -> bool:
-        """Whether training should."""
-        steps, total = self._recorder.progress.env_steps, self._settings.total_timesteps
+        """Return whether training should end."""
+        steps = self._recorder.progress.env_steps
+        total = self._settings.total_timesteps
         return self._stopped.is_set() or self._recorder.failed or steps >= total
 
     def _save(self, state: Any, *, last: bool = False) -> None:
-        """Write a checkpoint. If the disk refuses, training goes on, but for the last one."""
+        """Write a checkpoint and schedule the next one.
+
+        Args:
+          state: state of the trainer.
+          last: raise if the checkpoint cannot be written; otherwise training continues without it.
+
+        Raises:
+          FloatingPointError: if a variable of the network is not finite.
+          OSError: if `last` and the checkpoint cannot be written.
+        """
         self._recorder.write()
-        began, progress = time.monotonic(), self._recorder.progress
+        began = time.monotonic()
+        progress = self._recorder.progress
         params, rest = self._experiment.trainer.snapshot(state)
         arrays = flatten(params, VARIABLES) | flatten(rest, STATE)
+
+        # Never save parameters that are NaN or infinite.
         for name, array in arrays.items():
             if (
                 name.startswith(VARIABLES)
                 and array.dtype.kind == "f"
                 and not np.isfinite(array).all()
             ):
-                raise FloatingPointError(f"{name} is not finite; the checkpoint before is kept")
+                raise FloatingPointError(f"{name} is not finite; the previous checkpoint is kept")
+
         facts = {**self._facts, "progress": progress._asdict()}
         try:
             self._path = self._run.checkpoints.save(
@@ -237,23 +302,31 @@ class Session:
             if last:
                 raise
             self._path = None
-            if not self._refused:  # not every time: a full disk stays full
+            # Warn once: a full disk usually stays full.
+            if not self._refused:
                 tell(
-                    f"no checkpoint was written at {progress.env_steps:,} steps: {error}; training goes on"
+                    f"warning: no checkpoint was written at {progress.env_steps:,} steps: {error}; "
+                    "training continues"
                 )
             self._refused = True
         else:
             self._refused = False
+
+        # Start the next save early enough that it is on the disk one interval after this state.
         cost = time.monotonic() - began
-        # The next one is to be on the disk, and not only begun, an interval after this one's state.
         wait = max(self._options.checkpoint_interval - 2 * cost - REPORTS, cost / CHECKPOINTS_SHARE)
         self._next_checkpoint = time.monotonic() + wait
 
     def _rescue(self, state: Any) -> None:
-        """Keep what was learned before something failed: on threads the state is changed in place."""
+        """Save what was learned before a failure.
+
+        The asynchronous trainer changes `state` in place. The synchronous one keeps its newest
+        state in `latest`, but only with host environments; else nothing is saved here.
+        """
         trainer = self._experiment.trainer
         if not isinstance(trainer, Asynchronous):
             state = trainer.latest
+
         if state is not None:
             self._recorder.skip_to(*trainer.counts(state))  # the last report may be older
             try:
@@ -262,21 +335,28 @@ class Session:
                 tell(str(error))
 
     def _evaluation_due(self) -> bool:
-        interval, steps = self._options.eval_interval, self._recorder.progress.env_steps
+        """Return whether a multiple of `eval_interval` was crossed since the last evaluation."""
+        interval = self._options.eval_interval
+        steps = self._recorder.progress.env_steps
         last = self._evaluations[-1]["env_steps"] if self._evaluations else 0
         return interval is not None and steps // interval > last // interval
 
     def _evaluate(self, params: Params, key: Array) -> dict[str, Any]:
-        """Evaluate the last checkpoint, and keep it if it is the best; nothing if somebody stops it."""
+        """Evaluate the last checkpoint and keep it if it is the best; return {} if interrupted."""
         results: dict[str, Any] = {}
         options: Any = {"quiet": self._options.quiet, "stopped": self._stopped.is_set}
         with contextlib.suppress(EvaluationStopped):
             results = evaluate(
                 self._experiment, self._method, self._settings, params, key, **options
             )
-            env_steps, mean = self._recorder.progress.env_steps, results["eval_return_mean"]
+
+            env_steps = self._recorder.progress.env_steps
+            mean = results["eval_return_mean"]
+            # A resumed run that had already ended: its result is on file.
             if self._evaluations and self._evaluations[-1]["env_steps"] == env_steps:
-                return results  # of a run that had ended, and goes on to the same end
+                return results
+
+            # NaN is never the best, nor is a state that could not be saved.
             bests = [row["eval_return_mean"] for row in self._evaluations if row.get("best")]
             path = self._path if np.isfinite(mean) and mean >= max(bests, default=mean) else None
             self._evaluations.append({"env_steps": env_steps, **results, "best": path is not None})
@@ -285,11 +365,13 @@ class Session:
                     self._run.checkpoints.keep_as_best(path)
                 self._run.append_evaluation(self._evaluations[-1])
             except OSError as error:
-                tell(f"an evaluation was not written: {error}; training goes on")
+                tell(f"warning: an evaluation was not written: {error}; training continues")
         return results
 
     def _counts(self) -> dict[str, Any]:
+        """Return the counts and times of the run for its summary."""
         progress = self._recorder.progress
+
         return {
             "env_steps": progress.env_steps,
             "updates": progress.updates,
@@ -307,7 +389,7 @@ class Session:
         }
 
     def _draw(self) -> None:
-        """The learning curve, if the run came so far."""
+        """Draw the learning curve, if there is anything to draw."""
         try:
             plots.learning_curves([self._run], self._run.path / "learning_curve.png")
         except (InputError, OSError) as error:
@@ -315,6 +397,6 @@ class Session:
 
 
 def _at(key: Array, env_steps: int) -> Array:
-    """A random key for a moment of a run, which may be later than 32 bits can tell."""
+    """Return a random key for a step count, which may need more than 32 bits."""
     key = jax.random.fold_in(key, env_steps % 2**32)
     return key if env_steps < 2**32 else jax.random.fold_in(key, env_steps >> 32)

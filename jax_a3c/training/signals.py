@@ -1,4 +1,4 @@
-"""How a command ends: signals that end a run cleanly, exit codes, messages to a terminal that may be gone."""
+"""Handle the end of a command: signals, exit codes, messages to a terminal that may be closed."""
 
 import contextlib
 import enum
@@ -12,28 +12,28 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SUPERVISED = "JAX_A3C_SUPERVISED"
-"""Variable of the environment: the descriptor to which a process that is watched writes its exit code."""
+"""Environment variable: file descriptor to which a supervised process writes its exit code."""
 SAME_SIGNAL = 1.0
-"""Seconds after the first in which all that come are the same one."""
+"""Seconds after the first signal in which later signals count as the same one."""
 
 
 class ExitCode(enum.IntEnum):
-    """Of `jax-a3c`."""
+    """Exit code of `jax-a3c`."""
 
     DONE = 0
     FAILED = 1
     """Training diverged, an environment broke, a worker hung or the disk is full."""
     REFUSED = 2
-    """The command, before anything was done."""
+    """The command was refused before it did anything."""
     INTERRUPTED = 130
-    """128 + SIGINT, whichever of `SIGNALS` it was."""
+    """One of `SIGNALS` ended the command; the code is 128 + SIGINT for each of them."""
 
 
 @contextlib.contextmanager
 def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[signal.Signals, Any]]:
-    """Send `SIGNALS` to a handler; what handled them before, and will again, is what it yields.
+    """Install a handler for `SIGNALS`, yield the previous handlers, and restore them at the end.
 
-    A signal that is ignored stays so: `nohup` does that with SIGHUP.
+    Ignored signals stay ignored, such as SIGHUP under `nohup`.
     """
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     previous = {number: before for number, before in handlers.items() if before != signal.SIG_IGN}
@@ -48,16 +48,21 @@ def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[signal.Signal
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as if nothing were installed.
+    """Yield an event that the first SIGINT, SIGTERM or SIGHUP sets.
 
-    A third one ends the program, whatever it waits for: a KeyboardInterrupt waits for a step that hangs.
-    What comes within `SAME_SIGNAL` of the first is the same one: `timeout` sends it to the process and again
-    to its group, a terminal to a supervisor and its child. The context ends no sooner, so that what handled
-    signals before it gets none of those.
+    A second signal goes to the previous handler. A third one ends the program at once, even if a
+    step hangs and delays a KeyboardInterrupt.
+
+    Signals within `SAME_SIGNAL` seconds of the first count as the same one: `timeout` signals the
+    process and then its group, and a terminal signals the supervisor and its child. The context
+    stays open for that time, so that repeated signals do not reach the previous handlers.
     """
-    stopped, first = threading.Event(), 0.0
+    stopped = threading.Event()
+    first = 0.0
+
+    # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may install handlers; the program around us has its own
+        yield stopped
         return
 
     def handle(number: int, frame: Any) -> None:
@@ -65,7 +70,9 @@ def stop_on_signal() -> Iterator[threading.Event]:
         if not stopped.is_set():
             first = time.monotonic()
             stopped.set()
+
         elif time.monotonic() - first > SAME_SIGNAL:
+            # A third signal then ends the program.
             signal.signal(number, signal.SIG_DFL)
             before = previous[signal.Signals(number)]
             if callable(before):
@@ -77,62 +84,67 @@ def stop_on_signal() -> Iterator[threading.Event]:
         try:
             yield stopped
         finally:
+            # Wait for the repeated signals before the previous handlers return.
             if stopped.is_set():
                 time.sleep(max(0.0, first + SAME_SIGNAL - time.monotonic()))
 
 
 class Terminal:
-    """Standard error as a file that takes everything: a closed terminal or a broken pipe ends no training."""
+    """Standard error as a file that ignores a closed terminal or a broken pipe."""
 
     encoding = "utf-8"
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write the text if standard error is open."""
+        # AttributeError: sys.stderr is None.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be flushed."""
+        """Flush standard error if it is open."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.flush()
 
     def fileno(self) -> int:
-        """The descriptor, for the width of the terminal; OSError without one."""
+        """Return the file descriptor, for the terminal's width; raise OSError without one."""
         try:
             return sys.stderr.fileno()
-        except AttributeError as error:
+        except AttributeError as error:  # sys.stderr is None
             raise OSError(str(error)) from error
 
     def isatty(self) -> bool:
-        """Whether somebody may look at it."""
+        """Check whether standard error is a terminal."""
         with contextlib.suppress(OSError, ValueError):
             return os.isatty(self.fileno())
         return False
 
 
 def tell(message: str) -> None:
-    """A line for whoever watches."""
+    """Print a message as one line on standard error."""
     print(" ".join(message.splitlines()), file=Terminal(), flush=True)
 
 
 def report_end(code: int) -> None:
-    """Tell the supervisor, if there is one, that this process ends by itself and not in native code."""
+    """Tell the supervisor, if there is one, the exit code: this process did not crash."""
     if descriptor := os.environ.get(SUPERVISED):
         with contextlib.suppress(OSError, ValueError):
             os.write(int(descriptor), bytes([code]))
 
 
 def flush_output() -> None:
-    """Write what the streams still hold; OSError if nobody takes what is on standard output.
+    """Flush standard error and standard output, and replace a broken one.
 
-    Where nobody does the interpreter would try again at its end, and replace our exit code by one of its own.
+    The interpreter flushes again when it exits. If that failed, it would replace our exit code.
+
+    Raises:
+      OSError: if standard output cannot be written.
     """
     for name in ("stderr", "stdout"):
         try:
             if (stream := getattr(sys, name)) is not None:
                 stream.flush()
         except OSError:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until exit
             if name == "stdout":
                 raise

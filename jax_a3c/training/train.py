@@ -1,4 +1,4 @@
-"""One run from start to end: train, record, save, evaluate, summarise; and going on with one that ended."""
+"""Train a run from start to end, or resume one: train, save, evaluate, summarize."""
 
 from pathlib import Path
 from typing import Any
@@ -28,39 +28,45 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
-    SIGINT, SIGTERM and SIGHUP end training or an evaluation within about a second; what was learned is
-    saved, but evaluated no more, and the summary's status is `interrupted`. A second one ends the
-    program at once.
+    SIGINT, SIGTERM or SIGHUP stops training, or the evaluation, within about a second. The run is
+    then saved but not evaluated, and the summary's status is `interrupted`. A second signal ends
+    the program at once.
 
     Args:
-      method: a name of `methods.METHODS`.
-      env_id: such as `gymnax:CartPole-v1`.
-      settings: as `resolve` gives them.
+      method: a name in `methods.METHODS`.
+      env_id: environment id, such as `gymnax:CartPole-v1`.
+      settings: settings of the run, from `resolve`.
       run_dir: folder to write to.
-      options: what the run does beside training; the defaults if None.
-      initial_params: parameters to start from, as `checkpoints.export_params` writes them.
-      origin: where the settings come from, a line for whoever watches once nothing is refused any more; None
-        for no such line.
+      options: options that do not change what the run learns; None for the defaults.
+      initial_params: file of parameters to start from, written by `checkpoints.export_params`.
+      origin: line that says where the settings come from. It is printed after all checks have
+        passed; None prints nothing.
 
     Returns:
       The summary, as in `summary.json`.
 
     Raises:
-      InputError: if a setting, a file or the folder is of no use.
-      FloatingPointError: if the gradients stay without a finite value.
-      HostEnvironmentError: if an environment raises or hangs; what was learned is saved.
-      WorkerHangError: if a worker hangs; what was learned is saved.
+      InputError: if a setting, a file or the folder cannot be used.
+      FloatingPointError: if the gradients are not finite for 100 updates in a row, or in every
+        update of the run.
+      HostEnvironmentError: if an environment raises or hangs. The learned parameters are saved.
+      WorkerHangError: if a worker hangs. The learned parameters are saved.
       OSError: if the last checkpoint or the summary cannot be written.
     """
     check_method(method, settings)
     options = RunOptions() if options is None else options
     experiment = _prepare(method, env_id, settings, options)
+
+    # A short run may end before epsilon reaches its final value.
     if METHODS[method].value_based and settings.epsilon_anneal_steps > settings.total_timesteps:
         end = settings.total_timesteps / settings.epsilon_anneal_steps
         tell(
-            f"epsilon falls only {end:.0%} of its way in total_timesteps={settings.total_timesteps:,}: most "
-            f"actions will be random; epsilon_anneal_steps is {settings.epsilon_anneal_steps:,}"
+            f"warning: most actions will be random: epsilon falls only {end:.0%} of its way in "
+            f"total_timesteps={settings.total_timesteps:,}, because epsilon_anneal_steps="
+            f"{settings.epsilon_anneal_steps:,}"
         )
+
+    # Read the given parameters before the folder is made.
     params = (
         None
         if initial_params is None
@@ -69,6 +75,7 @@ def train(
     run = RunDirectory.create(run_dir, method, env_id, settings, options, params)
     if origin is not None:
         tell(origin)
+
     with locked(run.path), stop_on_signal() as stopped:
         return Session(run, method, settings, options, experiment, stopped).run()
 
@@ -80,26 +87,27 @@ def resume(
     force: bool = False,
     options: RunOptions | None = None,
 ) -> dict[str, Any]:
-    """Go on with a run from its newest checkpoint that is whole, as if it had never stopped.
+    """Resume a run from its newest intact checkpoint.
 
-    On environments in JAX, with a synchronous method or one asynchronous worker, everything after is bit for
-    bit what it would have been, on the same machine with the same versions. Many workers interleave
-    differently each time, and environments of the host begin new episodes: those runs go on statistically.
+    On JAX environments, a synchronous method or one asynchronous worker continues bit for bit as
+    if the run had never stopped, on the same machine with the same package versions. With several
+    workers the interleaving differs each time. Host environments start new episodes. Those runs
+    continue with the same statistical behavior, but not with the same bits.
 
     Args:
       run_dir: folder of the run.
-      settings: what they should be, None for those of the run.
-      force: go on even if they differ from those of the run, which then are replaced. With other numbers of
-        workers or environments episodes begin anew, with another optimizer its statistics; another network
-        is refused.
-      options: what the run does beside training; what it did before if None.
+      settings: the settings to resume with; None for the settings of the run.
+      force: replace the settings of the run if `settings` differ. Episodes restart if the number
+        of workers or environments changes. The optimizer's moments restart if the optimizer
+        changes. A different network is still refused.
+      options: options that do not change what the run learns; None for the options of the run.
 
     Returns:
-      The summary.
+      The summary, as in `summary.json`.
 
     Raises:
-      InputError: if the folder holds no run, none of its checkpoints is whole, the settings differ, or
-        another process trains in it.
+      InputError: if the folder holds no run, none of its checkpoints is intact, the settings
+        differ, or another process trains in the folder.
       Exception: as `train`.
     """
     run = RunDirectory(run_dir)
@@ -107,50 +115,69 @@ def resume(
     settings = stored if settings is None else settings
     options = run.options() if options is None else options
     experiment = _prepare(method, env_id, settings, options)
+
     with locked(run.path), stop_on_signal() as stopped:
         checkpoint = run.checkpoints.newest()
         run.tell_loss(checkpoint)
         if checkpoint is None and (run.path / "metrics.jsonl").exists():
             raise InputError(
-                f"{str(run.path)!r} has learned something, but has no checkpoint any more: begin another run"
+                f"cannot resume {str(run.path)!r}: it has no checkpoint, although it has "
+                "metrics.jsonl; start a new run"
             )
-        # Not those of `config.json`: a run may have died between it and its first checkpoint.
+
+        # `config.json` may be newer: a process can die between writing it and a first checkpoint.
         saved = stored if checkpoint is None else Settings(**checkpoint.facts["settings"])
         changes = differences(saved, settings)
         if changes:
             tell(
-                f"the run goes on with other settings than those saved: {'; '.join(changes.values())}"
+                "resuming with settings that differ from the saved ones: "
+                f"{'; '.join(changes.values())}"
             )
+
         try:
             if checkpoint is not None:
-                checkpoint.params(experiment.parameters_like())  # before anything compiles
+                # Refuse another network before anything compiles.
+                checkpoint.params(experiment.parameters_like())
             session = Session(
                 run, method, settings, options, experiment, stopped, checkpoint, changed=changes
             )
             return session.run()
         except DoesNotFitError as error:
-            way_out = "a new run can start from its parameters: jax-a3c export, then train --initial-params"
+            way_out = (
+                "start a new run from its parameters: jax-a3c export, then train --initial-params"
+            )
             raise InputError("; ".join([str(error), *changes.values(), way_out])) from error
 
 
 def stored_run(
     run: RunDirectory, settings: Settings | None, *, force: bool = False
 ) -> tuple[str, str, Settings]:
-    """Method, environment and settings of a run that goes on; InputError if others are given unforced."""
+    """Return the method, environment id and settings of a run that is resumed.
+
+    Args:
+      run: the run.
+      settings: the settings to resume with; None for the settings of the run.
+      force: accept `settings` that differ from the settings of the run.
+
+    Raises:
+      InputError: if `settings` differ and `force` is False, or the folder holds no run.
+    """
     method, env_id, stored = run.config()
     if settings is not None:
         check_method(method, settings)
+
+    # Refuse unless the user forces a change of settings.
     changes = {} if force or settings is None else differences(stored, settings)
     if changes:
         raise InputError(
-            f"the run in {str(run.path)!r} has other settings: {'; '.join(changes.values())}. Leave them "
-            "out, or go on with the new ones by --force"
+            f"the run in {str(run.path)!r} has other settings: {'; '.join(changes.values())}; "
+            "leave them out, or add --force to resume with the new ones"
         )
     return method, env_id, stored
 
 
 def _prepare(method: str, env_id: str, settings: Settings, options: RunOptions) -> Experiment:
-    """The parts of a run, after all checks that need nothing of it."""
+    """Build the parts of a run, after the checks that do not need them."""
     check_kind("options", options, RunOptions)
     check_options(settings, options)
     if METHODS[method].runner == "asynchronous":

@@ -1,6 +1,6 @@
-"""`jax-a3c`, killed by itself inside a save: killed_in_a_save.py STAGE NUMBER WORDS...
+"""Run `jax-a3c` and kill it inside a save: killed_in_a_save.py STAGE NUMBER WORDS...
 
-It dies at one of `STAGES` of its NUMBER-th checkpoint, counted from 1.
+The process dies at one of `STAGES` of checkpoint NUMBER, counted from 1.
 """
 
 import os
@@ -13,12 +13,16 @@ from jax_a3c.training.checkpoints import SUFFIX
 from jax_a3c.training.files import PARTIAL
 
 STAGES = ("opened", "half", "written", "flushed", "renamed", "in the folder", "removing")
-"""Nothing of the file is written; half of it; all; all is on the disk; it has its name; the name is on the
-disk; the first of the files that it makes superfluous is about to be removed."""
+"""Stages of a save, in order.
+
+opened: nothing is written. half: half of the file is written. written: all of it is written.
+flushed: it is on the disk. renamed: it has its name. in the folder: the name is on the disk.
+removing: the first old checkpoint is about to be removed.
+"""
 
 
 def install(stage, number):
-    """Die at the stage of that save."""
+    """Patch the file functions so that the process dies at a stage of one save."""
     saves = 0
     path_open, path_replace, path_unlink, fsync = Path.open, Path.replace, Path.unlink, os.fsync
 
@@ -36,7 +40,7 @@ def install(stage, number):
         return file
 
     class Partial:
-        """The file of a checkpoint."""
+        """File of a checkpoint that is written in two halves."""
 
         def __init__(self, file):
             self._file = file

@@ -1,4 +1,4 @@
-"""Runs of `jax-a3c` to be killed, starved and watched: in processes of their own, or in this one."""
+"""Start and watch runs of `jax-a3c`, in child processes or in this one."""
 
 import itertools
 import os
@@ -20,17 +20,18 @@ from jax_a3c.training.settings import RunOptions, resolve
 
 ROOT = Path(__file__).parents[2]
 for _number in (signal.SIGINT, signal.SIGHUP):
-    # Of a suite in the background they are ignored, and a run would ignore them too. Not what handles them.
+    # A test suite in the background ignores these signals, and child processes inherit that.
+    # They do not inherit handlers.
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
 
 def start(*words, script=None, first=None, **more):
-    """A process of `jax-a3c WORDS`, or of another script, which may do something `first`; with a pipe."""
+    """Start `jax-a3c WORDS` or another script, with its output in a pipe; run `first` before it."""
     program = ["-m", "jax_a3c.cli"] if script is None else [str(script)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, **more.pop("env", {})}
-    env.pop("PYTHONUNBUFFERED", None)  # what is still to be printed at the end is a case of its own
+    env.pop("PYTHONUNBUFFERED", None)  # unwritten output at the end is a case to test
     options = {
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
@@ -39,14 +40,14 @@ def start(*words, script=None, first=None, **more):
         **more,
     }
     command = [sys.executable, *program, *map(str, words)]
-    if first is not None:  # by a program of its own: JAX' threads do not go with a fork
+    if first is not None:  # in the new program: JAX' threads do not survive a fork
         first = f"import os, sys; {first}; os.execv(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-c", first, *command]
     return subprocess.Popen(command, **options)
 
 
 def compiled_once(folder):
-    """Variables of the environment by which processes share what they compile."""
+    """Return environment variables that make processes share compiled programs."""
     names = (
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES",
@@ -55,7 +56,7 @@ def compiled_once(folder):
 
 
 def finish(process):
-    """Exit code and output of a process, which is killed if it does not end."""
+    """Return exit code and output of a process; kill it if it does not end."""
     try:
         output, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
@@ -68,7 +69,7 @@ def finish(process):
 
 
 def await_checkpoint(process, run_dir, after=0):
-    """Wait until a run has a checkpoint of more than so many steps; its number of steps."""
+    """Wait until a run has a checkpoint of more than `after` steps; return its steps."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         paths = RunDirectory(run_dir).checkpoints.paths()
@@ -80,7 +81,7 @@ def await_checkpoint(process, run_dir, after=0):
 
 
 class FailingRuns:
-    """Runs of one experiment, compiled once; remembers the state and when the trainer raised."""
+    """Runs of one experiment, compiled once; record the state and when the trainer raised."""
 
     def __init__(self, monkeypatch, folder, method, env_id, **settings):
         settings = {"total_timesteps": 10**12, "hidden": (8,), **settings}
@@ -96,7 +97,7 @@ class FailingRuns:
         monkeypatch.setattr(self.trainer, "run", self._timed)
 
     def train(self, error):
-        """Train until that error; what was raised, and the directory."""
+        """Train until an error is raised; return the exception and the run directory."""
         run = RunDirectory(self._folder / str(next(self._numbers)))
         with pytest.raises(error) as caught:
             training.train(
@@ -118,7 +119,7 @@ class FailingRuns:
 
 
 def saved_updates(run):
-    """The newest checkpoint's number of updates by each worker."""
+    """Return the number of updates of each worker in the newest checkpoint."""
     return run.checkpoints.load("last").arrays["state/shared/updates"].tolist()
 
 

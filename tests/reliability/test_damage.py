@@ -1,4 +1,4 @@
-"""Checkpoints that a disk has damaged: none is believed, and the one before takes its place."""
+"""Damaged checkpoints are refused, and the previous one is used."""
 
 import random
 import shutil
@@ -16,7 +16,7 @@ PAGE = 4096
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run with several checkpoints."""
+    """Train a short run with several checkpoints."""
     settings = resolve("a2c", CARTPOLE, total_timesteps=60_000, eval_episodes=1)
     path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -43,7 +43,7 @@ def flipped_header(rng, content):
 
 
 def zeroed(rng, content):
-    """A page that never reached the disk; all pages of a checkpoint hold something."""
+    """Set one page to zeros, as if it never reached the disk; no page is zero before."""
     at = rng.randrange(0, len(content) - PAGE, PAGE)
     before = bytes(content)
     content[at : at + PAGE] = bytes(PAGE)
@@ -52,7 +52,7 @@ def zeroed(rng, content):
 
 
 def swapped(rng, content):
-    """Two pages, one in the place of the other."""
+    """Swap two pages."""
     one, other = rng.sample(range(0, len(content) - PAGE, PAGE), 2)
     pages = content[one : one + PAGE], content[other : other + PAGE]
     content[other : other + PAGE], content[one : one + PAGE] = pages
@@ -73,7 +73,7 @@ def replaced(rng, content):
 
 
 DAMAGES = (flipped, flipped, flipped_header, cut, cut, zeroed, swapped, grown, replaced, None)
-"""What may happen to the file; None: it is missing."""
+"""Kinds of damage; None removes the file."""
 
 
 def test_damage(trained, tmp_path, capsys, count, figure):
@@ -97,8 +97,8 @@ def test_damage(trained, tmp_path, capsys, count, figure):
         found["named" if named else "missing"] += 1
         path.unlink(missing_ok=True)
     figure(
-        f"{cases:,} of {cases:,} damaged files refused, {found['named']} of them by name on stderr; "
-        f"each time the checkpoint before was loaded",
+        f"{cases:,} of {cases:,} damaged files refused, {found['named']} of them by name on "
+        f"stderr; each time the checkpoint before was loaded",
         cases=cases,
         **found,
     )

@@ -1,4 +1,4 @@
-"""A slow disk, and a terminal that is gone: training goes on, or ends with a checkpoint."""
+"""With a slow disk or a closed terminal training continues, or ends with a checkpoint."""
 
 import fcntl
 import itertools
@@ -25,9 +25,9 @@ SMALL = ("--hidden", "8", "--num-envs", "1", "--eval-episodes", "1", "--checkpoi
 
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 def test_a_slow_disk(method, count, figure, tmp_path, monkeypatch):
-    """Each `fsync`, of which a checkpoint makes two, takes 0.3 seconds.
+    """Each `fsync` takes 0.3 seconds, and a checkpoint calls it twice.
 
-    The next checkpoint begins when the last one's share of the time is over, however long that one took.
+    The next checkpoint waits until the share of time for checkpoints allows it.
     """
     flush, takes, flushes, counts = os.fsync, count(0.05, 0.3), [], []
 
@@ -70,18 +70,18 @@ def test_a_slow_disk(method, count, figure, tmp_path, monkeypatch):
         sum(end - began for began, end in flushes if first[1] < began < others[-1][1]) / window
     )
     figure(
-        f"{method}: {len(others)} checkpoints in {window:.0f} s with an fsync of {takes} s: {share:.1%} of "
-        f"the time, {waiting:.1%} of it for the disk; {steps:,} steps",
+        f"{method}: {len(others)} checkpoints in {window:.0f} s with an fsync of {takes} s: "
+        f"{share:.1%} of the time, {waiting:.1%} of it for the disk; {steps:,} steps",
         checkpoints=len(others),
         seconds_of_training=round(window, 1),
         share=round(share, 4),
         waiting_for_the_disk=round(waiting, 4),
     )
-    assert waiting < count(1.0, 0.06)  # the last checkpoint waits for nothing but the signal
+    assert waiting < count(1.0, 0.06)  # the last checkpoint follows the signal at once
 
 
 def closed_pipe():
-    """A pipe that nobody reads."""
+    """Return the write end of a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
@@ -115,7 +115,7 @@ def test_a_run_whose_messages_nobody_takes_completes(count, figure, tmp_path):
 
 
 def test_results_that_nobody_takes_end_a_command_with_its_code():
-    """A reader that has had enough, of `jax-a3c presets | head`, is no fault; a full disk is one."""
+    """A closed reader, as in `jax-a3c presets | head`, is not an error; a full disk is."""
     assert finish(start("presets", stdout=closed_pipe()))[0] == 0
     assert finish(start("--help", stdout=closed_pipe()))[0] == 0
     with open("/dev/full", "w") as full:
@@ -125,7 +125,7 @@ def test_results_that_nobody_takes_end_a_command_with_its_code():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux' /proc")
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
-    """Native code writes its messages to descriptor 2, whatever that is."""
+    """Native code writes its messages to descriptor 2, even if that is another file."""
     words = ["train", "a3c", "gymnax:CartPole-v1", "--total-timesteps", "1e9", *SMALL]
     process = start(*words, "--run-dir", tmp_path / "run", first="os.closerange(0, 3)")
     await_checkpoint(process, tmp_path / "run")
@@ -137,7 +137,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
 
 
 def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(count, figure, tmp_path):
-    """The process gets SIGHUP, and nothing that it prints can be written."""
+    """The process gets SIGHUP, and its output cannot be written."""
     methods, slowest = count(["a3c"], ["a2c", "a3c"]), 0.0
     for method in methods:
         terminal, ours = os.openpty()
@@ -169,7 +169,8 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(count, figure,
         assert summary["status"] == "interrupted"
         assert int(run.checkpoints.load("last").path.stem) == summary["env_steps"] > 0
     figure(
-        f"{', '.join(methods)}: a closed terminal ended the run with a checkpoint, after {slowest:.1f} s",
+        f"{', '.join(methods)}: a closed terminal ended the run with a checkpoint, "
+        f"after {slowest:.1f} s",
         runs=len(methods),
         slowest_seconds=round(slowest, 2),
     )

@@ -1,4 +1,4 @@
-"""Folders that hold no run, or what is left of one: each is refused in one line that names the file."""
+"""Folders without a run or with a damaged one are refused in one line that names the file."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 PARAMETERS = "checkpoints/000000000004000.safetensors"
 READS = {CONFIG: ("eval", "record", "plot"), METRICS: ("plot",), SUMMARY: ("plot",)}
 READS[PARAMETERS] = ("eval", "record")
-"""Which commands read a file."""
+"""Commands that read each file."""
 NO_OBJECT = (
     *(
         b"",
@@ -44,12 +44,12 @@ NO_OBJECT = (
     ),
 )
 WRONG = ({"a": 1}, "x", [[1]], [None], "1e400")
-"""What no setting can be."""
+"""Values that are invalid for every setting."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A short run, which all tests copy."""
+    """Train a short run, which all tests copy."""
     path = tmp_path_factory.mktemp("runs") / "run"
     flags = ["--total-timesteps", "4000", "--hidden", "4", "--eval-episodes", "1", "--quiet"]
     flags += ["--keep-checkpoints", "1"]
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
 
 
 def foreign_config(rng, config):
-    """The configuration of a run with one thing changed that cannot be."""
+    """Make one thing in the configuration of a run invalid."""
     names = [field.name for field in dataclasses.fields(Settings)]
     ways = (
         lambda: config.pop(str(rng.choice(["method", "env", "settings"]))),
@@ -80,7 +80,7 @@ def foreign_config(rng, config):
 
 
 def foreign_metrics(rng, text):
-    """Lines of metrics of which one is none, or lacks a number that is drawn."""
+    """Make one line of the metrics invalid, or remove a number that is plotted."""
     lines = text.splitlines()
     middle = int(rng.integers(len(lines) - 1))
     row = {**json.loads(lines[middle]), "episode_return": 1.0}
@@ -98,14 +98,14 @@ def foreign_metrics(rng, text):
 
 
 def foreign_summary(rng, summary):
-    """A summary with something else than a number."""
+    """Replace a number of a summary by something else."""
     names = ["env_steps", "seconds", "env_steps_per_second", "eval_return_mean", "eval_return_std"]
     wrong = ("x", [1], True, {"a": 1}, float("inf"), 10**400)[rng.integers(6)]
     return json.dumps({**summary, str(rng.choice(names)): wrong}).encode()
 
 
 def foreign_parameters(rng, data):
-    """Arrays of another network, of another kind, or of none; or a byte that turned over."""
+    """Replace or remove an array of a checkpoint, or flip one bit."""
     arrays = safetensors.numpy.load(data)
     name = str(rng.choice(sorted(name for name in arrays if name.startswith(VARIABLES))))
     array = arrays[name]
@@ -125,7 +125,7 @@ def foreign_parameters(rng, data):
 
 
 def whole_checkpoint(arrays):
-    """The bytes of a checkpoint with these arrays, whose digests are right."""
+    """Return the bytes of a checkpoint with these arrays and correct digests."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "checkpoint")
         checkpoints.write(path, arrays, {})
@@ -133,9 +133,9 @@ def whole_checkpoint(arrays):
 
 
 def damaged(rng, name, data):
-    """The bytes of a file as they must not be, None for a file that is not there."""
+    """Return damaged bytes of a file, None to remove the file."""
     way = rng.integers(6)
-    if way == 0 and name != METRICS:  # its last line may be cut off: see below
+    if way == 0 and name != METRICS:  # its last line may be incomplete, see below
         return data[: rng.integers(len(data) - 2)]
     if way == 1:
         return None if rng.random() < 0.3 else b""
@@ -154,7 +154,7 @@ def damaged(rng, name, data):
 
 
 def told(words, capsys):
-    """What a command says as it refuses, in one line."""
+    """Return the error message, one line, of a command that refuses a run."""
     capsys.readouterr()
     assert cli.main(words) == 2, words
     printed = capsys.readouterr()
@@ -163,7 +163,7 @@ def told(words, capsys):
 
 
 def words_of(command, path, tmp_path):
-    """A command about a run."""
+    """Return the words of a command on a run."""
     return [
         command,
         str(path),
@@ -182,10 +182,10 @@ def test_generated_damage_is_refused_by_the_name_of_the_file(run, count, figure,
         content = damaged(rng, name, (run / name).read_bytes())
         (path / name).unlink() if content is None else (path / name).write_bytes(content)
         if name == SUMMARY and content is None:
-            continue  # a run that goes on has none: its curve is drawn
+            continue  # a run in progress has none, and can be plotted
         command = str(rng.choice(READS[name]))
         line = told(words_of(command, path, tmp_path), capsys)
-        # A file without one line has recorded nothing, one that is gone has no name: then the folder has.
+        # An empty or missing file may be reported by the name of its folder.
         gone = ("no complete episode", "has no checkpoint", "holds no")
         named = str(path) in line and (
             Path(name).name in line or any(text in line for text in gone)
@@ -221,7 +221,7 @@ def test_metrics_that_were_cut_off_are_drawn_as_far_as_they_go(run, count, tmp_p
     rng = np.random.default_rng(1)
     shutil.copytree(run, tmp_path / "run")
     data = (run / METRICS).read_bytes()
-    first = len(b"\n".join(data.splitlines()[:10]))  # an episode of CartPole ends within them
+    first = len(b"\n".join(data.splitlines()[:10]))  # an episode of CartPole ends in these lines
     for _ in range(count(3, 30)):
         (tmp_path / "run" / METRICS).write_bytes(data[: rng.integers(first, len(data))])
         assert cli.main(words_of("plot", tmp_path / "run", tmp_path)) == 0

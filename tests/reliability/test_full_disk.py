@@ -1,7 +1,7 @@
-"""A disk that is full at any moment: what was whole stays whole, nothing is half written, a run goes on.
+"""When the disk is full, old files stay intact, nothing is half written, and a run continues.
 
-The kernel refuses here what is beyond a limit on the size of files; Python ignores the signal for it, so that
-a write fails, or writes a part, as on a full disk.
+A limit on the size of files simulates the full disk. Python ignores the signal for it, so a write
+fails or writes only a part, as on a full disk.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ HARD = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
 @contextlib.contextmanager
 def room_for(size):
-    """No file may grow beyond so many bytes."""
+    """Limit the size of every file to `size` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, HARD))
     try:
         yield
@@ -38,7 +38,7 @@ def room_for(size):
 
 @contextlib.contextmanager
 def failing(monkeypatch, owner, name, number):
-    """The NUMBER-th call, from 0, finds no space."""
+    """Let call `number` of a function, counted from 0, fail because the disk is full."""
     calls, before = iter(range(10**6)), getattr(owner, name)
 
     def call(*arguments, **options):
@@ -56,7 +56,7 @@ def names(folder):
 
 
 def offsets(count, size):
-    """Sizes of the room that is left, each smaller than what should be written."""
+    """Return limits in bytes, all smaller than what should be written."""
     rng = random.Random(0)
     return range(size) if count(0, 1) else sorted({0, 1, size - 1, *rng.sample(range(size), 100)})
 
@@ -70,9 +70,7 @@ def test_full_disk_at_every_byte_of_a_checkpoint(tmp_path, count, figure):
             folder.save(2, ARRAYS, {"steps": 2}, keep=2)
         assert names(tmp_path) == before
         with room_for(room), pytest.raises(OSError, match="File too large"):
-            folder.save(
-                1, ARRAYS, {"steps": 3}, keep=2
-            )  # over the same name, as a run that goes on does
+            folder.save(1, ARRAYS, {"steps": 3}, keep=2)  # same name, as in a resumed run
         assert names(tmp_path) == before and folder.newest().facts == {"steps": 1}
     tried = 2 * len(offsets(count, size))
     figure(
@@ -162,11 +160,11 @@ def words(path, total, *more):
 
 @pytest.mark.parametrize("size", [4_000, 40_000])
 def test_a_run_on_a_full_disk_goes_on_and_says_so(size, tmp_path):
-    """Nothing but its configuration finds room, or all but checkpoints."""
+    """Only the configuration fits, or everything except checkpoints."""
     process = start(*words(tmp_path / "run", "2e5"), preexec_fn=limited(size))
     code, output = finish(process)
     assert code == 1, output
-    assert "Traceback" not in output and "training goes on" in output
+    assert "Traceback" not in output and "training continues" in output
     last = output.splitlines()[-1]
     assert last.startswith("jax-a3c: error:") and "File too large" in last
     run = RunDirectory(tmp_path / "run")
@@ -181,7 +179,7 @@ def test_a_run_that_finds_space_again_completes(tmp_path):
     process = start(*words(tmp_path / "run", "1e14"), env=compiled_once(tmp_path))
     steps = await_checkpoint(process, tmp_path / "run", after=1)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, HARD))
-    process.stdout.readline()  # that no checkpoint was written
+    process.stdout.readline()  # the message that no checkpoint was written
     run = RunDirectory(tmp_path / "run")
     before = int(run.checkpoints.paths()[0].stem)
     assert before >= steps and run.checkpoints.newest().path == run.checkpoints.paths()[0]
@@ -199,6 +197,6 @@ def test_events_for_tensorboard_on_a_full_disk(tmp_path):
     pytest.importorskip("tensorboardX", reason="pip install 'jax-a3c[tensorboard]'")
     process = start(*words(tmp_path / "run", "2e5", "--tensorboard"), preexec_fn=limited(50_000))
     code, output = finish(process)
-    assert code == 0, output  # checkpoints find room
+    assert code == 0, output  # checkpoints fit
     assert "Traceback" not in output and output.count("no more events") == 1
     assert RunDirectory(tmp_path / "run").summary()["status"] == "completed"

@@ -1,4 +1,4 @@
-"""Environments, segments and updates that hang: noticed, named, and nobody waits for them."""
+"""Hanging environments, segments and updates are detected and named, and nothing waits."""
 
 import itertools
 import sys
@@ -18,9 +18,9 @@ from jax_a3c.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.unoptimized
 WHILE_BUSY = 20.0
-"""Seconds that the machine of the full counts may need for what takes milliseconds."""
+"""Seconds of tolerance for the machine that runs the full counts."""
 HANGS = {
-    # method, settings of the environment, error
+    # method, environment options, error
     "a2c": ("a2c", ("timeout=2",), HostEnvironmentError),
     "a3c": ("a3c", ("timeout=2",), HostEnvironmentError),
     "a3c without a time-out": ("a3c", ("timeout=null",), WorkerHangError),
@@ -30,7 +30,7 @@ HANGS = {
 
 @pytest.fixture
 def hanging():
-    """The module whose environment hangs; in the end it does no more."""
+    """Yield the module with the hanging environment; release it afterwards."""
     pytest.importorskip("gymnasium")
     import breaking
 
@@ -43,7 +43,7 @@ def hanging():
 def test_environments_that_hang(count, figure, tmp_path, monkeypatch, hanging):
     rng, total, seconds = np.random.default_rng(1), count(1, 5), {}
     stderr = (tmp_path / "stderr").open("a")
-    monkeypatch.setattr(sys, "__stderr__", stderr)  # where the stacks of all threads go
+    monkeypatch.setattr(sys, "__stderr__", stderr)  # receives the stacks of all threads
     for name in count(("a2c", "a3c without a time-out"), tuple(HANGS)):
         method, options, error = HANGS[name]
         settings = {"env_options": (f"last={rng.integers(60, 300)}", *options), "num_envs": 2}
@@ -73,8 +73,8 @@ def test_environments_that_hang(count, figure, tmp_path, monkeypatch, hanging):
     slowest = {name: round(max(values), 2) for name, values in seconds.items()}
     cases = sum(map(len, seconds.values()))
     figure(
-        f"{cases} of {cases} hanging environments named, {max(slowest.values()):.1f} s after they began to "
-        "hang at the latest, with time-outs of 2 s; what was learned till then was saved",
+        f"{cases} of {cases} hanging environments named, at most {max(slowest.values()):.1f} s "
+        "after they began to hang, with time-outs of 2 s; what was learned before was saved",
         cases=cases,
         slowest_seconds=slowest,
     )
@@ -82,7 +82,7 @@ def test_environments_that_hang(count, figure, tmp_path, monkeypatch, hanging):
 
 
 class Blocking(EndlessReward):
-    """An environment in JAX whose step asks the host, which may be given a reason not to answer."""
+    """JAX environment whose step calls back to Python, which may block."""
 
     def __init__(self, wait):
         super().__init__()
@@ -95,7 +95,7 @@ class Blocking(EndlessReward):
 
 
 def blocking_agent(wait, **settings):
-    """A3C on `Blocking`."""
+    """Return A3C on `Blocking`."""
     env = Blocking(wait)
     config = A3CConfig(total_timesteps=10**12, num_steps=5, worker_timeout=2.0, **settings)
     network = networks.actor_critic(env, hidden=(8,))
@@ -104,7 +104,7 @@ def blocking_agent(wait, **settings):
 
 @pytest.mark.parametrize("lock", [False, True])
 def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monkeypatch):
-    """With the lock all other workers wait for the one that hangs within an update."""
+    """With the lock all workers wait for the one that hangs in an update."""
     stderr, release, blocked_at = (tmp_path / "stderr").open("w"), threading.Event(), []
     monkeypatch.setattr(sys, "__stderr__", stderr)
     calls, seconds = itertools.count(), []
@@ -135,14 +135,14 @@ def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monke
                 agent.run(state=state)
             seconds.append(time.monotonic() - blocked_at[0])
             release.set()
-            wait_until(lambda: not worker_threads())  # those left behind end when they can
+            wait_until(lambda: not worker_threads())  # abandoned threads end when they are released
             assert "in wait" in (tmp_path / "stderr").read_text()
             assert np.isfinite(state.shared.parameters).all() and state.shared.updates
     finally:
         release.set()
     what = "updates under the lock" if lock else "segments of JAX"
     figure(
-        f"{total} of {total} blocked {what} noticed, {max(seconds):.1f} s after they began at the latest",
+        f"{total} of {total} blocked {what} noticed, at most {max(seconds):.1f} s after they began",
         cases=total,
         slowest_seconds=round(max(seconds), 2),
     )
@@ -185,7 +185,7 @@ if __name__ == "__main__":
         (
             "gymnasium:breaking:Hanging-v0",
             ["timeout=2"],
-            "hangs: no answer within 2 seconds of step",
+            "hangs: step did not return within 2 seconds",
         ),
         ("gymnasium:breaking:Hanging-v0", ["timeout=null"], "no segment ended within 2 seconds"),
         (

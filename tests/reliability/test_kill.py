@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: every run goes on, and ends with the parameters of an undisturbed one."""
+"""After SIGKILL at random times every run resumes and ends with the same parameters."""
 
 import hashlib
 import random
@@ -16,19 +16,19 @@ from jax_a3c.training.run_directory import RunDirectory
 DIES = ROOT / "tests" / "reliability" / "killed_in_a_save.py"
 INTERVAL = 1.0
 SLACK = 1.0
-"""Seconds that a slice of training and a save may take on the machine of the full counts."""
+"""Seconds for a slice of training and a save, on the machine that runs the full counts."""
 KILLS = 4
-"""Of a run, at most, before it is left alone."""
+"""Maximum number of kills of one run."""
 
 
 def digest(run):
-    """SHA-256 over all arrays of a run's last checkpoint."""
+    """Return the SHA-256 of all arrays of a run's last checkpoint."""
     arrays = run.checkpoints.load("last").arrays
     return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
 
 
 def began(process, run_dir, before):
-    """Wait until a process has made a new `config.json`, as the last thing before it trains."""
+    """Wait for a new `config.json`, which a process writes just before it trains."""
     config, deadline = run_dir / "config.json", time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if config.exists() and config.stat().st_mtime_ns > before:
@@ -38,7 +38,7 @@ def began(process, run_dir, before):
 
 
 def lost(run):
-    """Training that a kill cost, in seconds and in environment steps: what came after the checkpoint."""
+    """Return the training after the last checkpoint, in seconds and environment steps."""
     newest = run.checkpoints.newest()
     if newest is None or not (run.path / "metrics.jsonl").exists() or not (rows := run.metrics()):
         return 0.0, 0
@@ -48,7 +48,7 @@ def lost(run):
 
 
 def chain(rng, run_dir, flags, kills, env):
-    """Kill a run so often, resume it each time, let it end; what each kill met."""
+    """Kill and resume a run `kills` times, then let it end; return a record of each kill."""
     run, found, inside = RunDirectory(run_dir), [], rng.randrange(min(kills, 2))
     while True:
         going_on = ["--resume", run_dir] if found else ["--run-dir", run_dir]
@@ -69,13 +69,13 @@ def chain(rng, run_dir, flags, kills, env):
             time.sleep(rng.uniform(0.0, 3.0))
             process.kill()
         code, output = finish(process)
-        if code == 0:  # it had ended before
+        if code == 0:  # it ended before the kill
             return found
         assert code == -signal.SIGKILL, output
         assert (run_dir / "config.json").stat().st_mtime_ns > before, output
         paths, seconds, steps = run.checkpoints.paths(), *lost(run)
         if paths:
-            assert run.checkpoints.newest().path == paths[0]  # a kill leaves no damaged one
+            assert run.checkpoints.newest().path == paths[0]  # a kill leaves no damaged checkpoint
         found.append(
             {"stage": stage, "checkpoints": len(paths), "seconds": seconds, "steps": steps}
         )
@@ -122,12 +122,13 @@ def test_kill(tmp_path, count, figure):
     numbers |= {"runs": runs, "equal": equal, "longest_loss_seconds": longest, "interval": INTERVAL}
     numbers |= {"mean_loss_seconds": sum(row["seconds"] for row in kills) / len(kills)}
     figure(
-        f"{len(kills)} of {len(kills)} kills were followed by a resume, {len(inside)} of them inside a save; "
-        f"{equal} of {runs} runs ended with the parameters of the undisturbed one, by SHA-256; at most "
-        f"{longest:.2f} s of training were lost, with a checkpoint every {INTERVAL} s",
+        f"{len(kills)} of {len(kills)} kills were followed by a resume, {len(inside)} of them "
+        f"inside a save; {equal} of {runs} runs ended with the parameters of an undisturbed run, "
+        f"by SHA-256; at most {longest:.2f} s of training were lost, with a checkpoint every "
+        f"{INTERVAL} s",
         **numbers,
     )
     assert equal == runs
     assert longest <= INTERVAL + count(
         PATIENCE, SLACK
-    )  # a busy machine is no failure of the default suite
+    )  # the default suite allows for a busy machine

@@ -1,4 +1,4 @@
-"""NaN, infinity and what overflows, in rewards, observations and gradients: nothing learned is lost."""
+"""NaN, infinity and overflow in rewards, observations and gradients never reach parameters."""
 
 import collections
 import dataclasses
@@ -24,19 +24,19 @@ from jax_a3c.types import Array, TimeStep
 
 pytestmark = pytest.mark.unoptimized
 LENGTH, NUM_ENVS, NUM_WORKERS = 8, 3, 2
-KINDS = {  # what a step gives: its reward, what is added to the observation, its last entry
+KINDS = {  # reward of a step, offset of the observation, last entry of the observation
     "fine": (1.0, 0.0, 1.0),
     "nan reward": (np.nan, 0.0, 1.0),
     "inf reward": (np.inf, 0.0, 1.0),
     "-inf reward": (-np.inf, 0.0, 1.0),
     "overflow": (1e30, 0.0, 1.0),
-    "inf loss": (2.5e19, 0.0, 1.0),  # of a mean over 15 steps the gradient is finite
+    "inf loss": (2.5e19, 0.0, 1.0),  # the gradient of a mean over 15 steps is finite
     "nan observation": (1.0, np.nan, 1.0),
     "inf observation": (1.0, np.inf, 1.0),
     "nan gradient": (1.0, 0.0, 0.0),
 }
 ALWAYS_REFUSED = ("nan reward", "nan observation", "nan gradient")
-"""The others are bounded where observations and rewards are normalised."""
+"""Kinds that normalisation does not bound."""
 OPTIMIZERS = {
     "adam": lambda: optax.adam(1e-3),
     "rmsprop": lambda: optimizers.rmsprop(1e-3),
@@ -46,7 +46,7 @@ OPTIMIZERS = {
 
 
 class State(NamedTuple):
-    """The step within the episode, and of which kind which steps are; `fuse` counts down to the first."""
+    """Step within the episode, cue, steps until the first bad step (`fuse`), and its kind."""
 
     time: Array
     cue: Array
@@ -55,7 +55,7 @@ class State(NamedTuple):
 
 
 class Poisoned(Probe):
-    """Pays for the action that the cue shows; up to two steps of an episode are of another of the `KINDS`."""
+    """Reward for the action that the cue shows; up to two steps of an episode are bad."""
 
     length = LENGTH
 
@@ -85,9 +85,9 @@ class Poisoned(Probe):
 
 
 class Sharp(NamedTuple):
-    """A network whose loss is finite, and its gradient NaN, where the last entry of an observation is 0.
+    """Network whose loss is finite and whose gradient is NaN if an observation's last entry is 0.
 
-    It is around running statistics, if there are any, which turn an entry that is always 1 into 0.
+    It wraps the normalized network, since normalisation turns an entry that is always 1 into 0.
     """
 
     network: Any
@@ -108,7 +108,7 @@ class Sharp(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a learner is made of."""
+    """Settings of a learner."""
 
     method: str
     optimizer: str
@@ -118,7 +118,7 @@ class Setup(NamedTuple):
 
 
 def learner(setup):
-    """The learner of a setup, `LockStep` or `Threads`."""
+    """Return the learner of a setup, `LockStep` or `Threads`."""
     env = Poisoned()
     network = networks.actor_critic(env, hidden=(8,), lstm=8 if setup.lstm else 0)
     settings = {"num_steps": 5, "max_grad_norm": setup.max_grad_norm}
@@ -145,13 +145,13 @@ def learner(setup):
 
 
 def finite(tree):
-    """Whether all numbers of a tree are."""
+    """Check whether all numbers of a tree are finite."""
     arrays = map(np.asarray, jax.tree.leaves(tree))
     return all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
 
 
 def poisoned(actor, rng, kind):
-    """The actor with one of its environments about to break; in how many steps."""
+    """Arm one environment of an actor; return the actor and the steps until it breaks."""
     state = jax.tree.map(np.array, actor.env_state)
     env, fuse = rng.integers(len(state.time)), int(rng.integers(1, LENGTH - 1))
     state.time[env], state.fuse[env], state.kind[env] = 0, fuse, list(KINDS).index(kind)
@@ -159,7 +159,7 @@ def poisoned(actor, rng, kind):
 
 
 class LockStep:
-    """A2C, one update after the other."""
+    """A2C, one update at a time."""
 
     def __init__(self, agent, setup):
         self._step, self._exact = jax.jit(agent.step), "rmsprop" in setup.optimizer
@@ -170,13 +170,13 @@ class LockStep:
         self.state = self.state._replace(actor=actor)
 
     def train(self, updates):
-        """Refused updates among so many, counted by the library."""
+        """Train `updates` updates; return how many the library refused."""
         total = 0
         for _ in range(updates):
             before, (self.state, metrics) = self.state, self._step(self.state)
             assert finite((self.state.params, self.state.opt_state, metrics))
             refused = int(metrics["nonfinite_gradients"])
-            if self._exact:  # there a gradient of zeros moves nothing
+            if self._exact:  # a zero gradient does not move parameters
                 weights = [ravel_pytree(x.params["params"])[0] for x in (before, self.state)]
                 assert refused == np.array_equal(*weights)
             total += refused
@@ -184,7 +184,7 @@ class LockStep:
 
 
 class Threads:
-    """A3C, until each of the workers has made some updates."""
+    """A3C, trained until each worker has made a number of updates."""
 
     def __init__(self, agent):
         self._agent, self.state, self._zeros = agent, agent.init(0), []
@@ -203,7 +203,7 @@ class Threads:
             self.state.actors[worker], _ = poisoned(actor, rng, kind)
 
     def train(self, updates):
-        """Refused updates while every worker makes so many; counted by the library, and by their zeros."""
+        """Train until each worker made `updates` updates; return the number of refused ones."""
         agent, shared, total = self._agent, self.state.shared, 0
         self._zeros.clear()
         goal = [done + updates for done in shared.updates_per_worker]
@@ -240,14 +240,14 @@ def test_what_is_not_finite_at_a_random_update(count, figure):
             before = int(rng.integers(0, 10))
             assert ours.train(before) == 0, (setup, kind)
             ours.poison(rng, kind)
-            seen = ours.train(2 * LENGTH // 5 + 2)  # till two episodes are over
+            seen = ours.train(2 * LENGTH // 5 + 2)  # until two episodes have ended
             assert seen > 0 or (setup.normalized and kind not in ALWAYS_REFUSED), (setup, kind)
             after = ours.train(4)
             assert after == 0, f"after {kind} {after} updates of {setup} were refused"
             cases, refused[kind] = cases + 1, refused[kind] + seen
     figure(
-        f"{cases:,} cases in {len(setups)} setups: no parameter and no statistic that is not finite; "
-        f"{sum(refused.values()):,} updates refused, every one counted, and none after the next reset",
+        f"{cases:,} cases in {len(setups)} setups: all parameters and statistics are finite; "
+        f"{sum(refused.values()):,} updates refused, all counted, and none after the next reset",
         cases=cases,
         setups=len(setups),
         refused=dict(refused),
@@ -255,7 +255,7 @@ def test_what_is_not_finite_at_a_random_update(count, figure):
 
 
 def words_of(method, path, *more):
-    """A command on an environment of the host whose rewards or observations become NaN."""
+    """Return a command on a host environment whose rewards or observations become NaN."""
     words = [
         "train",
         method,
@@ -283,7 +283,10 @@ def test_a_hundred_in_a_row_end_the_run(method, more, tmp_path, capsys):
     assert "no gradient was finite in the last 100 updates" in told[
         -1
     ] and "Traceback" not in "".join(told)
-    blamed = r"gymnasium:breaking:NotANumber-v0 returned rewards that are not finite in \d+ of \d+ updates: mend"
+    blamed = (
+        r"gymnasium:breaking:NotANumber-v0 returned rewards that are not finite "
+        r"in \d+ of \d+ updates: fix"
+    )
     assert re.search(blamed, told[-1]) and "learning_rate" not in told[-1]
     summary, checkpoint = run.summary(), run.checkpoints.load("last")
     assert summary["status"] == "failed" and summary["nonfinite_gradients"] >= 100
@@ -317,7 +320,8 @@ def test_a_short_run_without_an_accepted_update_is_no_success(
         f"no gradient was finite in any of {updates} updates" in told
         and told[-200:] in summary["error"]
     )
-    blamed = f"gymnasium:breaking:NotANumber-v0 returned {returned.format(updates)}: mend the environment"
+    returned = returned.format(updates)
+    blamed = f"gymnasium:breaking:NotANumber-v0 returned {returned}: fix the environment"
     assert blamed in told and "learning_rate" not in told
 
 
@@ -356,7 +360,7 @@ def test_finite_data_leave_the_learning_rate_to_blame(method, tmp_path, capsys):
 
 
 def test_a_run_with_some_skipped_updates_is_complete_and_says_so(tmp_path, capsys):
-    """40 updates of 2 x 5 steps; the rewards of the first 100 steps of each environment are fine."""
+    """Of 40 updates of 2 x 5 steps, those with a NaN reward are skipped."""
     pytest.importorskip("gymnasium")
     run = RunDirectory(tmp_path / "run")
     more = ("--total-timesteps", "400", "--num-steps", "5", "--env-options", "first=111")

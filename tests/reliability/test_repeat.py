@@ -1,4 +1,4 @@
-"""The same seed in many processes: A2C learns the same parameters, bit for bit."""
+"""A2C learns bitwise equal parameters from the same seed in many processes."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from jax_a3c.training.run_directory import RunDirectory
 
 
 def learned(number, path, total):
-    """SHA-256 of what a process of its own learned; each writes checkpoints at other moments."""
+    """Train in a child process; return the SHA-256 of the parameters. Checkpoint times differ."""
     flags = [
         "--total-timesteps",
         total,

@@ -1,4 +1,4 @@
-"""Thousands of settings, right and wrong: what is wrong is refused at once, and by its name."""
+"""Thousands of valid and invalid settings: invalid ones are refused at once and by name."""
 
 import dataclasses
 import time
@@ -21,10 +21,13 @@ from jax_a3c.training.settings import FOREIGN, Settings, resolve
 
 pytestmark = pytest.mark.unoptimized
 AT_ONCE, REPEATS = 0.1, 10
-"""Seconds in which a refusal must come, by the full counts; one that took half of them is asked for again so
-often, since the machine may have been busy, and the shortest time counts."""
+"""Maximum seconds of a refusal with the full counts, and how often a slow one is repeated.
+
+A refusal that took more than half of the time is repeated, since the machine may be busy. The
+shortest time counts.
+"""
 AT_ONCE_WHILE_BUSY = 2.0
-"""Seconds of the processor in which it must come by the short counts: nothing is compiled before."""
+"""Maximum CPU seconds of a refusal with the short counts: enough without a compilation."""
 CONFIGS = (
     *(A2CConfig, A3CConfig, ActionValueConfig, ActorCriticConfig, ObjectiveConfig, RunnerConfig),
     *(SynchronousConfig, AsynchronousConfig),
@@ -33,18 +36,18 @@ CONFIGS = (
 
 @pytest.fixture
 def clock(count):
-    """What tells the seconds of a refusal: those of the processor do not pass while others have it."""
+    """Return the clock of refusals; short counts use CPU time, which ignores other processes."""
     return count(time.thread_time, time.perf_counter)
 
 
 @pytest.fixture
 def at_once(count):
-    """Seconds in which a refusal must come."""
+    """Return the maximum seconds of a refusal."""
     return count(AT_ONCE_WHILE_BUSY, AT_ONCE)
 
 
 def refused(ask, clock):
-    """What `ask` says of wrong settings, `(sentence, seconds)`, None if it takes them."""
+    """Return `(message, seconds)` with which `ask` refuses settings, None if it accepts them."""
 
     def once():
         start = clock()
@@ -63,12 +66,12 @@ def refused(ask, clock):
 
 
 def python(case):
-    """Build a case; nothing to say if that works."""
+    """Build a case; return None if that works."""
     build(case.method, case.env_id, resolve(case.method, case.env_id, **case.overrides))
 
 
 def trace(case):
-    """Trace a rollout and an update of a case, which the refusals should have left nothing to say of."""
+    """Trace a rollout and an update of a valid case, which must not fail."""
     method = case.method.removeprefix("async-").replace("a3c", "a2c")
     only_theirs = FOREIGN["synchronous"][1]
     given = {name: value for name, value in case.overrides.items() if name not in only_theirs}
@@ -77,10 +80,10 @@ def trace(case):
 
 
 def command_line(case, capsys):
-    """Give a case to `jax-a3c train --dry-run`; what it prints without boxes and spaces, if it refuses."""
+    """Run `jax-a3c train --dry-run`; return its squeezed message if it refuses the case."""
     try:
         code = cli.main([*generated.as_words(case), "--dry-run"])
-    except SystemExit as exit_:  # the parser's own way out
+    except SystemExit as exit_:  # the parser exits directly
         code = exit_.code
     printed = capsys.readouterr()
     assert code in {0, 2} and "Traceback" not in printed.err, printed.err
@@ -89,16 +92,16 @@ def command_line(case, capsys):
 
 
 def squeezed(text):
-    """Without what a box of the parser adds, and flags as the fields are called."""
+    """Remove boxes and spaces of the parser, and write flags like fields."""
     return "".join(text.replace("│", " ").replace("-", "_").split())
 
 
 def report(figure, name, cases, seconds, at_once):
-    """Keep the figures of a test, and hold the slowest refusal against the bound."""
+    """Save the figures of a test, and check that the slowest refusal was fast enough."""
     slowest, usual = max(seconds), float(np.quantile(seconds, 0.99))
     figure(
-        f"{cases:,} {name}, {len(seconds):,} of them wrong and every one refused, by its name; the slowest "
-        f"after {1e3 * slowest:.0f} ms, 99 % within {1e3 * usual:.0f} ms",
+        f"{cases:,} {name}, {len(seconds):,} of them wrong and every one refused by its name; "
+        f"the slowest after {1e3 * slowest:.0f} ms, 99 % within {1e3 * usual:.0f} ms",
         cases=cases,
         wrong=len(seconds),
         refused=len(seconds),
@@ -151,7 +154,7 @@ def test_generated_settings_in_python(clock, at_once, count, figure, tmp_path):
 
 
 def test_generated_settings_of_the_parts(clock, at_once, count, figure):
-    """The configs, network factories and optimizers by themselves: what is wrong for them all is, for one."""
+    """Configs, network factories and optimizers refuse the same settings as a whole run."""
     rng = np.random.default_rng(1)
     spec = envs.make(generated.REAL).spec
     parts = [

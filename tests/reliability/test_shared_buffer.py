@@ -1,4 +1,4 @@
-"""A million updates of the shared buffer by eight threads: how many are lost, and that no word is torn."""
+"""A million updates of the shared buffer by eight threads: few are lost, no word is torn."""
 
 import sys
 import threading
@@ -10,12 +10,12 @@ from jax_a3c.hogwild import SharedParameters, aligned_empty
 
 SIZE, NUM_THREADS = 4096, 8
 MAX_LOST = 1e-3
-"""Of the updates of an element, without a lock, by the full counts: a busy machine interrupts more."""
+"""Maximum share of lost updates without a lock, full counts; a busy machine loses more."""
 
 
 @pytest.fixture(autouse=True)
 def eager_switching():
-    """Threads that wait for the interpreter get it after 10 microseconds instead of 5 milliseconds."""
+    """Switch threads after 10 microseconds instead of 5 milliseconds."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -23,7 +23,7 @@ def eager_switching():
 
 
 def together(work):
-    """Let all threads do `work(number)`, after each other's start; what one raises is raised here."""
+    """Run `work(number)` in all threads at once, and raise the first exception."""
     barrier, errors = threading.Barrier(NUM_THREADS), []
 
     def guarded(number):
@@ -46,7 +46,7 @@ def together(work):
 def test_unit_updates(lock, count, figure):
     updates = count(80_000, 1_000_000) // NUM_THREADS
     shared = SharedParameters(np.zeros(SIZE, np.float32), NUM_THREADS, lock=lock)
-    sizes = [1 + number for number in range(NUM_THREADS)]  # environment steps of an update
+    sizes = [1 + number for number in range(NUM_THREADS)]  # environment steps per update
 
     def work(number):
         for _ in range(updates):
@@ -62,9 +62,10 @@ def test_unit_updates(lock, count, figure):
     ).all() and shared.parameters.max() <= total
     lost = 1.0 - shared.parameters.astype(np.float64) / total
     figure(
-        f"{total:,} updates of {SIZE:,} parameters by {NUM_THREADS} threads, {'with' if lock else 'without'} "
-        f"the lock: {lost.mean():.4%} lost, {lost.max():.4%} of the element that lost most; updates and "
-        f"steps counted exactly, {shared.updates:,} and {shared.env_steps:,}",
+        f"{total:,} updates of {SIZE:,} parameters by {NUM_THREADS} threads, "
+        f"{'with' if lock else 'without'} the lock: {lost.mean():.4%} lost, {lost.max():.4%} of "
+        f"the element that lost most; updates and steps counted exactly, {shared.updates:,} and "
+        f"{shared.env_steps:,}",
         updates=total,
         threads=NUM_THREADS,
         parameters=SIZE,
@@ -75,7 +76,7 @@ def test_unit_updates(lock, count, figure):
 
 
 def test_no_word_is_torn(count, figure):
-    """Half of the threads write words that differ in every byte, the others read."""
+    """Half of the threads write words that differ in every byte; the others read."""
     repeats = count(20_000, 500_000) // (NUM_THREADS // 2)
     words = np.array([0x3F9D1B2C, 0xC062E4D3], np.uint32)
     shared = SharedParameters(np.full(SIZE, words.view(np.float32)[0]), NUM_THREADS)
@@ -97,8 +98,8 @@ def test_no_word_is_torn(count, figure):
     together(work)
     reads = repeats * NUM_THREADS // 2
     figure(
-        f"{reads:,} reads beside as many writes without the lock: no torn word; {sum(mixed):,} of the reads "
-        "mixed two versions",
+        f"{reads:,} reads and as many writes without the lock: no torn word; {sum(mixed):,} of the "
+        "reads mixed two versions",
         reads=reads,
         writes=reads,
         mixed=sum(mixed),

@@ -1,4 +1,4 @@
-"""Signals at random moments: a run ends in time, saves what it learned, and says that it was interrupted."""
+"""After a signal at a random time a run ends soon, saves, and reports the interruption."""
 
 import os
 import random
@@ -15,20 +15,20 @@ from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.signals import SAME_SIGNAL, stop_on_signal
 
 IN_TIME = 5.0
-"""Seconds from a signal to the end of the process."""
+"""Maximum seconds from a signal to the end of the process."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CARTPOLE = "gymnax:CartPole-v1"
 
 
 def words(method, path, *, evaluating=False):
-    """Of a run that trains, or evaluates, until somebody ends it."""
+    """Return the command of a run that trains or evaluates until a signal ends it."""
     flags = ["--total-timesteps", "2e4" if evaluating else "1e14", "--checkpoint-interval", "0.5"]
     flags += ["--eval-episodes", "2e5" if evaluating else "1", "--quiet", "--run-dir", path]
     return ["train", method, CARTPOLE, *flags, *(["--num-workers", "2"] * (method == "a3c"))]
 
 
 def interrupted(process, run):
-    """Seconds until the end of a process that has just been told to end, and that all is as it should be."""
+    """Check the files of a run that was just told to end; return the seconds until its end."""
     sent = time.monotonic()
     code, output = finish(process)
     seconds = time.monotonic() - sent
@@ -45,9 +45,9 @@ def interrupted(process, run):
 
 
 def once(number, folder, env, pause):
-    """A signal during training or the evaluation of a run; the second of two at once changes nothing.
+    """Send a signal during training or evaluation; a second one at once must change nothing.
 
-    On a busy machine, where a pause of 0.5 seconds may last a second and more, there is none.
+    `pause` is 0 on a busy machine, where a pause of 0.5 seconds may last more than a second.
     """
     rng = random.Random(number)
     path, evaluating, method = folder / str(number), number % 4 >= 2, ("a2c", "a3c")[number % 2]
@@ -67,7 +67,7 @@ def once(number, folder, env, pause):
 
 def test_signals(tmp_path, count, figure):
     env, cases = compiled_once(tmp_path), count(4, 100)
-    for method in ("a2c", "a3c"):  # what compiles now, does not later
+    for method in ("a2c", "a3c"):  # compile before the measurement
         path = tmp_path / f"compiles-{method}"
         process = start(*words(method, path, evaluating=True), env=env)
         await_checkpoint(process, path, after=19_999)
@@ -80,17 +80,18 @@ def test_signals(tmp_path, count, figure):
     late = sum(one > IN_TIME for one in seconds)
     median, last = np.median(seconds), max(seconds)
     figure(
-        f"{cases} of {cases} runs ended with a valid checkpoint, exit code 130 and status interrupted, "
-        f"{cases - late} of them within {IN_TIME:g} s; median {median:.2f} s, longest {last:.2f} s",
+        f"{cases} of {cases} runs ended with a valid checkpoint, exit code 130 and status "
+        f"interrupted, {cases - late} of them within {IN_TIME:g} s; median {median:.2f} s, "
+        f"longest {last:.2f} s",
         **{"cases": cases, "late": late, "median_seconds": median, "longest_seconds": last},
-        load_average=os.getloadavg()[1],  # of five minutes: seconds on a busy machine say little
+        load_average=os.getloadavg()[1],  # of five minutes: a busy machine is slow
     )
-    assert last <= count(PATIENCE, IN_TIME)  # a busy machine is no failure of the default suite
+    assert last <= count(PATIENCE, IN_TIME)  # the default suite allows for a busy machine
 
 
 @pytest.fixture
 def came():
-    """Signals that come to what handled them before."""
+    """Return the signals that reach the previous handler."""
     found = []
     before = signal.signal(signal.SIGTERM, lambda number, _: found.append(number))
     yield found
@@ -99,7 +100,7 @@ def came():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of what handles signals, which a busy machine does not advance."""
+    """Replace the clock of the signal handler, so that the load does not matter."""
     clock = Clock()
     monkeypatch.setattr("jax_a3c.training.signals.time", clock)
     return clock
@@ -112,7 +113,7 @@ def terminate():
 def test_what_comes_at_once_is_the_same_signal_even_if_nothing_is_left_to_end(
     came, clock, monkeypatch
 ):
-    """Another signal comes while the context waits for just that."""
+    """Another signal arrives while the context waits for repeated ones."""
     waits = []
 
     def sleep(seconds):
@@ -142,7 +143,7 @@ def test_a_second_signal_goes_to_what_handled_it_before_and_a_third_ends_the_pro
 @pytest.mark.parametrize("method", ["a2c", "a3c"])
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(method, sent, tmp_path):
-    """Even if a step hangs."""
+    """A second signal ends the process even if a step hangs."""
     pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
     flags = [
         "--num-envs",
@@ -167,9 +168,9 @@ def test_a_second_signal_ends_it_at_once(method, sent, tmp_path):
         assert process.poll() is None, finish(process)
         time.sleep(0.01)
     process.send_signal(sent)
-    time.sleep(5.0)  # on a busy machine too the two are further apart than `SAME_SIGNAL`
-    assert process.poll() is None  # the step may yet end
+    time.sleep(5.0)  # more than `SAME_SIGNAL`, even on a busy machine
+    assert process.poll() is None  # the step could still end
     process.send_signal(sent)
-    code, output = finish(process)  # the step does not
+    code, output = finish(process)  # the step never ends
     assert code == -sent, output
     RunDirectory(tmp_path / "run").checkpoints.load("last")

@@ -1,4 +1,4 @@
-"""Long runs: memory, threads and file handles stay as they are, and nothing is compiled again."""
+"""In long runs memory, threads and file handles do not grow, and nothing is compiled again."""
 
 import os
 import re
@@ -16,14 +16,17 @@ MAX_MIB_PER_HOUR = 1.0
 
 
 def sample(process):
-    """Resident memory in MiB, threads and file handles of a process."""
+    """Return resident memory in MiB, threads and file handles of a process."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    number = lambda name: int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])  # noqa: E731
+
+    def number(name):
+        return int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])
+
     return number("VmRSS") / 1024, number("Threads"), len(os.listdir(f"/proc/{process.pid}/fd"))
 
 
 def distinct(numbers):
-    """The different ones among whole numbers, in order."""
+    """Return the distinct integers, sorted."""
     return sorted({int(number) for number in numbers})
 
 
@@ -38,7 +41,7 @@ def test_soak(request, tmp_path, count, figure):
             processes[method] = start(*words, stdout=log, env={"JAX_LOG_COMPILES": "1"})
     for method, process in processes.items():
         first = await_checkpoint(process, tmp_path / method)
-        await_checkpoint(process, tmp_path / method, after=first)  # all that is to be compiled is
+        await_checkpoint(process, tmp_path / method, after=first)  # everything is compiled now
     time.sleep(hours * 3600 / 6)  # warm-up: allocators and file caches fill
     logs = {method: (tmp_path / f"{method}.log").stat().st_size for method in processes}
     rows = {method: [] for method in processes}
@@ -72,14 +75,14 @@ def test_soak(request, tmp_path, count, figure):
         }
     text = "; ".join(
         f"{method}: {row['env_steps']:,} steps, {row['memory_mib'][0]:.1f} to "
-        f"{row['memory_mib'][1]:.1f} MiB, {row['mib_per_hour']:+.2f} MiB an hour, threads {row['threads']}, "
-        f"handles {row['handles']}, {row['compiled']} programs compiled"
+        f"{row['memory_mib'][1]:.1f} MiB, {row['mib_per_hour']:+.2f} MiB an hour, "
+        f"threads {row['threads']}, handles {row['handles']}, {row['compiled']} programs compiled"
         for method, row in found.items()
     )
     figure(f"{hours:g} hours of each, side by side: {text}", hours=hours, runs=found)
     for row in found.values():
         assert row["compiled"] == 0
-        # Around a checkpoint the workers, two of them, have ended, and its file is open.
+        # During a checkpoint the two workers have ended, and its file is open.
         assert max(row["threads"]) - min(row["threads"]) <= 2
         assert max(row["handles"]) - min(row["handles"]) <= 2
         assert not count(0, 1) or row["mib_per_hour"] <= MAX_MIB_PER_HOUR

@@ -1,4 +1,4 @@
-"""A supervised run: what native code kills goes on; what failed for a reason or was ended does not."""
+"""A supervised run resumes after a native crash, but not after an error or a signal."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -24,19 +24,19 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Variables of the environment that let all processes share what they compile."""
+    """Return environment variables that make all processes share compiled programs."""
     return compiled_once(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
 def env(tmp_path, compiled):
-    """Variables of the environment, among them where lives are counted."""
+    """Return environment variables, including the folder that counts lives."""
     (tmp_path / "lives").mkdir()
     return {**compiled, "CRASH_DIR": str(tmp_path / "lives"), "CRASHES": "0"}
 
 
 def crashing(number, folder, env):
-    """A run that native code kills so often, from its start to its end; how often."""
+    """Run a supervised run that crashes several times; return how often."""
     crashes, method, total = 1 + number % 3, ("a2c", "a3c")[number % 2], 15_000
     path, lives = folder / f"run-{number}", folder / f"lives-{number}"
     lives.mkdir()
@@ -59,7 +59,8 @@ def test_crashes(tmp_path, env, count, figure):
     with ThreadPoolExecutor(2) as pool:
         crashes = sum(pool.map(crashing, range(runs), [tmp_path] * runs, [env] * runs))
     figure(
-        f"{runs} of {runs} runs resumed and completed, whose processes native code killed {crashes} times",
+        f"{runs} of {runs} runs resumed and completed; native code killed their processes "
+        f"{crashes} times",
         runs=runs,
         crashes=crashes,
     )
@@ -93,7 +94,7 @@ def test_a_run_that_always_crashes_is_given_up(tmp_path, env):
 def test_a_failure_for_a_reason_is_not_repeated(env_id, more, code, message, tmp_path, env):
     words = ["train", "a2c", env_id, *FLAGS, *more, "--total-timesteps", "20000"]
     found, output = finish(start(*words, "--run-dir", tmp_path / "run", env=env))
-    assert found == code and output.count(message) == 1 and "goes on from" not in output
+    assert found == code and output.count(message) == 1 and "resumes from" not in output
     assert "Traceback" not in output
 
 
@@ -113,7 +114,7 @@ def test_a_signal_ends_both(number, tmp_path, env):
     await_checkpoint(process, tmp_path / "run", after=1)
     process.send_signal(number)
     code, output = finish(process)
-    assert code == 130 and "goes on from" not in output and "Traceback" not in output
+    assert code == 130 and "resumes from" not in output and "Traceback" not in output
     run = RunDirectory(tmp_path / "run")
     assert run.summary()["status"] == "interrupted"
     assert run.checkpoints.load("last").facts["progress"]["env_steps"] == run.summary()["env_steps"]

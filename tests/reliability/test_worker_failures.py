@@ -1,4 +1,4 @@
-"""Workers that raise, hang, start and stop: the caller knows at once, and nothing stays behind."""
+"""Workers that raise, start and stop: the caller learns it at once, and no thread remains."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ FOREVER = 10**12
 
 
 class TimedError(RuntimeError):
-    """Knows when it was raised."""
+    """Error that records when it was raised."""
 
     def __init__(self):
         super().__init__("the cat pulled the plug")
@@ -28,7 +28,7 @@ class TimedError(RuntimeError):
 
 
 class Unplugged:
-    """An optimizer's rule that raises in an update of one worker."""
+    """Optimizer rule that raises in one update of one worker."""
 
     def __init__(self, rule, worker, fail_at):
         self._rule, self._name, self._left = rule, f"a3c-worker-{worker}", fail_at
@@ -45,7 +45,7 @@ def test_exceptions_in_workers(count, figure, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     total, num_workers, seconds = count(10, 100), 5, []
     runs = FailingRuns(monkeypatch, tmp_path, "a3c", "gymnax:CartPole-v1", num_workers=num_workers)
-    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # a thread of its own
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no monitor thread
     rule, before = runs.trainer._in_place, set(threading.enumerate())
     for _ in range(total):
         worker = int(rng.integers(num_workers))
@@ -58,21 +58,21 @@ def test_exceptions_in_workers(count, figure, tmp_path, monkeypatch):
             saved_updates(run) == runs.state.shared.updates_per_worker and runs.state.shared.updates
         )
         assert run.summary()["updates"] == runs.state.shared.updates
-        # Most fail before the first report: what has not been summed is in no line.
+        # Most runs fail before the first report, so their metrics are empty.
         rows = run.metrics() if (run.path / "metrics.jsonl").exists() else []
         assert all(row["interval_updates"] and "episodes" in row for row in rows)
     figure(
-        f"{total} of {total} exceptions in a random update of one of {num_workers} workers were raised in "
-        f"the main thread, the slowest after {max(seconds):.3f} s; what was learned till then was saved, and "
-        "no thread was left",
+        f"{total} of {total} exceptions in a random update of one of {num_workers} workers were "
+        f"raised in the main thread, the slowest after {max(seconds):.3f} s; what was learned "
+        "before was saved, and no thread was left",
         raised=total,
         slowest_seconds=round(max(seconds), 4),
     )
-    assert max(seconds) < count(PATIENCE, 1.0)  # a busy machine is no failure of the default suite
+    assert max(seconds) < count(PATIENCE, 1.0)  # the default suite allows for a busy machine
 
 
 def test_starts_and_stops(count, figure):
-    """Ended by the number of steps, by the callback at a random time, and by an exception in a worker."""
+    """Runs end by their number of steps, by the callback, or by an exception in a worker."""
     rng, total = np.random.default_rng(2), count(60, 1000)
     env, sizes = EndlessReward(), [1, 2, 7, 40] if count(1, 0) else range(1, MAX_WORKERS + 1)
     network, before = networks.actor_critic(env, hidden=(4,)), set(threading.enumerate())
@@ -109,7 +109,8 @@ def test_starts_and_stops(count, figure):
         assert not set(threading.enumerate()) - before
     figure(
         f"{total:,} starts and stops of 1 to {max(sizes)} workers, no hang, no thread left: "
-        f"{', '.join(f'{number} {way}' for way, number in ways.items())}; the slowest {slowest:.1f} s",
+        f"{', '.join(f'{number} {way}' for way, number in ways.items())}; "
+        f"the slowest {slowest:.1f} s",
         cycles=total,
         workers=[min(sizes), max(sizes)],
         ways=ways,
