@@ -8,8 +8,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_a3c.asynchronous import A3CConfig, A3CState, a3c, use_worker_threads
-    from jax_a3c.synchronous import A2C, A2CConfig, A2CState, a2c
+    from jax_a3c.runners.asynchronous import AsynchronousState, a3c, use_worker_threads
+    from jax_a3c.runners.synchronous import Algorithm, SynchronousState, a2c
+    from jax_a3c.settings.parts import A2CConfig, A3CConfig
 
 __version__ = "0.1.0"
 
@@ -28,22 +29,22 @@ _MODULES = (
 )
 # The module of every other public name.
 _NAMES = {
-    "A2C": "synchronous",
-    "A2CConfig": "synchronous",
-    "A2CState": "synchronous",
-    "a2c": "synchronous",
-    "A3CConfig": "asynchronous",
-    "A3CState": "asynchronous",
-    "a3c": "asynchronous",
-    "use_worker_threads": "asynchronous",
+    "Algorithm": "runners.synchronous",
+    "A2CConfig": "runners.synchronous",
+    "SynchronousState": "runners.synchronous",
+    "a2c": "runners.synchronous",
+    "A3CConfig": "runners.asynchronous",
+    "AsynchronousState": "runners.asynchronous",
+    "a3c": "runners.asynchronous",
+    "use_worker_threads": "runners.asynchronous",
 }
 
 __all__ = [
-    "A2C",
     "A2CConfig",
-    "A2CState",
     "A3CConfig",
-    "A3CState",
+    "Algorithm",
+    "AsynchronousState",
+    "SynchronousState",
     "__version__",
     "a2c",
     "a3c",

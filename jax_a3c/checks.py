@@ -6,18 +6,8 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
-
-class InputError(ValueError):
-    """A request of the user cannot be met. The message gives the value and the way out."""
-
-
-class HostEnvironmentError(RuntimeError):
-    """An environment raised an exception or hung. Its group cannot be used any more."""
-
-
-class WorkerHangError(RuntimeError):
-    """A worker of the asynchronous runner made no progress for too long. Its thread is lost."""
-
+from jax_a3c.errors import InputError
+from jax_a3c.messages import plain, shown
 
 MAX_INTEGER = 2**31 - 1
 """Largest integer of a setting without a bound. Integers on the device have 32 bits."""
@@ -33,8 +23,6 @@ SMALLEST = 1.1754944e-38
 """Smallest normal magnitude of float32. XLA takes smaller ones for 0."""
 MAX_TIMEOUT = 1e6
 """Largest timeout in seconds. Python's locks fail with timeouts of some centuries."""
-SHOWN = 100
-"""Largest number of characters of a value in a message."""
 
 
 def check_number(
@@ -216,23 +204,6 @@ def check_tuple(name: str, value: Any, of: str) -> None:
     """
     if not isinstance(value, tuple | list):
         raise InputError(f"{name} must be a tuple of {of}, got {shown(value)}")
-
-
-def shown(value: Any) -> str:
-    """Return `repr(value)` on one line of at most `SHOWN` characters, or the type if repr fails."""
-    # Show scalars of NumPy and JAX as Python numbers.
-    try:
-        value = type(value)(map(plain, value)) if type(value) in (tuple, list) else plain(value)
-        text = " ".join(repr(value).split("\n"))
-    except Exception:
-        # repr fails for integers of 5,000 digits and for broken classes.
-        return f"a value of type {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
-def plain(value: Any) -> Any:
-    """Convert a scalar of NumPy or JAX to a Python number. Return other values unchanged."""
-    return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
 
 
 def _range(low: float, high: float, above: float) -> str:

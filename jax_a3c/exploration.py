@@ -14,15 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jax_a3c.checks import InputError, check_number, check_tuple, shown
+from jax_a3c.settings.parts import FINAL_EPSILON_PROBABILITIES, FINAL_EPSILONS, check_final_epsilons
 from jax_a3c.types import Array
-
-FINAL_EPSILONS = (0.1, 0.01, 0.5)
-"""Final epsilons of the workers (Mnih et al. 2016, section 8)."""
-FINAL_EPSILON_PROBABILITIES = (0.4, 0.3, 0.3)
-"""Probability of each of `FINAL_EPSILONS`. Some implementations swap 0.1 and 0.01 by mistake."""
-EPSILON_ANNEAL_FRAMES = 4_000_000
-"""Anneal time of the paper. It may count emulator frames or actions (4 frames each)."""
 
 
 def epsilon_greedy(key: Array, q_values: ArrayLike, epsilon: ArrayLike) -> Array:
@@ -97,30 +90,6 @@ def sample_final_epsilons(
     """
     check_final_epsilons(epsilons, probabilities)
     return jax.random.choice(key, jnp.array(epsilons), shape, p=jnp.array(probabilities))
-
-
-def check_final_epsilons(epsilons: Sequence[float], probabilities: Sequence[float]) -> None:
-    """Check that the arguments are a mixture of final epsilons.
-
-    Args:
-      epsilons: values, each in [0, 1].
-      probabilities: one for each of `epsilons`, in [0, 1], with the sum 1.
-
-    Raises:
-      InputError: if they are not.
-    """
-    both = {"final_epsilons": epsilons, "final_epsilon_probabilities": probabilities}
-    for name, values in both.items():
-        check_tuple(name, values, "numbers")
-        for value in values:
-            check_number(name, value, 0.0, 1.0)
-
-    # Allow rounding errors in the sum.
-    if len(epsilons) != len(probabilities) or abs(sum(probabilities) - 1.0) > 1e-6:
-        raise InputError(
-            f"final_epsilon_probabilities must be one number for each of final_epsilons "
-            f"{shown(tuple(epsilons))}, with the sum 1, got {shown(tuple(probabilities))}"
-        )
 
 
 def annealed_epsilon(

@@ -25,9 +25,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_a3c.checks import InputError, check_integer, check_number
-from jax_a3c.objectives import Network, Objective, Statistics
-from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
+from jax_a3c.checks import check_integer, check_number
+from jax_a3c.errors import InputError
+from jax_a3c.networks.base import Network
+from jax_a3c.objectives import Objective, RunningStatistics
+from jax_a3c.rollouts import Rollout
+from jax_a3c.types import Array, Carry, Metrics, Params
 
 FADING_COUNT = 2e3
 """Number of steps at which the variance is doubled.
@@ -217,7 +220,7 @@ def normalized_objective(
     check_number("gamma", gamma, 0.0, 1.0)
     check_integer("num_workers", num_workers, 1)
 
-    def change(params: Params, rollout: Rollout) -> dict[str, Any]:
+    def update(params: Params, rollout: Rollout) -> dict[str, Any]:
         return {"statistics": observe(params, rollout, num_workers=num_workers)}
 
     def loss(
@@ -230,7 +233,7 @@ def normalized_objective(
 
     return objective._replace(
         loss=loss if network.rewards else objective.loss,
-        statistics=Statistics(change, gamma),
+        statistics=RunningStatistics(update, gamma),
     )
 
 
@@ -254,7 +257,7 @@ def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Par
 
     Args:
       variables: variables of a `NormalizedNetwork`.
-      rollout: `[T, *B]`, with `discounted_return` if the variables hold statistics of returns. Rows
+      rollout: `[T, *B]`, with `running_return` if the variables hold statistics of returns. Rows
         with `mask` False are ignored.
       num_workers: K, at least 1. The number of workers that may read the same statistics before one
         of them adds its change.
@@ -266,7 +269,7 @@ def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Par
 
     Raises:
       InputError: if the variables hold statistics of returns and the rollout has no
-        `discounted_return`.
+        `running_return`.
 
     References:
       Chan, Golub & LeVeque (1979), Updating Formulae and a Pairwise Algorithm for Computing Sample
@@ -282,13 +285,13 @@ def observe(variables: Params, rollout: Rollout, *, num_workers: int = 1) -> Par
         )
 
     if "returns" in statistics:
-        if steps.discounted_return is None:
+        if steps.running_return is None:
             raise InputError(
-                "rollout has no discounted_return; to normalise rewards, start the actor "
-                "with sums_discounted=True"
+                "rollout has no running_return; to normalise rewards, start the actor "
+                "with needs_running_return=True"
             )
         changes["returns"] = _change(
-            statistics["returns"], steps.discounted_return, steps.mask, num_workers
+            statistics["returns"], steps.running_return, steps.mask, num_workers
         )
     return changes
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_a3c.checks import MAX_STEPS, check_integer, check_number, plain
+from jax_a3c.checks import MAX_STEPS, check_integer, check_number
+from jax_a3c.messages import plain
 from jax_a3c.types import Array
 
 Schedule = Callable[[Any], Any]
@@ -63,20 +64,20 @@ class InPlaceTransformation(optax.GradientTransformationExtraArgs):
 
     Attributes:
       in_place: the same update on flat vectors, with moments that start at 0.
-      shares_statistics: True if all workers update one vector of moments; False if each worker has
+      shares_moments: True if all workers update one vector of moments; False if each worker has
         a vector for itself.
     """
 
     in_place: InPlaceRule
-    shares_statistics: bool
+    shares_moments: bool
 
     def __new__(
-        cls, init: Callable, update: Callable, in_place: InPlaceRule, *, shares_statistics: bool
+        cls, init: Callable, update: Callable, in_place: InPlaceRule, *, shares_moments: bool
     ) -> "InPlaceTransformation":
         """Combine the functions of an Optax transformation with a rule of the same arithmetic."""
         transformation = super().__new__(cls, init, update)
         transformation.in_place = in_place
-        transformation.shares_statistics = shares_statistics
+        transformation.shares_moments = shares_moments
         return transformation
 
 
@@ -242,7 +243,7 @@ def momentum_sgd(
         np.multiply(m, np.float32(schedule(env_steps)), out=scratch)
         parameters -= scratch
 
-    return _transformation(schedule, average, step, in_place, shares_statistics=False)
+    return _transformation(schedule, average, step, in_place, shares_moments=False)
 
 
 def rmsprop(
@@ -271,10 +272,10 @@ def rmsprop(
       Mnih et al. (2016), section 4.
 
     Example:
-      >>> rmsprop(7e-4).shares_statistics, shared_rmsprop(7e-4).shares_statistics
+      >>> rmsprop(7e-4).shares_moments, shared_rmsprop(7e-4).shares_moments
       (False, True)
     """
-    return _rmsprop(learning_rate, decay, eps, shares_statistics=False)
+    return _rmsprop(learning_rate, decay, eps, shares_moments=False)
 
 
 def shared_rmsprop(
@@ -311,11 +312,11 @@ def shared_rmsprop(
       >>> print(update)
       [-0.5]
     """
-    return _rmsprop(learning_rate, decay, eps, shares_statistics=True)
+    return _rmsprop(learning_rate, decay, eps, shares_moments=True)
 
 
 def _rmsprop(
-    learning_rate: float | Array | Schedule, decay: float, eps: float, *, shares_statistics: bool
+    learning_rate: float | Array | Schedule, decay: float, eps: float, *, shares_moments: bool
 ) -> InPlaceTransformation:
     """Return RMSProp with shared or private moments; the arithmetic is the same."""
     check_number("decay", decay, 0.0, 1.0)
@@ -353,7 +354,7 @@ def _rmsprop(
         scratch *= np.float32(schedule(env_steps))
         parameters -= scratch
 
-    return _transformation(schedule, average, step, in_place, shares_statistics=shares_statistics)
+    return _transformation(schedule, average, step, in_place, shares_moments=shares_moments)
 
 
 def _transformation(
@@ -362,7 +363,7 @@ def _transformation(
     step: Callable[[Any, Any, Any], Any],
     in_place: InPlaceRule,
     *,
-    shares_statistics: bool,
+    shares_moments: bool,
 ) -> InPlaceTransformation:
     """Build the Optax form of an optimizer from its formulas for one array; attach `in_place`.
 
@@ -371,7 +372,7 @@ def _transformation(
       average: new moments from `(moments, grad)`.
       step: change of the parameters from `(eta, new moments, grad)`.
       in_place: the same update on flat vectors.
-      shares_statistics: all workers update one vector of moments.
+      shares_moments: all workers update one vector of moments.
 
     Returns:
       The transformation.
@@ -389,7 +390,7 @@ def _transformation(
         updates = jax.tree.map(lambda s, grad: step(eta, s, grad), statistics, updates)
         return updates, OptimizerState(optax.safe_increment(state.updates), statistics)
 
-    return InPlaceTransformation(init, update, in_place, shares_statistics=shares_statistics)
+    return InPlaceTransformation(init, update, in_place, shares_moments=shares_moments)
 
 
 def _as_schedule(learning_rate: float | Array | Schedule) -> Schedule:

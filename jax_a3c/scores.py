@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jax_a3c.checks import InputError, check_choice, check_integer, check_number
+from jax_a3c.checks import check_choice, check_integer, check_number
+from jax_a3c.errors import InputError
 
 # Functions import scipy.stats where they use it, because it loads slower than all other imports
 # here.

@@ -6,9 +6,9 @@ import threading
 import time
 import types
 
-from jax_a3c import workers
 from jax_a3c.envs import host
 from jax_a3c.optimizers import InPlaceTransformation
+from jax_a3c.runners import workers
 
 PATIENCE = 1800.0
 """Seconds after which a test stops waiting; a busy machine needs far less."""
@@ -84,5 +84,5 @@ def meeting(optimizer, num_workers):
         optimizer.in_place(*args)
 
     return InPlaceTransformation(
-        optimizer.init, optimizer.update, in_place, shares_statistics=optimizer.shares_statistics
+        optimizer.init, optimizer.update, in_place, shares_moments=optimizer.shares_moments
     )

@@ -62,7 +62,7 @@ def count(request):
 @pytest.fixture
 def figure(request, capsys):
     """Return `figure(text, **numbers)`: print a result; with `--full` also save it."""
-    from jax_a3c.training.run_directory import environment
+    from jax_a3c.experiment.run_directory import environment
 
     start = time.time()
 

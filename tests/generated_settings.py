@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from generated_values import FIELDS, Broken, Rng, text_of
 
-from jax_a3c.methods import METHODS
-from jax_a3c.training.settings import FOREIGN, POLICIES, Settings, kind_of
+from jax_a3c.settings.methods import METHODS
+from jax_a3c.settings.run import FOREIGN, POLICIES, Settings, kind_of
 
 
 class Case(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_a3c.checks import plain
+from jax_a3c.messages import plain
 
 Rng = np.random.Generator
 

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_a3c.checks import InputError
 from jax_a3c.envs import Discrete, EnvSpec, HostStep
+from jax_a3c.errors import InputError
 
 
 class Episode(NamedTuple):
@@ -54,10 +54,12 @@ class ScriptedGroup:
         if action.shape != (self.num_envs,) or action.min() < 0 or action.max() >= 5:
             raise InputError(f"wrong action {action}")
         rows = [self._step(i) for i in range(self.num_envs)]
-        reward, terminated, truncated, ignored, game_over = map(np.array, zip(*rows, strict=True))
+        reward, terminated, truncated, reset_step, game_over = map(
+            np.array, zip(*rows, strict=True)
+        )
         reward = reward.astype(np.float32)
         return HostStep(
-            self._observations(), reward, terminated, truncated, ignored, 2 * reward, game_over
+            self._observations(), reward, terminated, truncated, reset_step, 2 * reward, game_over
         )
 
     def close(self):

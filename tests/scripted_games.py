@@ -49,10 +49,10 @@ class Group:
 
     def step(self, action):
         assert action.shape == (self.num_envs,) and not self.closed
-        ignored = self.over.copy()
+        reset_step = self.over.copy()
         letters = []
         for i, script in enumerate(self.scripts):
-            if ignored[i]:
+            if reset_step[i]:
                 self.time[i] = 0
                 letters.append("i")
                 continue
@@ -61,14 +61,14 @@ class Group:
             self.time[i] += 1
         letters = np.array(letters)
         self.over = np.isin(letters, ["L", "T", "C"])
-        paid = np.where(ignored, 0, 1).astype(np.float32)
+        paid = np.where(reset_step, 0, 1).astype(np.float32)
         return HostStep(
             observation=self.time[:, None].copy(),
             reward=paid,
             terminated=np.isin(letters, ["L", "T"]),
             truncated=letters == "C",
-            ignored=ignored,
-            score=10 * paid,
+            reset_step=reset_step,
+            raw_reward=10 * paid,
             game_over=np.isin(letters, ["T", "C"]),
         )
 

@@ -8,11 +8,13 @@ import pytest
 from probes import Probe
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks
+from jax_a3c.acting.actor import init_actor
+from jax_a3c.acting.groups import finish, init_host_actor
+from jax_a3c.acting.host_unroll import host_unroll
+from jax_a3c.acting.unroll import unroll
 from jax_a3c.envs import Box, Discrete, EnvSpec, HostStep
 from jax_a3c.envs.base import to_bounds
-from jax_a3c.host_rollouts import finish, host_unroll, init_host_actor
-from jax_a3c.rollouts import init_actor, unroll
-from jax_a3c.training.evaluation import evaluator
+from jax_a3c.evaluation.play import evaluator
 
 pytestmark = pytest.mark.unoptimized
 
@@ -74,10 +76,10 @@ def test_the_same_return_whatever_the_bounds():
     for low, high in BOXES:
         env = Reach(low, high)
         network = networks.actor_critic(env, hidden=(8,))
-        agent = a2c(env, network, optax.adam(1e-2), A2CConfig(num_envs=16, ent_coef=0.0))
+        algorithm = a2c(env, network, optax.adam(1e-2), A2CConfig(num_envs=16, ent_coef=0.0))
         train = jax.jit(
-            lambda key, agent=agent: jax.lax.scan(
-                lambda s, _: agent.step(s), agent.init(key), length=300
+            lambda key, algorithm=algorithm: jax.lax.scan(
+                lambda s, _: algorithm.step(s), algorithm.init(key), length=300
             )
         )
         state, metrics = train(jax.random.key(0))

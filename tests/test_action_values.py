@@ -15,9 +15,10 @@ from jax.flatten_util import ravel_pytree
 from probes import Chain, EitherEnd, Probe, Recall, State, TerminalReward
 
 from jax_a3c import networks, optimizers
-from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
-from jax_a3c.checks import InputError
+from jax_a3c.acting.actor import init_actor
+from jax_a3c.acting.unroll import unroll
 from jax_a3c.envs.base import Discrete
+from jax_a3c.errors import InputError
 from jax_a3c.objectives import (
     ActionValueConfig,
     ActorCriticConfig,
@@ -27,8 +28,9 @@ from jax_a3c.objectives import (
     one_step_q,
     one_step_sarsa,
 )
-from jax_a3c.rollouts import init_actor, unroll
-from jax_a3c.synchronous import SynchronousConfig, synchronous
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
+from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
 pytestmark = pytest.mark.unoptimized
 OBJECTIVES = [one_step_q, one_step_sarsa, n_step_q]
@@ -69,7 +71,9 @@ def random_play(env, lstm, stop_at_episode_end=False):
 
     @jax.jit
     def play(key):
-        actor = init_actor(env, network.initial_carry((NUM_ENVS,)), key, NUM_ENVS, looks_ahead=True)
+        actor = init_actor(
+            env, network.initial_carry((NUM_ENVS,)), key, NUM_ENVS, needs_next_action=True
+        )
         first = network.init(key, actor.carry, actor.observation[None], actor.reset[None])
         flat, unravel = ravel_pytree(first)
         noise = jax.random.normal(jax.random.fold_in(key, 1), (2, flat.size))
@@ -300,7 +304,7 @@ def test_the_next_action_is_the_one_really_taken_across_segments_too(num_envs, s
     def play(call, actor):
         return unroll(env, signed_act(call), actor, 3, stop_at_episode_end=stop_at_episode_end)[:2]
 
-    actor = init_actor(env, (), jax.random.key(0), num_envs, looks_ahead=True)
+    actor = init_actor(env, (), jax.random.key(0), num_envs, needs_next_action=True)
     assert (actor.next_action == -1).all()
     ends = {"terminated": 0, "truncated": 0, "none": 0}
     for call in range(1, 19):
@@ -335,15 +339,15 @@ def test_without_looking_ahead_there_is_no_next_action():
     act = signed_act(0)
     actor, rollout = jax.jit(lambda actor: unroll(TERMINAL_REWARD, act, actor, 3)[:2])(actor)
     assert actor.next_action is None and rollout.steps.next_action is None
-    looks_ahead = {build: build(NETWORKS[0], PLAIN).looks_ahead for build in OBJECTIVES}
-    assert looks_ahead == {one_step_q: False, one_step_sarsa: True, n_step_q: False}
+    needs_next_action = {build: build(NETWORKS[0], PLAIN).needs_next_action for build in OBJECTIVES}
+    assert needs_next_action == {one_step_q: False, one_step_sarsa: True, n_step_q: False}
 
 
 def test_sarsa_without_next_actions_is_refused():
     params, target_params, rollout = random_play(EITHER_END, 0)
     rollout = rollout._replace(steps=rollout.steps._replace(next_action=None))
     with pytest.raises(
-        InputError, match="rollout has no next_action; start its actor with looks_ahead=True"
+        InputError, match="rollout has no next_action; start its actor with needs_next_action=True"
     ):
         one_step_sarsa(NETWORKS[0], PLAIN).loss(params, rollout, target_params)
 
@@ -371,13 +375,13 @@ def recorder():
     def run(key, interval):
         recorded = objective._replace(loss=recording, target_update_interval=interval)
         config = SynchronousConfig(num_envs=8, num_steps=3)
-        agent = synchronous(EITHER_END, network, optimizers.rmsprop(1e-2), recorded, config)
+        algorithm = synchronous(EITHER_END, network, optimizers.rmsprop(1e-2), recorded, config)
 
         def step(state, _):
-            state, metrics = agent.step(state)
+            state, metrics = algorithm.step(state)
             return state, (ravel_pytree(state.params)[0], state.target, metrics)
 
-        start = agent.init(key)
+        start = algorithm.init(key)
         return ravel_pytree(start.params)[0], jax.lax.scan(step, start, length=30)[1]
 
     return jax.jit(run)
@@ -412,12 +416,12 @@ def test_the_asynchronous_runner_takes_the_actions_that_it_committed_to():
     network = networks.q_network(CHAIN, hidden=())
     objective = one_step_sarsa(network, fixed_epsilon(0.5))
     config = AsynchronousConfig(num_workers=1, num_envs=16, num_steps=1, total_timesteps=16)
-    agent = Asynchronous(CHAIN, network, optimizers.rmsprop(1e-2), objective, config)
-    state = agent.init(0)
+    runner = AsynchronousRunner(CHAIN, network, optimizers.rmsprop(1e-2), objective, config)
+    state = runner.init(0)
     for step in range(1, 9):
         committed = np.asarray(state.actors[0].next_action)
-        agent.config = dataclasses.replace(config, total_timesteps=16 * step)
-        agent.run(state=state)
+        runner.config = dataclasses.replace(config, total_timesteps=16 * step)
+        runner.run(state=state)
         time, last_action = divmod(np.argmax(state.actors[0].observation, axis=-1), 2)
         assert (time == step % 4).all()
         if step % 4 == 1:
@@ -481,8 +485,8 @@ def test_environments_of_the_synchronous_runner_explore_differently():
         one_step_q(NETWORKS[0], ActionValueConfig()),
         SynchronousConfig(num_envs=2000),
     )
-    agent = synchronous(Anywhere(), NETWORKS[0], optax.sgd(0.1), objective, config)
-    actor = jax.jit(agent.init)(jax.random.key(0)).actor
+    algorithm = synchronous(Anywhere(), NETWORKS[0], optax.sgd(0.1), objective, config)
+    actor = jax.jit(algorithm.init)(jax.random.key(0)).actor
     assert paper_mixture(actor.exploration) and actor.next_action is None
     assert len(np.unique(actor.observation, axis=0)) == 2000
 
@@ -491,7 +495,7 @@ def test_asynchronous_workers_explore_differently():
     objective = one_step_q(NETWORKS[0], ActionValueConfig())
     config = AsynchronousConfig(num_workers=64, num_envs=16)
     actors = (
-        Asynchronous(Anywhere(), NETWORKS[0], optimizers.rmsprop(0.1), objective, config)
+        AsynchronousRunner(Anywhere(), NETWORKS[0], optimizers.rmsprop(0.1), objective, config)
         .init(0)
         .actors
     )
@@ -526,9 +530,11 @@ def telling_objective():
 def test_the_behaviour_is_told_the_steps_so_far_on_the_synchronous_runner():
     network = NETWORKS[0]
     config = SynchronousConfig(num_envs=3, num_steps=2)
-    agent = synchronous(TERMINAL_REWARD, network, optax.sgd(0.1), telling_objective(), config)
+    algorithm = synchronous(TERMINAL_REWARD, network, optax.sgd(0.1), telling_objective(), config)
     _, metrics = jax.jit(
-        lambda key: jax.lax.scan(lambda state, _: agent.step(state), agent.init(key), length=4)
+        lambda key: jax.lax.scan(
+            lambda state, _: algorithm.step(state), algorithm.init(key), length=4
+        )
     )(jax.random.key(0))
     assert metrics["first"].tolist() == [0, 6, 12, 18]
     assert metrics["last"].tolist() == [2000, 2006, 2012, 2018]
@@ -538,16 +544,16 @@ def test_the_behaviour_is_told_the_steps_of_all_workers_on_the_asynchronous_runn
     alone = AsynchronousConfig(
         num_workers=1, num_envs=3, num_steps=2, total_timesteps=60, stop_at_episode_end=False
     )
-    agent = Asynchronous(
+    runner = AsynchronousRunner(
         TERMINAL_REWARD, NETWORKS[0], optimizers.rmsprop(0.1), telling_objective(), alone
     )
-    sums = agent.run(0).progress.metric_sums
+    sums = runner.run(0).progress.metric_sums
     assert sums["first"] == sum(range(0, 60, 6)) and sums["last"] - sums["first"] == 10 * 2000
-    agent.config = dataclasses.replace(alone, num_workers=2, total_timesteps=10**9)
-    state = agent.init(0)
+    runner.config = dataclasses.replace(alone, num_workers=2, total_timesteps=10**9)
+    state = runner.init(0)
     state.shared.count(0, 100_000)
     both = lambda progress: min(progress.updates_per_worker) > 100  # noqa: E731
-    progress = agent.run(state=state, callback=both, interval=0.05).progress
+    progress = runner.run(state=state, callback=both, interval=0.05).progress
     assert both(progress)
     assert 100_000 <= progress.metric_sums["first"] / progress.updates <= progress.env_steps
 
@@ -586,15 +592,15 @@ def train_on_chain(runner, network, build_objective, num_steps, updates):
     sizes = {"num_envs": num_envs, "num_steps": num_steps, "max_grad_norm": None}
     objective = build_objective(10 * num_envs * num_steps)
     if runner == "synchronous":
-        agent = synchronous(CHAIN, network, optimizer, objective, SynchronousConfig(**sizes))
+        runner = synchronous(CHAIN, network, optimizer, objective, SynchronousConfig(**sizes))
         run = jax.jit(
             lambda key: jax.lax.scan(
-                lambda s, _: (agent.step(s)[0], None), agent.init(key), length=updates
+                lambda s, _: (runner.step(s)[0], None), runner.init(key), length=updates
             )
         )
         return run(jax.random.key(0))[0].params
     config = AsynchronousConfig(num_workers=2, total_timesteps=total, **sizes)
-    result = Asynchronous(CHAIN, network, meeting(optimizer, 2), objective, config).run(0)
+    result = AsynchronousRunner(CHAIN, network, meeting(optimizer, 2), objective, config).run(0)
     assert min(result.progress.updates_per_worker) > 0
     return result.params
 
@@ -664,12 +670,12 @@ def test_an_lstm_learns_to_recall(build):
     network = networks.q_network(env, hidden=(8,), lstm=8)
     objective = build(network, fixed_epsilon(0.2, target_update_interval=1000))
     optimizer = optimizers.rmsprop(1e-2, eps=1e-5)
-    agent = synchronous(
+    algorithm = synchronous(
         env, network, optimizer, objective, SynchronousConfig(num_envs=32, num_steps=3)
     )
     run = jax.jit(
         lambda key: jax.lax.scan(
-            lambda s, _: (agent.step(s)[0], None), agent.init(key), length=300
+            lambda s, _: (algorithm.step(s)[0], None), algorithm.init(key), length=300
         )[0]
     )
     observations = jnp.array([[[0, 1], [0, -1]], [[1, 0], [1, 0]], [[2, 0], [2, 0]]], jnp.float32)
@@ -685,7 +691,7 @@ def test_the_step_compiles_once_and_maps_over_learning_rates(build):
     objective = build(network, fixed_epsilon(0.5, target_update_interval=100))
     traces = []
 
-    def agent(rate):
+    def algorithm(rate):
         config = SynchronousConfig(num_envs=4, num_steps=5)
         return synchronous(CHAIN, network, optimizers.rmsprop(rate), objective, config)
 
@@ -693,10 +699,10 @@ def test_the_step_compiles_once_and_maps_over_learning_rates(build):
     @jax.vmap
     def step(rate, state):
         traces.append(1)
-        return agent(rate).step(state)[0]
+        return algorithm(rate).step(state)[0]
 
     rates = jnp.array([0.0, 1e-2, 3e-2])
-    state = first = jax.jit(jax.vmap(lambda rate: agent(rate).init(jax.random.key(0))))(rates)
+    state = first = jax.jit(jax.vmap(lambda rate: algorithm(rate).init(jax.random.key(0))))(rates)
     for _ in range(20):
         state = step(rates, state)
     assert len(traces) == 1

@@ -22,8 +22,9 @@ from jax.flatten_util import ravel_pytree
 from probes import EitherEnd, EndlessReward, MatchingAction, Recall, TerminalReward
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks, optimizers
-from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
-from jax_a3c.checks import InputError
+from jax_a3c.acting.actor import init_actor
+from jax_a3c.acting.unroll import unroll
+from jax_a3c.errors import InputError
 from jax_a3c.objectives import (
     ActionValueConfig,
     actor_critic,
@@ -33,8 +34,9 @@ from jax_a3c.objectives import (
     one_step_sarsa,
 )
 from jax_a3c.optimizers import InPlaceTransformation
-from jax_a3c.rollouts import init_actor, unroll
-from jax_a3c.segments import ONE_CORE
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.segments import ONE_CORE
+from jax_a3c.settings.parts import AsynchronousConfig
 
 pytestmark = pytest.mark.unoptimized
 CARTPOLE = envs.make("gymnax:CartPole-v1", max_steps_in_episode=30)
@@ -60,7 +62,7 @@ def failing_optimizer(worker, fail_at=3):
             raise RuntimeError("the cat pulled the plug")
         optimizer.in_place(*args)
 
-    return InPlaceTransformation(optimizer.init, optimizer.update, in_place, shares_statistics=True)
+    return InPlaceTransformation(optimizer.init, optimizer.update, in_place, shares_moments=True)
 
 
 def sequential_loop(env, network, objective, config, update, updates, key):
@@ -75,7 +77,7 @@ def sequential_loop(env, network, objective, config, update, updates, key):
         jax.random.split(actors_key, 1)[0],
         1,
         explore=objective.explore,
-        looks_ahead=objective.looks_ahead,
+        needs_next_action=objective.needs_next_action,
     )
     observation = jnp.zeros((1, *actor.observation.shape))
     params = network.init(params_key, actor.carry, observation, jnp.ones((1, 1), bool))
@@ -141,13 +143,13 @@ def test_one_worker_equals_the_sequential_loop_bit_for_bit_over_1000_updates(sto
     result = a3c(lambda: CARTPOLE, NETWORK, optimizer, config).run(jax.random.key(7))
     updates, shared = result.progress.updates, result.state.shared
     assert updates >= 1000
-    statistics = np.zeros_like(shared.statistics)
+    statistics = np.zeros_like(shared.moments)
     update, objective = in_place_updates(optimizer, statistics), actor_critic(NETWORK, config)
     theta = sequential_loop(
         CARTPOLE, NETWORK, objective, config, update, updates, jax.random.key(7)
     )
-    np.testing.assert_array_equal(shared.parameters, theta)
-    np.testing.assert_array_equal(shared.statistics, statistics)
+    np.testing.assert_array_equal(shared.flat_params, theta)
+    np.testing.assert_array_equal(shared.moments, statistics)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +169,14 @@ def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_b
     optimizer = make_optimizer(optimizers.linear_schedule(1e-2, 3000))
     config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=3000)
     objective = build(network, settings)
-    result = Asynchronous(env, network, optimizer, objective, config).run(jax.random.key(7))
+    result = AsynchronousRunner(env, network, optimizer, objective, config).run(jax.random.key(7))
     updates, shared = result.progress.updates, result.state.shared
     assert updates >= 1500
-    statistics = np.zeros_like(shared.statistics)
+    statistics = np.zeros_like(shared.moments)
     update = in_place_updates(optimizer, statistics)
     theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
-    np.testing.assert_array_equal(shared.parameters, theta)
-    own = shared.statistics if optimizer.shares_statistics else result.state.opt_states[0]
+    np.testing.assert_array_equal(shared.flat_params, theta)
+    own = shared.moments if optimizer.shares_moments else result.state.opt_states[0]
     np.testing.assert_array_equal(own, statistics)
 
 
@@ -199,7 +201,7 @@ def compared_with_optax(optimizer, plain, total_timesteps):
     )
     objective = one_step_q(network, settings)
     config = AsynchronousConfig(num_workers=1, num_steps=2, total_timesteps=total_timesteps)
-    runner = Asynchronous(env, network, optimizer, objective, config)
+    runner = AsynchronousRunner(env, network, optimizer, objective, config)
     result = runner.run(jax.random.key(7))
     start = runner.params(runner.init(jax.random.key(7)))
 
@@ -279,7 +281,7 @@ def test_a_run_with_masked_moments_is_saved_and_restored():
     result = runner.run(0)
     params, saved = runner.snapshot(result.state)
     restored = runner.restore(runner.init(1), params, saved)
-    np.testing.assert_array_equal(restored.shared.parameters, result.state.shared.parameters)
+    np.testing.assert_array_equal(restored.shared.flat_params, result.state.shared.flat_params)
     for ours, theirs in zip(
         *map(jax.tree.leaves, (restored.opt_states, saved["opt_states"])), strict=True
     ):
@@ -297,15 +299,15 @@ def test_workers_have_statistics_of_their_own_or_share_one_buffer(make_optimizer
     assert min(result.progress.updates_per_worker) > 0
     shared, own = result.state.shared, result.state.opt_states
     if make_optimizer is optimizers.shared_rmsprop:
-        assert own == [None] * 3 and shared.statistics.any()
+        assert own == [None] * 3 and shared.moments.any()
         return
-    assert not shared.statistics.any() and all(statistics.any() for statistics in own)
-    for one, other in itertools.combinations([*own, shared.parameters, shared.statistics], 2):
+    assert not shared.moments.any() and all(statistics.any() for statistics in own)
+    for one, other in itertools.combinations([*own, shared.flat_params, shared.moments], 2):
         assert not np.shares_memory(one, other) and not np.array_equal(one, other)
 
 
 def test_one_worker_is_deterministic_and_seeds_differ():
-    finals = [make_agent(num_workers=1).run(seed).state.shared.parameters for seed in (3, 3, 4)]
+    finals = [make_agent(num_workers=1).run(seed).state.shared.flat_params for seed in (3, 3, 4)]
     np.testing.assert_array_equal(finals[0], finals[1])
     assert not np.array_equal(finals[0], finals[2])
 
@@ -330,7 +332,7 @@ def test_equals_the_synchronous_runner_with_one_environment():
                 result.progress.metric_sums[name], metrics[name], rtol=1e-4, err_msg=name
             )
         theirs = ravel_pytree(lockstep.params)[0]
-        np.testing.assert_allclose(state.shared.parameters, theirs, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(state.shared.flat_params, theirs, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("lock", [True, False])
@@ -340,7 +342,7 @@ def test_equals_the_synchronous_runner_with_one_environment():
 def test_workers_learn_together(lock, optimizer):
     env = MatchingAction()
     network = networks.actor_critic(env, hidden=(16,))
-    agent = make_agent(
+    algorithm = make_agent(
         env,
         network,
         optimizer,
@@ -353,7 +355,7 @@ def test_workers_learn_together(lock, optimizer):
     def enough(progress):
         return progress.env_steps >= 9000 and min(progress.updates_per_worker) > 100
 
-    result = agent.run(0, callback=enough, interval=0.05)
+    result = algorithm.run(0, callback=enough, interval=0.05)
     observations = jnp.array([[[0.0, 1.0], [0.0, -1.0]]])
     _, policy, _ = network.apply(result.params, (), observations, jnp.ones((1, 2), bool))
     assert policy.mode().tolist() == [[1, 0]]
@@ -365,10 +367,10 @@ def test_workers_learn_together(lock, optimizer):
 
 def test_segments_end_with_episodes_and_steps_are_counted_exactly():
     env = TerminalReward()
-    agent = make_agent(
+    algorithm = make_agent(
         env, networks.actor_critic(env, hidden=(4,)), num_workers=2, total_timesteps=600
     )
-    result = agent.run(0)
+    result = algorithm.run(0)
     assert result.progress.env_steps == 3 * result.progress.updates  # episodes of 3 steps, t_max 5
     assert result.progress.metric_sums["episodes"] == result.progress.updates
 
@@ -384,10 +386,10 @@ def test_an_lstm_remembers_across_segments_with_several_environments_for_each_wo
     env = Recall()
     network = networks.actor_critic(env, hidden=(16,), lstm=16)
     settings = {"num_envs": 8, "num_steps": 4, "stop_at_episode_end": False, "num_workers": 2}
-    agent = make_agent(env, network, optax.adam(3e-3), total_timesteps=40_000, **settings)
-    state = agent.run(0).state
-    agent.config = dataclasses.replace(agent.config, total_timesteps=60_000)
-    progress = agent.run(state=state).progress
+    algorithm = make_agent(env, network, optax.adam(3e-3), total_timesteps=40_000, **settings)
+    state = algorithm.run(0).state
+    algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=60_000)
+    progress = algorithm.run(state=state).progress
     assert progress.env_steps == 8 * 4 * progress.updates
     assert progress.metric_sums["episode_return"] / progress.metric_sums["episodes"] > 0.8
 
@@ -413,7 +415,7 @@ def test_a_state_of_other_workers_is_refused():
         ({"key": "abc"}, "key must be a random key or a seed, got 'abc'"),
         ({"key": 2**70}, "key must be an integer between"),
         ({"key": jax.random.split(jax.random.key(0))}, "a batch of keys needs jax.vmap"),
-        ({"state": 5}, r"state must be A3CState\(...\), got 5"),
+        ({"state": 5}, r"state must be AsynchronousState\(...\), got 5"),
         ({"callback": 5}, "callback must be a function, got 5"),
         ({"interval": 1e30}, "interval must be a number above 0"),
     ],
@@ -424,11 +426,11 @@ def test_wrong_arguments_of_a_run_are_refused(arguments, message):
 
 
 def test_a_run_can_go_on():
-    agent = make_agent(num_workers=1, total_timesteps=1000)
-    first = agent.run(0)
+    runner = make_agent(num_workers=1, total_timesteps=1000)
+    first = runner.run(0)
     before = first.progress.updates
-    agent.config = A3CConfig(num_workers=1, num_steps=5, total_timesteps=2000)
-    second = agent.run(state=first.state)
+    runner.config = A3CConfig(num_workers=1, num_steps=5, total_timesteps=2000)
+    second = runner.run(state=first.state)
     assert second.progress.env_steps >= 2000 and second.progress.updates > before
     assert second.compile_seconds < first.compile_seconds
 
@@ -436,26 +438,26 @@ def test_a_run_can_go_on():
 def test_the_workers_program_is_compiled_once(monkeypatch):
     traces = []
     network = networks.actor_critic(CARTPOLE, hidden=(8,))
-    agent = make_agent(network=network, num_workers=4)
-    segments = agent._segments
+    algorithm = make_agent(network=network, num_workers=4)
+    segments = algorithm._segments
     packed = segments._packed_gradient
     monkeypatch.setattr(
         segments, "_packed_gradient", lambda *args: traces.append(1) or packed(*args)
     )
     for seed in range(3):
-        agent.run(seed)
+        algorithm.run(seed)
     assert len(traces) == 1
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 8])
 def test_a_workers_exception_is_raised_with_its_traceback_and_all_end(num_workers):
     worker = num_workers - 1
-    agent = make_agent(
+    algorithm = make_agent(
         optimizer=failing_optimizer(worker), num_workers=num_workers, total_timesteps=10**9
     )
-    state = agent.init(jax.random.key(0))
+    state = algorithm.init(jax.random.key(0))
     with pytest.raises(RuntimeError, match="the cat pulled the plug") as caught:
-        agent.run(state=state)
+        algorithm.run(state=state)
     assert not worker_threads()
     assert f"raised in worker {worker} of {num_workers}" in caught.value.__notes__[0]
     assert "in_place" in "".join(traceback.format_exception(caught.value))
@@ -463,19 +465,19 @@ def test_a_workers_exception_is_raised_with_its_traceback_and_all_end(num_worker
 
 
 def test_exceptions_surface_without_waiting_for_a_report_100_times_of_100():
-    agent = make_agent(total_timesteps=10**9, num_workers=5)
+    algorithm = make_agent(total_timesteps=10**9, num_workers=5)
     for repeat in range(100):
-        agent._in_place = failing_optimizer(repeat % 5, repeat // 5).in_place
+        algorithm._in_place = failing_optimizer(repeat % 5, repeat // 5).in_place
         began, reports = time.monotonic(), []
         with pytest.raises(RuntimeError, match="the cat pulled the plug"):
-            agent.run(repeat, callback=reports.append, interval=PATIENCE)
+            algorithm.run(repeat, callback=reports.append, interval=PATIENCE)
         assert not reports and time.monotonic() - began < PATIENCE
         assert not worker_threads()
 
 
 def test_ctrl_c_ends_all_workers():
-    agent = make_agent(total_timesteps=10**9, num_workers=3)
-    state = agent.init(jax.random.key(0))
+    algorithm = make_agent(total_timesteps=10**9, num_workers=3)
+    state = algorithm.init(jax.random.key(0))
 
     def interrupt(progress):
         if progress.updates > 10:
@@ -486,7 +488,7 @@ def test_ctrl_c_ends_all_workers():
     )  # background jobs of a shell ignore SIGINT
     try:
         with pytest.raises(KeyboardInterrupt):
-            agent.run(state=state, callback=interrupt, interval=0.05)
+            algorithm.run(state=state, callback=interrupt, interval=0.05)
     finally:
         signal.signal(signal.SIGINT, before)
     assert not worker_threads()
@@ -494,21 +496,21 @@ def test_ctrl_c_ends_all_workers():
 
 
 def test_a_callback_can_end_the_run_and_its_errors_end_it_too():
-    agent = make_agent(total_timesteps=10**9, num_workers=2)
-    result = agent.run(0, callback=lambda progress: progress.updates > 5, interval=0.01)
+    algorithm = make_agent(total_timesteps=10**9, num_workers=2)
+    result = algorithm.run(0, callback=lambda progress: progress.updates > 5, interval=0.01)
     assert result.progress.updates > 5 and not worker_threads()
     with pytest.raises(ZeroDivisionError):
-        agent.run(0, callback=lambda progress: 1 / 0, interval=0.01)
+        algorithm.run(0, callback=lambda progress: 1 / 0, interval=0.01)
     assert not worker_threads()
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4, 16, 40])
 def test_starting_and_stopping_40_times(num_workers):
-    agent = make_agent(num_workers=num_workers, total_timesteps=1000)
-    state, before = agent.init(jax.random.key(0)), threading.active_count()
+    algorithm = make_agent(num_workers=num_workers, total_timesteps=1000)
+    state, before = algorithm.init(jax.random.key(0)), threading.active_count()
     for cycle in range(1, 41):
-        agent.config = dataclasses.replace(agent.config, total_timesteps=1000 * cycle)
-        assert agent.run(state=state).progress.env_steps >= 1000 * cycle
+        algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=1000 * cycle)
+        assert algorithm.run(state=state).progress.env_steps >= 1000 * cycle
         assert threading.active_count() == before
 
 
@@ -517,12 +519,12 @@ def resident_bytes():
 
 
 def test_memory_does_not_grow_with_the_number_of_updates():
-    agent = make_agent(num_workers=2, total_timesteps=5000)
-    state = agent.run(0).state
+    algorithm = make_agent(num_workers=2, total_timesteps=5000)
+    state = algorithm.run(0).state
     gc.collect()
     memory, arrays = resident_bytes(), len(jax.live_arrays())
-    agent.config = dataclasses.replace(agent.config, total_timesteps=100_000)
-    progress = agent.run(state=state).progress
+    algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=100_000)
+    progress = algorithm.run(state=state).progress
     gc.collect()
     assert progress.updates > 20_000
     assert len(jax.live_arrays()) <= arrays

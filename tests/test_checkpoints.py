@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jax_a3c import cli
-from jax_a3c.checks import InputError
-from jax_a3c.training import checkpoints
-from jax_a3c.training.checkpoints import VARIABLES, Checkpoints, DamagedError, flatten, unflatten
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import RunOptions, resolve
+from jax_a3c.errors import InputError
+from jax_a3c.experiment import checkpoints
+from jax_a3c.experiment.checkpoints import VARIABLES, Checkpoints, DamagedError, flatten, unflatten
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training.train import resume, train
 
 pytestmark = pytest.mark.unoptimized
@@ -291,7 +291,7 @@ def test_what_cannot_be_resumed_is_refused(words, message, tmp_path, monkeypatch
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
-    from jax_a3c.training.files import locked
+    from jax_a3c.experiment.files import locked
 
     settings = resolve("a2c", CARTPOLE, total_timesteps=100, hidden=(8,), eval_episodes=1)
     train("a2c", CARTPOLE, settings, tmp_path / "run", options=QUIET)

@@ -10,12 +10,13 @@ import pytest
 from probes import ConstantReward
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, networks, optimizers
-from jax_a3c.counters import Counter
+from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.objectives import ActionValueConfig, n_step_q
-from jax_a3c.synchronous import SynchronousConfig, synchronous
-from jax_a3c.training.loop import Synchronous
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import RunOptions, resolve
+from jax_a3c.runners.counters import Counter
+from jax_a3c.runners.loop import SynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
+from jax_a3c.settings.parts import SynchronousConfig
+from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training.train import resume, train
 
 pytestmark = pytest.mark.unoptimized
@@ -54,12 +55,12 @@ def test_the_schedule_of_a2c_goes_on_falling(border):
             optimizer.update(jax.tree.map(jnp.ones_like, grads), state, params, **more),
         )[1],
     )
-    agent = a2c(ENV, network, seen, A2CConfig(num_envs=1, num_steps=1))
-    state = agent.init(jax.random.key(0))
+    algorithm = a2c(ENV, network, seen, A2CConfig(num_envs=1, num_steps=1))
+    state = algorithm.init(jax.random.key(0))
     state = state._replace(updates=Counter.of(border - 2), env_steps=Counter.of(border - 2))
     for done in range(1, 5):
         before = state.params
-        state, _ = agent.step(state)
+        state, _ = algorithm.step(state)
         assert int(state.updates) == int(state.env_steps) == border - 2 + done
         moved = jax.tree.map(lambda new, old: new - old, state.params, before)
         np.testing.assert_allclose(jax.tree.leaves(moved)[0], -0.5, rtol=1e-5)
@@ -76,17 +77,17 @@ def test_the_target_follows_and_exploration_ends_beyond_the_border():
         final_epsilon_probabilities=(1.0,),
     )
     objective = n_step_q(network, settings)
-    agent = synchronous(
+    algorithm = synchronous(
         ENV,
         network,
         optimizers.rmsprop(1e-2),
         objective,
         SynchronousConfig(num_envs=2, num_steps=1),
     )
-    state = agent.init(jax.random.key(0))
+    state = algorithm.init(jax.random.key(0))
     state = state._replace(updates=Counter.of(2**31), env_steps=Counter.of(2**32))
 
-    step = jax.jit(agent.step)
+    step = jax.jit(algorithm.step)
     copied = []
     for _ in range(6):
         before = state.target.params
@@ -100,14 +101,16 @@ def test_the_target_follows_and_exploration_ends_beyond_the_border():
 
 
 def test_a_run_of_the_synchronous_runner_ends_beyond_the_border():
-    agent = a2c(ENV, NETWORK, optimizers.shared_rmsprop(1e-3), A2CConfig(num_envs=1, num_steps=1))
-    trainer = Synchronous(agent, A2CConfig(num_envs=1, num_steps=1), 2**31 + 10)
-    state = agent.init(0)._replace(updates=Counter.of(2**31 - 10), env_steps=Counter.of(2**31 - 10))
-    result = trainer.run(state=state)
+    runner = a2c(ENV, NETWORK, optimizers.shared_rmsprop(1e-3), A2CConfig(num_envs=1, num_steps=1))
+    runner = SynchronousRunner(runner, A2CConfig(num_envs=1, num_steps=1), 2**31 + 10)
+    state = runner.init(0)._replace(
+        updates=Counter.of(2**31 - 10), env_steps=Counter.of(2**31 - 10)
+    )
+    result = runner.run(state=state)
     assert result.progress.env_steps == result.progress.updates == 2**31 + 10
 
-    params, saved = trainer.snapshot(result.state)
-    assert trainer.counts(trainer.restore(state, params, saved)) == (2**31 + 10, 2**31 + 10)
+    params, saved = runner.snapshot(result.state)
+    assert runner.counts(runner.restore(state, params, saved)) == (2**31 + 10, 2**31 + 10)
 
 
 def test_a_run_on_threads_ends_beyond_the_border():
@@ -156,9 +159,9 @@ def test_a_checkpoint_beyond_the_border_is_found_again(method, tmp_path, monkeyp
 
 def begin_at(monkeypatch, env_steps):
     """Let new runs of both runners start at `env_steps`."""
-    from jax_a3c.asynchronous import Asynchronous
+    from jax_a3c.runners.asynchronous import AsynchronousRunner
 
-    first, second = Synchronous.init, Asynchronous.init
+    first, second = SynchronousRunner.init, AsynchronousRunner.init
 
     def init(self, key):
         counter = Counter.of(env_steps)
@@ -169,5 +172,5 @@ def begin_at(monkeypatch, env_steps):
         state.shared._env_steps[0] = state.shared._updates[0] = env_steps
         return state
 
-    monkeypatch.setattr(Synchronous, "init", init)
-    monkeypatch.setattr(Asynchronous, "init", init_on_threads)
+    monkeypatch.setattr(SynchronousRunner, "init", init)
+    monkeypatch.setattr(AsynchronousRunner, "init", init_on_threads)

@@ -12,8 +12,8 @@ import safetensors.numpy
 
 from jax_a3c import cli, envs, networks
 from jax_a3c.envs.base import Box, Discrete, EnvSpec
+from jax_a3c.experiment.checkpoints import export_params
 from jax_a3c.normalization import normalized_network
-from jax_a3c.training.checkpoints import export_params
 
 pytestmark = pytest.mark.unoptimized
 PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text()

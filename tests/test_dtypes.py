@@ -9,8 +9,9 @@ import pytest
 from probes import Recall
 
 from jax_a3c import envs, networks, normalization, objectives, optimizers
-from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
-from jax_a3c.synchronous import SynchronousConfig, synchronous
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
+from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
 pytestmark = pytest.mark.unoptimized
 
@@ -96,17 +97,17 @@ def test_both_runners_train_in_strict_modes(strict, env_id, parts, optimizer):
     env = envs.make(env_id)
     network, objective = parts(env)
 
-    agent = synchronous(
+    runner = synchronous(
         env, network, optimizer_of(optimizer), objective, SynchronousConfig(num_envs=2, num_steps=3)
     )
-    state = agent.init(jax.random.key(0))
+    state = runner.init(jax.random.key(0))
     expected = kinds((state.params, state.opt_state))
-    state, _ = jax.lax.scan(lambda state, _: agent.step(state), state, length=2)
+    state, _ = jax.lax.scan(lambda state, _: runner.step(state), state, length=2)
     assert kinds((state.params, state.opt_state)) == expected
     check_finite(state.params)
 
     config = AsynchronousConfig(num_workers=1, num_steps=3, total_timesteps=6)
-    result = Asynchronous(env, network, optimizer_of(optimizer), objective, config).run(0)
+    result = AsynchronousRunner(env, network, optimizer_of(optimizer), objective, config).run(0)
     assert kinds(result.params) == kinds(state.params)
     check_finite(result.params)
 
@@ -123,10 +124,10 @@ def test_parameters_of_half_precision_keep_their_dtype_on_both_runners(dtype, op
     network = networks.actor_critic(env, torso=Torso())
     objective = objectives.actor_critic(network, objectives.ActorCriticConfig())
     rule = optimizer_of(optimizer, learning_rate=0.1)  # smaller steps are lost in 8 bits
-    agent = synchronous(env, network, rule, objective, SynchronousConfig(num_envs=4))
-    state = agent.init(jax.random.key(0))
+    runner = synchronous(env, network, rule, objective, SynchronousConfig(num_envs=4))
+    state = runner.init(jax.random.key(0))
     before = state.params
-    state, _ = jax.lax.scan(lambda state, _: agent.step(state), state, length=3)
+    state, _ = jax.lax.scan(lambda state, _: runner.step(state), state, length=3)
     assert kinds(state.params) == kinds(before)
     torso = state.params["params"]["trunk"]["torso"]["Dense_0"]["kernel"]
     assert torso.dtype == dtype
@@ -135,7 +136,7 @@ def test_parameters_of_half_precision_keep_their_dtype_on_both_runners(dtype, op
     )
 
     config = AsynchronousConfig(num_workers=1, num_steps=3, total_timesteps=30)
-    runner = Asynchronous(env, network, rule, objective, config)
+    runner = AsynchronousRunner(env, network, rule, objective, config)
     assert kinds(runner.run(0).params) == kinds(before)
 
 
@@ -158,15 +159,15 @@ def test_a_fresh_state_may_be_donated(lstm, value_based, jitted):
     else:
         network = networks.actor_critic(env, hidden=(4,), lstm=lstm, shared=False)
         objective = objectives.actor_critic(network, objectives.ActorCriticConfig())
-    agent = synchronous(
+    algorithm = synchronous(
         env,
         network,
         optimizers.shared_rmsprop(1e-3),
         objective,
         SynchronousConfig(num_envs=2, num_steps=2),
     )
-    init = jax.jit(agent.init) if jitted else agent.init
-    step = jax.jit(agent.step, donate_argnums=0)
+    init = jax.jit(algorithm.init) if jitted else algorithm.init
+    step = jax.jit(algorithm.step, donate_argnums=0)
     state, _ = step(init(jax.random.key(0)))
     state, _ = step(state)
     assert int(state.env_steps) == 8

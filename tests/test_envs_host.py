@@ -11,9 +11,9 @@ import pytest
 from concurrency import PATIENCE
 
 from jax_a3c import envs
-from jax_a3c.checks import InputError
 from jax_a3c.envs import envpool as envpool_adapter
 from jax_a3c.envs import host
+from jax_a3c.errors import InputError
 
 envpool = pytest.importorskip("envpool", reason="pip install 'jax-a3c[envpool]'")
 gymnasium = pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
@@ -155,7 +155,7 @@ def a_step(**other):
 def test_a_step_that_fits_passes():
     host.check_step(DISCRETE, 2, a_step())
     host.check_step(
-        DISCRETE, 2, a_step(reward=np.zeros(2), score=np.zeros(2, int), observation=[0, 1])
+        DISCRETE, 2, a_step(reward=np.zeros(2), raw_reward=np.zeros(2, int), observation=[0, 1])
     )
     host.check_observation(DISCRETE, 2, np.zeros(2, np.float32), "reset")
 
@@ -168,13 +168,16 @@ def test_a_step_that_fits_passes():
             r"reward of shape \(2,\) and dtype float32, got shape \(2, 1\)",
         ),
         (a_step(reward=[None, 1.0]), "reward of shape .*, got shape .* and dtype object"),
-        (a_step(score=np.float32(1)), r"score of shape \(2,\) and dtype float32, got shape \(\)"),
+        (
+            a_step(raw_reward=np.float32(1)),
+            r"score of shape \(2,\) and dtype float32, got shape \(\)",
+        ),
         (
             a_step(terminated=np.zeros(2)),
             "terminated of shape .* and dtype bool, got .* and dtype float64",
         ),
         (a_step(truncated=np.zeros(2, int)), "truncated of shape"),
-        (a_step(ignored=np.zeros(1, bool)), "ignored of shape"),
+        (a_step(reset_step=np.zeros(1, bool)), "ignored of shape"),
         (a_step(game_over=None), "game_over of shape"),
         (a_step(observation=np.zeros((2, 1))), r"observation of shape \(2,\) and dtype float64"),
         ((0, 0.0, False, False, {}), "a HostStep, got"),
@@ -276,7 +279,7 @@ def play(pool, **adaptation):
 def flags(step):
     """Return one letter per set flag, for each environment."""
     names = zip(
-        "TCIG", (step.terminated, step.truncated, step.ignored, step.game_over), strict=True
+        "TCIG", (step.terminated, step.truncated, step.reset_step, step.game_over), strict=True
     )
     columns = [(letter, values) for letter, values in names]
     return ["".join(letter for letter, values in columns if values[i]) for i in range(2)]
@@ -289,7 +292,7 @@ def test_a_stale_reward_on_the_step_that_resets_is_dropped():
     steps = play(pool)
     assert [flags(step) for step in steps] == [["CG", ""], ["I", ""], ["", "TG"]]
     assert [step.reward.tolist() for step in steps] == [[3, 1], [0, 1], [2, 1]]
-    assert [step.score.tolist() for step in steps] == [[3, 1], [0, 1], [2, 1]]
+    assert [step.raw_reward.tolist() for step in steps] == [[3, 1], [0, 1], [2, 1]]
 
 
 def test_an_environment_that_ends_in_its_reset_step_is_ignored_once_more():
@@ -311,7 +314,7 @@ def test_atari_tells_a_game_that_ended_in_its_last_allowed_step_and_the_unclippe
     steps = play(pool)
     assert [flags(step) for step in steps] == [["", ""], ["TCG", "CG"]]
     assert [step.reward.tolist() for step in steps] == [[1, -1], [1, 0]]
-    assert [step.score.tolist() for step in steps] == [[7, -4], [9, 0]]
+    assert [step.raw_reward.tolist() for step in steps] == [[7, -4], [9, 0]]
 
 
 def test_a_lost_life_ends_an_episode_and_not_the_game():
@@ -334,7 +337,7 @@ def test_the_goal_reward_is_given_back_where_the_task_terminates():
     pool = FakePool(([0, 0], [1, 0], [0, 1], {}), ([0, 0], [0, 0], [0, 0], {}))
     steps = play(pool, goal_reward=1.0)
     assert [step.reward.tolist() for step in steps] == [[1, 0], [0, 0]]
-    assert [step.score.tolist() for step in steps] == [[1, 0], [0, 0]]
+    assert [step.raw_reward.tolist() for step in steps] == [[1, 0], [0, 0]]
 
 
 def test_discrete_actions_stand_for_vectors():
@@ -412,7 +415,7 @@ def check_against(plain, env_id, steps, num_envs=2, options=None, settings=None,
             np.testing.assert_array_equal(
                 np.squeeze(step.observation[i]), np.squeeze(vector(observation))
             )
-            assert bool(step.ignored[i]) == (transition is None)
+            assert bool(step.reset_step[i]) == (transition is None)
             reward, terminated, truncated = transition or (0.0, False, False)
             assert step.reward[i] == np.float32(reward)
             assert (step.terminated[i], step.truncated[i]) == (terminated, truncated)
@@ -475,7 +478,7 @@ def test_lives_of_breakout():
         sum(bool(getattr(step, name)[0]) for step in steps) for name in ("terminated", "game_over")
     )
     assert lost >= 10 and lost // 5 == games
-    assert sum(bool(step.ignored[0]) for step in steps) == lost
+    assert sum(bool(step.reset_step[0]) for step in steps) == lost
 
 
 def test_car_racing_with_five_actions():
@@ -487,7 +490,7 @@ def test_car_racing_with_five_actions():
     steps = [environment.step(np.array([3])) for _ in range(6)]
     environment.close()
     assert [bool(step.truncated[0]) for step in steps] == [False] * 3 + [True] + [False] * 2
-    assert [bool(step.ignored[0]) for step in steps] == [False] * 4 + [True] + [False]
+    assert [bool(step.reset_step[0]) for step in steps] == [False] * 4 + [True] + [False]
 
 
 @pytest.mark.parametrize("name", ["MyWayHome-v1", "HealthGathering-v1"])
@@ -500,7 +503,7 @@ def test_vizdoom(name, tmp_path, monkeypatch):
     steps = [environment.step(np.zeros(1, int)) for _ in range(7)]
     environment.close()
     assert [bool(step.truncated[0]) for step in steps] == [False] * 4 + [True, False, False]
-    assert [bool(step.ignored[0]) for step in steps] == [False] * 5 + [True, False]
+    assert [bool(step.reset_step[0]) for step in steps] == [False] * 5 + [True, False]
     assert not any(step.terminated[0] for step in steps)
     if name == "MyWayHome-v1":
         assert not any(step.reward[0] for step in steps)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from jax_a3c import cli, envs
-from jax_a3c.checks import InputError
-from jax_a3c.commands import Given, GivenOptions, Train
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.cli.commands import Given, GivenOptions, Train
+from jax_a3c.errors import InputError
+from jax_a3c.experiment.run_directory import RunDirectory
 
 gymnasium = pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
 

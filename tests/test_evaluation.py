@@ -11,18 +11,19 @@ from scripted_games import Script, Spy
 from tqdm import tqdm
 
 from jax_a3c import cli, envs, networks, scores
-from jax_a3c.checks import InputError
-from jax_a3c.training import evaluation, results
-from jax_a3c.training.evaluation import evaluator
-from jax_a3c.training.experiment import Experiment
-from jax_a3c.training.results import (
+from jax_a3c.errors import InputError
+from jax_a3c.evaluation import play as evaluation
+from jax_a3c.evaluation import score as results
+from jax_a3c.evaluation.play import evaluator
+from jax_a3c.evaluation.score import (
     EvaluationStopped,
     aggregate,
     atari_game,
     episode_limit,
     evaluate,
 )
-from jax_a3c.training.settings import resolve
+from jax_a3c.experiment.build import Experiment
+from jax_a3c.settings.run import resolve
 
 pytestmark = pytest.mark.unoptimized
 KEY = jax.random.key(0)
@@ -275,7 +276,9 @@ def test_returns_that_are_not_finite_are_told(capsys):
     def poisoned(num_envs, **options):
         group = make(num_envs, **options)
         step = group.step
-        group.step = lambda action: (result := step(action))._replace(score=result.score * np.nan)
+        group.step = lambda action: (result := step(action))._replace(
+            score=result.raw_reward * np.nan
+        )
         return group
 
     factory.make = poisoned

@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from jax_a3c import hogwild
-from jax_a3c.hogwild import SharedParameters, aligned_empty
+from jax_a3c.runners import shared_parameters as hogwild
+from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
 
 
 def run_threads(count, target):
@@ -43,15 +43,15 @@ def test_counters_are_exact(lock, eager_switching):
 def test_with_the_lock_no_update_is_lost(eager_switching):
     shared = SharedParameters(np.zeros(4096, np.float32), 8, lock=True)
     run_threads(8, lambda worker: add_ones(shared, worker, 500))
-    assert (shared.parameters == 4000.0).all()
+    assert (shared.flat_params == 4000.0).all()
 
 
 def test_without_the_lock_no_word_is_torn(eager_switching):
     shared = SharedParameters(np.zeros(4096, np.float32), 8)
     run_threads(8, lambda worker: add_ones(shared, worker, 500))
     # Additions may get lost, but the sum is a whole number of them.
-    assert (shared.parameters == np.round(shared.parameters)).all()
-    assert shared.parameters.max() <= 4000.0 and shared.parameters.min() > 0.0
+    assert (shared.flat_params == np.round(shared.flat_params)).all()
+    assert shared.flat_params.max() <= 4000.0 and shared.flat_params.min() > 0.0
 
 
 def test_read_is_a_copy_with_a_version():
@@ -83,7 +83,7 @@ def test_staleness_counts_updates_by_others():
 def test_the_target_follows_with_the_first_update_after_each_crossing():
     shared = SharedParameters(np.zeros(5, np.float32), 3, target_update_interval=10)
     assert shared.target.tolist() == [0.0] * 5 and not np.shares_memory(
-        shared.target, shared.parameters
+        shared.target, shared.flat_params
     )
     held = [shared.target]
     # Steps counted by worker 0, updates by worker 1: the value of the target after each update.
@@ -94,7 +94,7 @@ def test_the_target_follows_with_the_first_update_after_each_crossing():
         shared.count(0, env_steps)
         assert shared.target is held[-1], "counting alone copies nothing"
         shared.apply(1, update - 1, lambda p, s: np.add(p, 1.0, out=p))
-        assert (shared.parameters == update).all()
+        assert (shared.flat_params == update).all()
         assert (shared.target == expected).all() and shared.target.ctypes.data % 64 == 0
         if shared.target is not held[-1]:
             held.append(shared.target)
@@ -149,7 +149,7 @@ def test_threads_copy_the_target_at_most_once_for_each_multiple(
     shared.count(3, interval)
     shared.apply(5, shared.updates, lambda p, s: np.add(p, 1.0, out=p))
     assert len(copies) == made + 2
-    np.testing.assert_array_equal(shared.target, shared.parameters)
+    np.testing.assert_array_equal(shared.target, shared.flat_params)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 
 from jax_a3c import returns
-from jax_a3c.host_rollouts import (
-    alternate,
-    as_rollout,
-    finish,
-    host_unroll,
-    init_host_actor,
-    init_host_actors,
-)
+from jax_a3c.acting.actor import NONE_CHOSEN
+from jax_a3c.acting.groups import alternate, finish, init_host_actor, init_host_actors
+from jax_a3c.acting.host_unroll import as_rollout, host_unroll
 from jax_a3c.objectives import next_values
-from jax_a3c.rollouts import NONE_CHOSEN
 from tests.scripted import SCRIPTS, ScriptedFactory, ScriptedGroup
 
 GAMMA, LAMBDA, STEPS = 0.9, 0.7, 7
@@ -51,7 +45,7 @@ def recording_act(key, t, carry, observation, reset):
     return *act(key, t, carry, observation, reset), {"seen": 2.0 * jnp.asarray(observation)}
 
 
-def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False, act=act):
+def play(groups, segments, *, stop=False, discount=GAMMA, needs_next_action=False, act=act):
     """Play segments; return one rollout of the joined groups per segment, and episode sums."""
     network = Values()
     actors = [
@@ -59,8 +53,8 @@ def play(groups, segments, *, stop=False, discount=GAMMA, looks_ahead=False, act
             group,
             network.initial_carry((group.num_envs,)),
             jax.random.key(i),
-            looks_ahead=looks_ahead,
-            sums_discounted=True,
+            needs_next_action=needs_next_action,
+            needs_running_return=True,
         )
         for i, group in enumerate(groups)
     ]
@@ -84,7 +78,7 @@ def test_layers_stand_beside_the_observations_they_belong_to(stop, sizes):
     groups = [ScriptedGroup([next(scripts) for _ in range(size)]) for size in sizes]
     rollouts, _ = play(groups, 4, stop=stop and len(sizes) == 1, act=recording_act)
     for rollout in rollouts:
-        np.testing.assert_array_equal(rollout.steps.layers["seen"], 2.0 * rollout.steps.observation)
+        np.testing.assert_array_equal(rollout.steps.extras["seen"], 2.0 * rollout.steps.observation)
 
 
 def plain(script, steps):
@@ -177,7 +171,7 @@ def test_games_are_counted_with_unclipped_scores_and_a_lost_life_is_none():
 
 def test_discounted_returns_begin_anew_with_each_episode():
     rollouts, _ = play([ScriptedGroup(SCRIPTS)], 10)
-    got = np.concatenate([rollout.steps.discounted_return for rollout in rollouts])
+    got = np.concatenate([rollout.steps.running_return for rollout in rollouts])
     for env, script in enumerate(SCRIPTS):
         total = 0.0
         for t, row in enumerate(plain(script, 10 * STEPS)):
@@ -212,7 +206,7 @@ def test_a_segment_ends_with_the_episode():
 
 
 def test_an_action_chosen_ahead_is_the_one_taken():
-    rollouts, _ = play([ScriptedGroup(SCRIPTS)], 6, looks_ahead=True)
+    rollouts, _ = play([ScriptedGroup(SCRIPTS)], 6, needs_next_action=True)
     for before, after in itertools.pairwise(rollouts):
         np.testing.assert_array_equal(before.steps.next_action[-1], after.steps.action[0])
         np.testing.assert_array_equal(before.steps.next_action[:-1], before.steps.action[1:])
@@ -220,7 +214,7 @@ def test_an_action_chosen_ahead_is_the_one_taken():
 
 
 def test_a_cut_segment_looks_ahead_from_its_own_last_step():
-    rollouts, _ = play([ScriptedGroup(SCRIPTS[:1])], 12, stop=True, looks_ahead=True)
+    rollouts, _ = play([ScriptedGroup(SCRIPTS[:1])], 12, stop=True, needs_next_action=True)
     cut = 0
     for before, after in itertools.pairwise(rollouts):
         taken = int(np.flatnonzero(before.steps.mask[:, 0]).max()) + 1

@@ -10,11 +10,12 @@ import optax
 import pytest
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, networks, objectives, optimizers
-from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
 from jax_a3c.envs import HostEnvironmentError
 from jax_a3c.normalization import normalized_network, normalized_objective
-from jax_a3c.synchronous import SynchronousConfig, synchronous
-from jax_a3c.training.loop import Synchronous
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.loop import SynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
+from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 from tests.scripted import Episode, ScriptedFactory, ScriptedGroup
 
 RATE, STEPS = 1e-3, 7
@@ -61,7 +62,7 @@ def plain_gradient(network, params, log, envs):
         following = None
         for t in reversed(range(len(log) - 1)):
             action, step = log[t + 1]
-            if step.ignored[env]:
+            if step.reset_step[env]:
                 following = None
                 continue
             reward, bootstrap = 1e-3 * step.reward[env], values[t + 1, env]
@@ -109,10 +110,10 @@ def test_one_worker_learns_what_a_plain_loop_learns(stop):
     config = A3CConfig(
         num_workers=1, total_timesteps=40, stop_at_episode_end=stop, loss_reduction="mean", **CONFIG
     )
-    agent = a3c(lambda: factory, network, optimizers.momentum_sgd(RATE, momentum=0.0), config)
-    state = agent.init(3)
-    params = agent.params(state)
-    result = agent.run(state=state)
+    runner = a3c(lambda: factory, network, optimizers.momentum_sgd(RATE, momentum=0.0), config)
+    state = runner.init(3)
+    params = runner.params(state)
+    result = runner.run(state=state)
     [log] = [group.log for group in factory.groups]
     at = 0
     while at < len(log) - 1:
@@ -123,25 +124,25 @@ def test_one_worker_learns_what_a_plain_loop_learns(stop):
         params = descend(params, plain_gradient(network, params, rows, [0]))
         at += len(rows) - 1
     assert_close(result.params, params)
-    real = sum(int((~step.ignored).sum()) for _, step in log[1:])
+    real = sum(int((~step.reset_step).sum()) for _, step in log[1:])
     assert result.progress.env_steps == real >= 40
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_a2c_learns_what_a_plain_loop_learns(num_envs):
     factory, network, updates = Recording(), make_network(), 5
-    agent = a2c(factory, network, optax.sgd(RATE), A2CConfig(num_envs=num_envs, **CONFIG))
-    state = agent.init(jax.random.key(3))
+    algorithm = a2c(factory, network, optax.sgd(RATE), A2CConfig(num_envs=num_envs, **CONFIG))
+    state = algorithm.init(jax.random.key(3))
     params = state.params
     for _ in range(updates):
-        state, _ = agent.step(state)
+        state, _ = algorithm.step(state)
     assert len(factory.groups) == min(2, num_envs)
     for k in range(updates):
         grads, weights = [], []
         for group in factory.groups:
             first, *rest = group.log[k * STEPS : (k + 1) * STEPS + 1]
             rows = [(None, observation_of(first)), *rest]
-            weights.append(sum(int((~step.ignored).sum()) for _, step in rows[1:]))
+            weights.append(sum(int((~step.reset_step).sum()) for _, step in rows[1:]))
             grads.append(plain_gradient(network, params, rows, range(group.num_envs)))
         shares = [weight / sum(weights) for weight in weights]
         mean = jax.tree.map(
@@ -149,7 +150,9 @@ def test_a2c_learns_what_a_plain_loop_learns(num_envs):
         )
         params = descend(params, mean)
     assert_close(state.params, params)
-    real = sum(int((~step.ignored).sum()) for group in factory.groups for _, step in group.log[1:])
+    real = sum(
+        int((~step.reset_step).sum()) for group in factory.groups for _, step in group.log[1:]
+    )
     assert int(state.env_steps) == real
 
 
@@ -172,26 +175,26 @@ def test_every_method_runs_on_both_runners(name, lstm):
     objective = getattr(objectives, name)(network, config_class(reward_scale=1e-3, **settings))
     factory, optimizer = ScriptedFactory(), optimizers.shared_rmsprop(1e-3)
     config = AsynchronousConfig(num_workers=2, num_envs=2, num_steps=5, total_timesteps=200)
-    trainer = Asynchronous(factory, network, optimizer, objective, config)
-    result = trainer.run(0)
+    runner = AsynchronousRunner(factory, network, optimizer, objective, config)
+    result = runner.run(0)
     assert (
         result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
     )
     assert len(factory.groups) == 2
-    trainer.close(result.state)
+    runner.close(result.state)
     assert all(group.closed for group in factory.groups)
     factory = ScriptedFactory()
-    agent = synchronous(factory, network, optimizer, objective, SynchronousConfig(num_envs=3))
-    trainer = Synchronous(agent, SynchronousConfig(num_envs=3), 200)
-    result = trainer.run(0)
+    runner = synchronous(factory, network, optimizer, objective, SynchronousConfig(num_envs=3))
+    runner = SynchronousRunner(runner, SynchronousConfig(num_envs=3), 200)
+    result = runner.run(0)
     assert (
         result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
     )
     assert result.progress.metric_sums["episodes"] > 5
     before = result.progress.env_steps
-    trainer._total_timesteps = 400
-    assert trainer.run(state=result.state).progress.env_steps >= 400 > before
-    trainer.close(result.state)
+    runner._total_timesteps = 400
+    assert runner.run(state=result.state).progress.env_steps >= 400 > before
+    runner.close(result.state)
     assert all(group.closed for group in factory.groups)
 
 
@@ -209,7 +212,7 @@ class Matching(ScriptedGroup):
     def step(self, action):
         right = action == self._shown
         answer = super().step(action)
-        reward = np.where(answer.ignored, 0, right).astype(np.float32)
+        reward = np.where(answer.reset_step, 0, right).astype(np.float32)
         return answer._replace(reward=reward, score=reward)
 
 
@@ -226,15 +229,15 @@ def test_both_runners_learn(method):
     optimizer = optax.adam(1e-2)
     if method == "a2c":
         config = A2CConfig(num_envs=8, gamma=0.0)
-        trainer = Synchronous(a2c(factory, network, optimizer, config), config, 8_000)
-        state = trainer.run(0).state
-        trainer._total_timesteps = 16_000
+        runner = SynchronousRunner(a2c(factory, network, optimizer, config), config, 8_000)
+        state = runner.run(0).state
+        runner._total_timesteps = 16_000
     else:
         config = A3CConfig(num_workers=2, num_envs=4, num_steps=5, total_timesteps=8_000, gamma=0.0)
-        trainer = a3c(lambda: factory, network, optimizer, config)
-        state = trainer.run(0).state
-        trainer.config = dataclasses.replace(config, total_timesteps=16_000)
-    sums = trainer.run(state=state).progress.metric_sums
+        runner = a3c(lambda: factory, network, optimizer, config)
+        state = runner.run(0).state
+        runner.config = dataclasses.replace(config, total_timesteps=16_000)
+    sums = runner.run(state=state).progress.metric_sums
     assert sums["episode_return"] / sums["episode_length"] > 0.9
 
 
@@ -247,13 +250,15 @@ def test_statistics_of_observations_and_rewards_are_learned(method):
     objective = normalized_objective(plain, network, gamma=0.9)
     if method == "a3c":
         config = AsynchronousConfig(num_workers=1, num_envs=2, total_timesteps=3000)
-        trainer = Asynchronous(factory, network, optimizers.shared_rmsprop(0.0), objective, config)
+        runner = AsynchronousRunner(
+            factory, network, optimizers.shared_rmsprop(0.0), objective, config
+        )
     else:
-        agent = synchronous(
+        runner = synchronous(
             factory, network, optax.sgd(0.0), objective, SynchronousConfig(num_envs=2)
         )
-        trainer = Synchronous(agent, SynchronousConfig(num_envs=2), 3000)
-    result = trainer.run(0)
+        runner = SynchronousRunner(runner, SynchronousConfig(num_envs=2), 3000)
+    result = runner.run(0)
     statistics = result.params["statistics"]
     steps = result.progress.env_steps
     assert float(statistics["observations"]["count"]) == steps
@@ -286,11 +291,13 @@ def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
     with pytest.raises(HostEnvironmentError, match="broken"):
         if method == "a2c":
             config = A2CConfig(num_envs=4)
-            trainer = Synchronous(a2c(factory, network, optax.sgd(1e-3), config), config, 10_000)
+            runner = SynchronousRunner(
+                a2c(factory, network, optax.sgd(1e-3), config), config, 10_000
+            )
             try:
-                trainer.run(0)
+                runner.run(0)
             finally:
-                assert int(trainer.latest.updates) == 39 // 5  # complete updates
+                assert int(runner.latest.updates) == 39 // 5  # complete updates
         else:
             config = A3CConfig(num_workers=2, total_timesteps=10_000)
             a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
@@ -306,11 +313,11 @@ def one_step_episodes():
 def test_the_learning_rate_follows_the_real_steps():
     factory, network = one_step_episodes(), make_network()
     optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 200))
-    agent = a2c(factory, network, optimizer, A2CConfig(num_envs=4, num_steps=6))
-    state, steps, moved = agent.init(jax.random.key(0)), 0, []
+    algorithm = a2c(factory, network, optimizer, A2CConfig(num_envs=4, num_steps=6))
+    state, steps, moved = algorithm.init(jax.random.key(0)), 0, []
     while steps < 200:
         before = state.params
-        state, _ = agent.step(state)
+        state, _ = algorithm.step(state)
         steps = int(state.env_steps)
         changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params)
         moved.append(max(jax.tree.leaves(changes)))
@@ -323,7 +330,9 @@ def test_a_rollout_that_only_resets_teaches_nothing(method):
     factory, network = one_step_episodes(), make_network()
     if method == "a2c":
         config = A2CConfig(num_envs=1, num_steps=1)
-        result = Synchronous(a2c(factory, network, optax.sgd(1e-3), config), config, 50).run(0)
+        result = SynchronousRunner(a2c(factory, network, optax.sgd(1e-3), config), config, 50).run(
+            0
+        )
     else:
         config = A3CConfig(num_workers=1, num_steps=1, total_timesteps=50)
         result = a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
@@ -336,8 +345,8 @@ def test_the_same_seed_gives_the_same_parameters():
     network, config = make_network(), A2CConfig(num_envs=3)
 
     def run(seed):
-        agent = a2c(ScriptedFactory(), network, optax.sgd(1e-3), config)
-        return jax.tree.leaves(Synchronous(agent, config, 300).run(seed).params)
+        runner = a2c(ScriptedFactory(), network, optax.sgd(1e-3), config)
+        return jax.tree.leaves(SynchronousRunner(runner, config, 300).run(seed).params)
 
     first, again, other = run(0), run(0), run(1)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
@@ -349,6 +358,6 @@ def test_workers_share_no_environment():
     config = AsynchronousConfig(num_workers=3, num_envs=2, total_timesteps=10)
     network = make_network()
     objective = objectives.actor_critic(network, objectives.ActorCriticConfig())
-    Asynchronous(factory, network, optimizers.shared_rmsprop(1e-3), objective, config).init(0)
+    AsynchronousRunner(factory, network, optimizers.shared_rmsprop(1e-3), objective, config).init(0)
     assert [group.num_envs for group in factory.groups] == [2, 2, 2]
     assert len({seed + i for seed in factory.seeds for i in range(2)}) == 6

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from jax_a3c import cli
-from jax_a3c.checks import InputError
-from jax_a3c.presets import ATARI, PRESETS, preset_of
-from jax_a3c.training.experiment import build
-from jax_a3c.training.results import evaluate_run
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import resolve
+from jax_a3c.errors import InputError
+from jax_a3c.evaluation.score import evaluate_run
+from jax_a3c.experiment.build import build
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.settings.presets import ATARI, PRESETS, preset_of
+from jax_a3c.settings.run import resolve
 
 pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
 pytest.importorskip("envpool", reason="pip install 'jax-a3c[envpool]'")
@@ -37,7 +37,7 @@ def test_a_run_is_trained_recorded_and_evaluated(method, tmp_path):
     ]
     *_, settings = run.config()
     assert settings.env_options == ("max_episode_steps=30",) and settings.normalize_observations
-    params = run.load_params(build(*run.config()).parameters_like())
+    params = run.load_params(build(*run.config()).params_like())
     count = float(params["statistics"]["observations"]["count"])
     assert count == summary["env_steps"]  # the statistics are saved with the run
     assert evaluate_run(run, num_episodes=2, seed=0)["eval_return_mean"] > 5
@@ -72,7 +72,7 @@ def test_a_run_whose_environment_breaks_keeps_what_was_learned(
     run = RunDirectory(path)
     assert run.summary()["status"] == "failed" and message in run.summary()["error"]
     experiment = build(*run.config())
-    params = run.load_params(experiment.parameters_like())
+    params = run.load_params(experiment.params_like())
     start = experiment.network.init(
         jax.random.key(0), (), np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool)
     )

@@ -14,42 +14,40 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "jax_a3c"
 
 # Layers from the bottom up. A row names what it may import; a folder stands for all its files.
-BOTTOM = {"types", "checks", "machine"}
-MATHS = {
-    "returns",
-    "losses",
-    "distributions",
-    "exploration",
-    "hogwild",
-    "workers",
-    "counters",
-    "programs",
-}
-LEARNING = {"objectives", "rollouts", "host_rollouts", "normalization", "segments"}
-RUNNERS = {"synchronous", "asynchronous"}
-BELOW = BOTTOM | MATHS | LEARNING | RUNNERS | {"envs", "networks", "optimizers", "scores"}
-TOP = {"methods", "presets", "training"}
+BOTTOM = {"types", "errors", "messages", "checks", "machine"}
+MATHS = {"returns", "losses", "distributions", "exploration"}
+PROTOCOLS = {"envs.base", "envs.host", "networks.base", "settings.parts"}
+LEARNING = {"rollouts", "objectives", "normalization"}
+CORE = BOTTOM | MATHS | PROTOCOLS | LEARNING | {"acting", "programs"}
+LIBRARY = CORE | {"runners", "envs", "networks", "optimizers", "scores", "settings"}
 
 RULES: dict[str, set[str]] = {
     "types": set(),
-    "checks": set(),
+    "errors": set(),
     "machine": set(),
-    "scores": {"checks"},
+    "messages": set(),
+    "checks": {"errors", "messages"},
+    "scores": BOTTOM,
+    "programs": BOTTOM,
     **dict.fromkeys(MATHS, BOTTOM),
-    "envs.base": BOTTOM,
-    "envs.*": BOTTOM
-    | {"envs.base", "envs.host", "envs.single"},  # adapters do not import each other
-    "envs": BOTTOM | {"envs"},  # make()
+    "exploration": BOTTOM | {"settings.parts"},
     "optimizers": BOTTOM,
+    "settings": BOTTOM | {"settings", "scores"},
+    "envs.base": BOTTOM,
+    "envs.*": BOTTOM | {"envs.base", "envs.host", "envs.single"},  # no adapter knows another
+    "envs": BOTTOM | {"envs"},  # make()
     "networks": BOTTOM | {"networks", "distributions", "envs.base"},
-    **dict.fromkeys(LEARNING, BOTTOM | MATHS | LEARNING | {"envs.base", "envs.host"}),
-    # A runner imports no other runner, network, optimizer or adapter; they are arguments.
-    **dict.fromkeys(RUNNERS, BOTTOM | MATHS | LEARNING | {"envs.base"}),
-    **dict.fromkeys(TOP, BELOW | TOP | {PACKAGE}),
-    "commands": BELOW | TOP | {PACKAGE},
-    "cli": BELOW | TOP | {PACKAGE, "commands"},
-    "__main__": {"cli"},
-    PACKAGE: BELOW,  # jax_a3c/__init__.py, for type checkers; its names are lazy at run time
+    "rollouts": BOTTOM,
+    "objectives": BOTTOM | MATHS | PROTOCOLS | LEARNING,
+    "normalization": BOTTOM | MATHS | PROTOCOLS | LEARNING,
+    "acting": CORE,
+    # A runner knows no network, optimizer or adapter: these are arguments.
+    "runners": CORE | {"runners"},
+    "experiment": LIBRARY | {"experiment"},
+    "evaluation": LIBRARY | {"experiment", "evaluation"},
+    "training": LIBRARY | {"experiment", "evaluation", "training", PACKAGE},
+    "cli": LIBRARY | {"experiment", "evaluation", "training", "cli", PACKAGE},
+    PACKAGE: LIBRARY,  # jax_a3c/__init__.py, for type checkers; at run time its names are lazy
 }
 
 ENVIRONMENT_LIBRARIES = {"gymnax", "envpool", "gymnasium"}
@@ -126,8 +124,10 @@ def violations(package: Path) -> list[str]:
                     found.append(f"{where}: only envs.{top} imports {top}")
                 elif not imported.lazy:
                     found.append(f"{where}: import {top} inside the function that needs it")
-            elif module == "hogwild" and top in {"jax", "jaxlib"}:
-                found.append(f"{where}: hogwild is NumPy only")
+            elif module == "runners.shared_parameters" and top in {"jax", "jaxlib"}:
+                found.append(f"{where}: {module} is NumPy only")
+            elif module.split(".")[0] == "settings" and top in {"jax", "jaxlib", "flax", "optax"}:
+                found.append(f"{where}: {module} must not import {top}, so that --help is quick")
     return found
 
 
@@ -154,21 +154,26 @@ def test_the_package_keeps_its_layers():
         ("types.py", "from jax_a3c import returns", "types must not import returns"),
         ("returns.py", "from jax_a3c.losses import value_loss", "returns must not import losses"),
         ("losses.py", "from jax_a3c import a2c", "losses must not import jax_a3c"),
-        ("hogwild.py", "import jax.numpy as jnp", "hogwild is NumPy only"),
         (
-            "synchronous.py",
-            "def f():\n  import jax_a3c.asynchronous",
-            "must not import asynchronous",
+            "runners/shared_parameters.py",
+            "import jax.numpy as jnp",
+            "shared_parameters is NumPy only",
         ),
-        ("asynchronous.py", "from jax_a3c.networks import MLP", "must not import networks"),
-        ("synchronous.py", "from jax_a3c import envs", "must not import envs"),
+        (
+            "envs/base.py",
+            "def f():\n  import jax_a3c.runners.asynchronous",
+            "must not import runners.asynchronous",
+        ),
+        ("runners/asynchronous.py", "from jax_a3c.networks import MLP", "must not import networks"),
+        ("runners/synchronous.py", "from jax_a3c import envs", "must not import envs"),
         ("rollouts.py", "from jax_a3c.envs.gymnax import make", "must not import envs.gymnax"),
         ("envs/envpool.py", "from jax_a3c.envs import gymnax", "envs.envpool must not import envs"),
         ("envs/gymnax.py", "import gymnax", "inside the function"),
         ("envs/gymnax.py", "def f():\n  import gymnasium", "only envs.gymnasium imports gymnasium"),
-        ("training/loop.py", "def f():\n  import envpool", "only envs.envpool imports envpool"),
-        ("training/loop.py", "from jax_a3c import cli", "training.loop must not import cli"),
-        ("methods.py", "import jax_a3c.cli", "methods must not import cli"),
+        ("training/train.py", "def f():\n  import envpool", "only envs.envpool imports envpool"),
+        ("training/train.py", "from jax_a3c import cli", "training.train must not import cli"),
+        ("settings/methods.py", "import jax_a3c.cli", "settings.methods must not import cli"),
+        ("settings/parts.py", "import jax", "settings.parts must not import jax"),
         ("utils.py", "", "utils has no rule"),
     ],
 )
@@ -189,9 +194,12 @@ def test_a_broken_rule_is_found(tmp_path: Path, file: str, source: str, message:
             "networks/torsos.py",
             "from jax_a3c.networks.heads import Q\nfrom jax_a3c.types import Array",
         ),
-        ("training/loop.py", "from jax_a3c import __version__, methods, a2c\nimport jax_a3c.envs"),
+        ("training/train.py", "from jax_a3c import __version__, a2c\nimport jax_a3c.envs"),
         ("objectives.py", "import jax\nfrom jax_a3c import losses, returns"),
-        ("hogwild.py", "import types\nfrom jax_a3c.types import Array"),  # two `types`
+        (
+            "runners/shared_parameters.py",
+            "import types\nfrom jax_a3c.types import Array",
+        ),
     ],
 )
 def test_a_kept_rule_is_not(tmp_path: Path, file: str, source: str):

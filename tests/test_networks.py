@@ -519,27 +519,31 @@ def test_replay_equals_apply(torso):
         _, policy, values = apply(params, (), images, reset)
         return jnp.sum(jnp.sin(policy.logits)) + jnp.sum(jnp.cos(values))
 
-    steps = [network.record(params, (), images[t : t + 1], reset[t : t + 1])[1] for t in range(2)]
+    steps = [
+        network.apply_and_store(params, (), images[t : t + 1], reset[t : t + 1])[1]
+        for t in range(2)
+    ]
     layers = jax.tree.map(lambda *column: jnp.stack(column), *steps)
     again = jax.jit(
-        jax.value_and_grad(partial(cost, lambda p, *args: network.replay(p, layers, *args)))
+        jax.value_and_grad(partial(cost, lambda p, *args: network.apply_stored(p, layers, *args)))
     )
     all_close(
         again(params), jax.jit(jax.value_and_grad(partial(cost, network.apply)))(params), atol=1e-4
     )
     doubled = jax.tree.map(lambda x: 2.0 * x, layers)
     assert not np.allclose(
-        cost(lambda p, *args: network.replay(p, doubled, *args), params), again(params)[0]
+        cost(lambda p, *args: network.apply_stored(p, doubled, *args), params), again(params)[0]
     )
 
 
 def test_only_known_convolutions_are_recorded():
     spec = make_spec(shape=(10, 10, 4), dtype=jnp.float32)
     recorded = [
-        networks.actor_critic(spec, torso=t).is_recorded for t in ("minatar", "mlp", MLP((8,)))
+        networks.actor_critic(spec, torso=t).stores_activations
+        for t in ("minatar", "mlp", MLP((8,)))
     ]
     assert recorded == [True, False, False]
-    assert not networks.actor_critic(spec, torso="minatar", lstm=4).is_recorded
+    assert not networks.actor_critic(spec, torso="minatar", lstm=4).stores_activations
 
 
 # Matrix products.

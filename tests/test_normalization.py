@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from probes import EitherEnd, Probe, State
 
 from jax_a3c import networks, objectives, optimizers
-from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
+from jax_a3c.acting.actor import init_actor
+from jax_a3c.acting.unroll import unroll
 from jax_a3c.envs.base import Box, Discrete, EnvSpec
 from jax_a3c.normalization import (
     FADING_COUNT,
@@ -23,10 +24,11 @@ from jax_a3c.normalization import (
     num_statistics,
     observe,
 )
-from jax_a3c.rollouts import init_actor, unroll
-from jax_a3c.synchronous import SynchronousConfig, synchronous
-from jax_a3c.training.loop import Synchronous
-from jax_a3c.types import Rollout, Transition
+from jax_a3c.rollouts import Rollout, Transition
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.loop import SynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
+from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
 pytestmark = pytest.mark.unoptimized
 KEY = jax.random.key(0, impl="rbg")
@@ -68,7 +70,7 @@ def make_rollout(rng, *, num_steps=5, num_envs=4, masked=True, shape=(3,)):
         next_observation=jnp.asarray(observation, jnp.float32),
         next_carry=(),
         mask=jnp.asarray(mask),
-        discounted_return=jnp.asarray(
+        running_return=jnp.asarray(
             np.where(mask, rng.normal(40.0, 7.0, rows), np.inf), jnp.float32
         ),
     )
@@ -116,7 +118,7 @@ def play(env, network, variables, *, num_envs=4, num_steps=6):
     )
     rollout = run(actor)
     returns = jnp.cumsum(rollout.steps.reward, axis=0)
-    return rollout._replace(steps=rollout.steps._replace(discounted_return=returns))
+    return rollout._replace(steps=rollout.steps._replace(running_return=returns))
 
 
 # The statistics.
@@ -130,7 +132,7 @@ def test_moments_are_those_of_all_recorded_steps():
         variables = update(variables, rollout)
     statistics = variables["statistics"]
     assert_close(statistics["observations"], reference(rollouts, "observation", (3,)), 1e-5)
-    assert_close(statistics["returns"], reference(rollouts, "discounted_return", ()), 1e-5)
+    assert_close(statistics["returns"], reference(rollouts, "running_return", ()), 1e-5)
 
 
 def test_a_large_offset_costs_no_digits_of_the_variance():
@@ -138,13 +140,11 @@ def test_a_large_offset_costs_no_digits_of_the_variance():
     variables, update = make_variables(make_network()), jax.jit(lambda v, r: add(v, observe(v, r)))
     for _ in range(300):
         rollout = make_rollout(rng, num_steps=50)
-        steps = rollout.steps._replace(
-            discounted_return=1e5 + rollout.steps.discounted_return / 7.0
-        )
+        steps = rollout.steps._replace(running_return=1e5 + rollout.steps.running_return / 7.0)
         rollouts.append(rollout._replace(steps=steps))
         variables = update(variables, rollouts[-1])
     assert_close(
-        variables["statistics"]["returns"], reference(rollouts, "discounted_return", ()), 1e-4
+        variables["statistics"]["returns"], reference(rollouts, "running_return", ()), 1e-4
     )
 
 
@@ -160,7 +160,7 @@ def test_two_workers_that_take_turns_with_old_statistics_agree_with_one():
         variables, pending = add(variables, pending), following
     statistics = add(variables, pending)["statistics"]
     assert_close(statistics["observations"], reference(rollouts, "observation", (3,)), 0.02)
-    assert_close(statistics["returns"], reference(rollouts, "discounted_return", ()), 0.02)
+    assert_close(statistics["returns"], reference(rollouts, "running_return", ()), 0.02)
 
 
 @pytest.mark.parametrize("num_workers", [1, 4, 64])
@@ -199,8 +199,8 @@ def test_what_is_not_finite_leaves_its_moments_alone():
     variables = make_variables(make_network())
     rollout = make_rollout(np.random.default_rng(6), masked=False)
     spoilt = rollout.steps.observation.at[1, 0, 0].set(jnp.nan).at[2, 1, 1].set(1e30)
-    returns = rollout.steps.discounted_return.at[0, 0].set(-jnp.inf)
-    steps = rollout.steps._replace(observation=spoilt, discounted_return=returns)
+    returns = rollout.steps.running_return.at[0, 0].set(-jnp.inf)
+    steps = rollout.steps._replace(observation=spoilt, running_return=returns)
     changes, good = observe(variables, rollout._replace(steps=steps)), observe(variables, rollout)
     assert all((x == 0).all() for x in jax.tree.leaves(changes["returns"])), "its count included"
     for name in ("mean", "variance"):
@@ -279,14 +279,14 @@ def seen_rewards(variables, rewards):
     return np.asarray(seen[0].steps.reward[:, 0])
 
 
-def rollout_of(observation, discounted_return):
+def rollout_of(observation, running_return):
     """Return a rollout of one environment from observations `[T, ...]` and returns `[T]`."""
     rollout = make_rollout(
         np.random.default_rng(0), num_steps=len(observation), num_envs=1, masked=False
     )
     steps = rollout.steps._replace(
         observation=jnp.asarray(observation, jnp.float32)[:, None],
-        discounted_return=jnp.asarray(discounted_return, jnp.float32)[:, None],
+        running_return=jnp.asarray(running_return, jnp.float32)[:, None],
     )
     return rollout._replace(steps=steps)
 
@@ -368,13 +368,13 @@ def simulate(schedule, num_workers, *, length=40, lossy=False):
     variables = {**start, "statistics": {"observations": first["observations"], "returns": scales}}
     axes = {"observations": None, "returns": 0}
 
-    def change(variables, observation, discounted_return):
+    def change(variables, observation, running_return):
         def of_one(statistics, sums):
             return observe(
                 {"statistics": statistics}, rollout_of(observation, sums), num_workers=num_workers
             )
 
-        return jax.vmap(of_one, (axes, 1), axes)(variables["statistics"], discounted_return)
+        return jax.vmap(of_one, (axes, 1), axes)(variables["statistics"], running_return)
 
     change, plus = jax.jit(change), jax.jit(add)
     gather = lambda k: change(variables, features[k](length), returns[k](length))  # noqa: E731
@@ -462,13 +462,13 @@ def test_both_runners_reach_units_whatever_the_data_are(num_workers, scale):
     parts = env, network, optimizers.shared_rmsprop(1e-3), objective
     if num_workers is None:
         config = SynchronousConfig(num_envs=16)
-        trainer = Synchronous(synchronous(*parts, config), config, NUM_STEPS)
+        runner = SynchronousRunner(synchronous(*parts, config), config, NUM_STEPS)
     else:
         config = AsynchronousConfig(
             num_workers=num_workers, num_envs=4, num_steps=5, total_timesteps=NUM_STEPS
         )
-        trainer = Asynchronous(*parts, config)
-    params = trainer.run(0).params
+        runner = AsynchronousRunner(*parts, config)
+    params = runner.run(0).params
     phases = np.linspace(0.0, 2.0 * np.pi, 400)
     samples = jax.vmap(lambda phase: env.observe(State(0, phase)))(phases)
     seen = seen_observations(env.spec, params, samples)
@@ -498,13 +498,13 @@ def test_a_small_deviation_from_a_large_offset_is_learned():
         objectives.actor_critic(network, objectives.ActorCriticConfig()), network
     )
     config = SynchronousConfig(num_envs=16)
-    agent = synchronous(env, network, optax.adam(1e-2), objective, config)
+    runner = synchronous(env, network, optax.adam(1e-2), objective, config)
 
     def watch(progress):
         sums = progress.metric_sums
         rewards.append((sums["episode_return"], sums["episode_length"]))
 
-    Synchronous(agent, config, 16_000).run(0, callback=watch)
+    SynchronousRunner(runner, config, 16_000).run(0, callback=watch)
     (early, before), (late, after) = rewards[len(rewards) // 2], rewards[-1]
     assert (late - early) / (after - before) > 0.95
 
@@ -718,16 +718,16 @@ def test_without_rewards_the_loss_is_the_objectives_own():
     objective = normalized_objective(plain, network)
     assert objective.loss is plain.loss
     rollout = make_rollout(np.random.default_rng(11))
-    rollout = rollout._replace(steps=rollout.steps._replace(discounted_return=None))
-    assert set(objective.statistics.change(make_variables(network), rollout)["statistics"]) == {
+    rollout = rollout._replace(steps=rollout.steps._replace(running_return=None))
+    assert set(objective.statistics.update(make_variables(network), rollout)["statistics"]) == {
         "observations"
     }
 
 
 def test_rewards_cannot_be_normalised_without_returns():
     rollout = make_rollout(np.random.default_rng(12))
-    rollout = rollout._replace(steps=rollout.steps._replace(discounted_return=None))
-    with pytest.raises(ValueError, match="rollout has no discounted_return"):
+    rollout = rollout._replace(steps=rollout.steps._replace(running_return=None))
+    with pytest.raises(ValueError, match="rollout has no running_return"):
         observe(make_variables(make_network()), rollout)
 
 
@@ -760,7 +760,7 @@ def test_the_gradient_of_the_statistics_is_zero_and_that_of_the_rest_is_not(meth
     step = jax.jit(
         lambda v: (
             objectives.gradient(objective, v, rollout, 40.0, target),
-            objective.statistics.change(v, rollout)["statistics"],
+            objective.statistics.update(v, rollout)["statistics"],
         )
     )
     (grads, metrics), changes = step(variables)
@@ -843,7 +843,7 @@ def test_seeds_under_vmap_are_those_on_their_own():
         for _ in range(2):
             rollout = play(env, network, variables)
             grads, _ = objectives.gradient(objective, variables, rollout, 40.0)
-            changes = objective.statistics.change(variables, rollout)["statistics"]
+            changes = objective.statistics.update(variables, rollout)["statistics"]
             variables = optax.apply_updates(variables, jax.tree.map(lambda g: -0.1 * g, grads))
             variables = add(variables, changes)
         return variables

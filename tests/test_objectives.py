@@ -8,11 +8,12 @@ import pytest
 from probes import EitherEnd, EndlessReward
 
 from jax_a3c import A2CConfig, A3CConfig, envs, networks
-from jax_a3c.checks import InputError
+from jax_a3c.acting.actor import init_actor
+from jax_a3c.acting.unroll import unroll
+from jax_a3c.errors import InputError
 from jax_a3c.objectives import ActorCriticConfig, Objective, actor_critic, gradient, next_values
-from jax_a3c.objectives.base import nonfinite_data
-from jax_a3c.rollouts import init_actor, unroll
-from jax_a3c.types import Rollout
+from jax_a3c.objectives.gradients import nonfinite_data
+from jax_a3c.rollouts import Rollout
 
 
 def make_rollout(env, network, *, num_envs=4, num_steps=9, seed=0, stop_at_episode_end=False):
@@ -179,9 +180,9 @@ def test_the_gradient_from_recorded_layers_is_that_of_a_second_pass(shared):
     env = envs.make("gymnax:Breakout-MinAtar", max_steps_in_episode=5)
     network = networks.actor_critic(env, torso="minatar", shared=shared)
     params, rollout = make_rollout(env, network, num_envs=3, num_steps=8)
-    assert rollout.steps.layers
+    assert rollout.steps.extras
     assert rollout.steps.truncated.any()
-    without = rollout._replace(steps=rollout.steps._replace(layers=None))
+    without = rollout._replace(steps=rollout.steps._replace(extras=None))
     objective = actor_critic(network, ActorCriticConfig(gae_lambda=0.9))
     ours, plain = (
         jax.jit(lambda r: gradient(objective, params, r, 0.5))(r) for r in (rollout, without)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jax_a3c import optimizers
-from jax_a3c.hogwild import SharedParameters
+from jax_a3c.runners.shared_parameters import SharedParameters
 
 
 def gradients(count: int, size: int) -> np.ndarray:
@@ -74,8 +74,8 @@ def test_in_place_equals_optax_form_over_1000_updates(build):
         shared.apply(0, t, lambda p, s, grad=grad, t=t: optimizer.in_place(p, s, grad, scratch, t))
         changes, state = update(grad, state, np.float32(t))
         params = optax.apply_updates(params, changes)
-    np.testing.assert_allclose(shared.parameters, params, rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(shared.statistics, state.statistics, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(shared.flat_params, params, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(shared.moments, state.statistics, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("start", [1.0, -1.0, 0.0])
@@ -103,7 +103,7 @@ def test_statistics_never_turn_denormal(build, start):
 
 
 def test_only_shared_rmsprop_shares_its_statistics():
-    assert [build(0.1).shares_statistics for build in PAPERS] == [False, False, True]
+    assert [build(0.1).shares_moments for build in PAPERS] == [False, False, True]
 
 
 def test_linear_schedule_ends_at_exactly_zero_and_stays():

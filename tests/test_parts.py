@@ -15,7 +15,7 @@ from probes import MatchingAction, Probe
 from scripted import ScriptedFactory
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, distributions, envs, networks, optimizers
-from jax_a3c.checks import InputError
+from jax_a3c.errors import InputError
 from jax_a3c.types import TimeStep
 
 pytestmark = pytest.mark.unoptimized
@@ -209,20 +209,20 @@ def test_what_is_no_environment_of_this_library_is_answered_with_the_line_to_wri
 
 def test_host_environments_refuse_jit_vmap_and_scan():
     factory = ScriptedFactory()
-    agent = a2c(
+    algorithm = a2c(
         factory, networks.actor_critic(factory, hidden=(4,)), OPTIMIZER, A2CConfig(num_envs=2)
     )
-    state = agent.init(jax.random.key(0))
+    state = algorithm.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(0), 2)
     for traced in (
-        lambda: jax.jit(agent.init)(keys[0]),
-        lambda: jax.vmap(agent.init)(keys),
-        lambda: jax.jit(agent.step)(state),
-        lambda: jax.lax.scan(lambda state, _: agent.step(state), state, length=2),
+        lambda: jax.jit(algorithm.init)(keys[0]),
+        lambda: jax.vmap(algorithm.init)(keys),
+        lambda: jax.jit(algorithm.step)(state),
+        lambda: jax.lax.scan(lambda state, _: algorithm.step(state), state, length=2),
     ):
         with pytest.raises(InputError, match=r"steps outside of JAX.* in a Python loop"):
             traced()
-    assert int(agent.step(state)[0].updates) == 1
+    assert int(algorithm.step(state)[0].updates) == 1
 
 
 class Returns(Probe):
@@ -310,10 +310,10 @@ def test_an_environment_may_return_any_real_reward_and_plain_flags(runner):
 
 
 def test_an_integer_reward_is_trained_on_as_a_number():
-    agent = a2c(
+    algorithm = a2c(
         Returns(reward=jnp.int32(3)), NETWORK, OPTIMIZER, A2CConfig(num_envs=2, num_steps=10)
     )
-    _, metrics = jax.jit(agent.step)(agent.init(jax.random.key(0)))
+    _, metrics = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)))
     assert metrics["episodes"] == 2 and metrics["episode_return"] == 2 * 10 * 3
 
 

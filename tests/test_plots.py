@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from jax_a3c.checks import InputError
-from jax_a3c.training import plots
-from jax_a3c.training.plots import Curve, averaged, learning_curves, sets_of
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import resolve
+from jax_a3c.errors import InputError
+from jax_a3c.experiment import plots
+from jax_a3c.experiment.plots import Curve, averaged, learning_curves, sets_of
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.settings.run import resolve
 
 CARTPOLE = "gymnax:CartPole-v1"
 STEPS = np.arange(1, 21) * 1_000

@@ -2,9 +2,10 @@
 
 import pytest
 
-from jax_a3c import cli, presets
-from jax_a3c.presets import ATARI, LIBRARIES, PRESETS, Preset, preset_id, preset_of
-from jax_a3c.training.settings import Settings, resolve
+from jax_a3c import cli
+from jax_a3c.settings import presets
+from jax_a3c.settings.presets import ATARI, LIBRARIES, PRESETS, Preset, preset_id, preset_of
+from jax_a3c.settings.run import Settings, resolve
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from probes import MatchingAction
 from scripted import ScriptedFactory
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, networks, optimizers, programs
-from jax_a3c.training.loop import Synchronous
+from jax_a3c.runners.loop import SynchronousRunner
 
 pytestmark = pytest.mark.unoptimized
 
@@ -88,18 +88,18 @@ def compiled_in(run):
 def new_a2c(env, seed):
     network = networks.actor_critic(env, hidden=(8,))
     config = A2CConfig(num_envs=2)
-    agent = a2c(env, network, optimizers.shared_rmsprop(1e-3), config)
-    trainer = Synchronous(agent, config, 100)
-    state = trainer.init(seed)
-    return trainer, state
+    runner = a2c(env, network, optimizers.shared_rmsprop(1e-3), config)
+    runner = SynchronousRunner(runner, config, 100)
+    state = runner.init(seed)
+    return runner, state
 
 
 @pytest.mark.parametrize("env", [MatchingAction(), ScriptedFactory()], ids=["jax", "host"])
 def test_a_second_run_of_a2c_compiles_no_loop(env):
-    trainer, state = new_a2c(env, 0)
-    first = compiled_in(lambda: trainer.run(state=state))
-    trainer, state = new_a2c(env, 1)
-    assert first > 0 == compiled_in(lambda: trainer.run(state=state))
+    runner, state = new_a2c(env, 0)
+    first = compiled_in(lambda: runner.run(state=state))
+    runner, state = new_a2c(env, 1)
+    assert first > 0 == compiled_in(lambda: runner.run(state=state))
 
 
 def test_a_second_run_of_a3c_compiles_no_segment():
@@ -120,16 +120,16 @@ def test_a_second_run_of_a3c_compiles_no_segment():
 
 def test_host_environments_compile_before_the_clock_starts():
     """Compilation counts in `compile_seconds`; the first report contains only training."""
-    trainer, state = new_a2c(ScriptedFactory(), 0)
+    runner, state = new_a2c(ScriptedFactory(), 0)
     within = []
-    step = trainer.agent.step
+    step = runner.algorithm.step
 
     def counted(state):
         stepped = []
         within.append(compiled_in(lambda: stepped.append(step(state))))
         return stepped[0]
 
-    trainer.agent = trainer.agent._replace(step=counted)
-    result = trainer.run(state=state)
+    runner.algorithm = runner.algorithm._replace(step=counted)
+    result = runner.run(state=state)
     assert sum(within) == 0 and len(within) == result.progress.updates >= 10
     assert result.compile_seconds > 0

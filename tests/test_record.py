@@ -11,14 +11,14 @@ from probes import EitherEnd
 from scripted_games import Script, Spy
 
 from jax_a3c import cli, envs
-from jax_a3c.checks import InputError
-from jax_a3c.training.checkpoints import VARIABLES, flatten
-from jax_a3c.training.evaluation import acting
-from jax_a3c.training.experiment import build
-from jax_a3c.training.record import JaxStage, played, rendered
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import resolve
-from jax_a3c.training.video import write_video
+from jax_a3c.errors import InputError
+from jax_a3c.evaluation.play import acting
+from jax_a3c.evaluation.record import JaxStage, played, rendered
+from jax_a3c.evaluation.video import write_video
+from jax_a3c.experiment.build import build
+from jax_a3c.experiment.checkpoints import VARIABLES, flatten
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.settings.run import resolve
 
 iio = pytest.importorskip("imageio.v3", reason="pip install 'jax-a3c[video]'")
 pytestmark = pytest.mark.unoptimized
@@ -103,7 +103,7 @@ def test_an_environment_in_jax_is_played_like_one_of_the_host():
     stage = JaxStage(DrawnProbe(), 0)
     stage.reset()
     steps = [stage.step(np.zeros(1, np.int32)) for _ in range(4)]
-    assert [bool(step.ignored[0]) for step in steps] == [False, False, False, True]
+    assert [bool(step.reset_step[0]) for step in steps] == [False, False, False, True]
     assert [bool(step.truncated[0]) for step in steps] == [False, False, True, False]
     assert steps[3].observation[0, 0] == 0.0 and steps[3].reward[0] == 0.0
 
@@ -331,7 +331,7 @@ def test_the_command_ends_where_it_was_told(run_dir, tmp_path, capsys):
 def test_wrong_input_is_refused_before_anything_is_played(
     flags, message, run_dir, monkeypatch, capsys
 ):
-    monkeypatch.setattr("jax_a3c.training.record.played", lambda *_: 1 / 0)
+    monkeypatch.setattr("jax_a3c.evaluation.record.played", lambda *_: 1 / 0)
     assert cli.main(["record", str(run_dir), *flags]) == 2
     assert message in capsys.readouterr().err
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from jax_a3c.training.recorder import MAX_NONFINITE, Recorder
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import resolve
-from jax_a3c.types import Progress
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.runners.base import Progress
+from jax_a3c.settings.run import resolve
+from jax_a3c.training.metrics import MAX_NONFINITE, Recorder
 
 ENV = "gymnax:CartPole-v1"
 

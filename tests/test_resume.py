@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from jax_a3c import cli
-from jax_a3c.checks import InputError
-from jax_a3c.hogwild import SharedParameters
-from jax_a3c.training import checkpoints, session, supervisor
-from jax_a3c.training.checkpoints import VARIABLES
-from jax_a3c.training.experiment import build
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.cli import supervisor
+from jax_a3c.errors import InputError
+from jax_a3c.experiment import checkpoints
+from jax_a3c.experiment.build import build
+from jax_a3c.experiment.checkpoints import VARIABLES
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.runners.shared_parameters import SharedParameters
+from jax_a3c.settings.run import RunOptions, resolve
+from jax_a3c.training import session
 from jax_a3c.training.session import Session
-from jax_a3c.training.settings import RunOptions, resolve
 from jax_a3c.training.train import resume, train
 
 pytestmark = pytest.mark.unoptimized
@@ -174,7 +176,7 @@ def test_given_parameters_outlive_a_process_that_dies_before_its_first_checkpoin
     tmp_path, monkeypatch
 ):
     settings = resolve("a2c", CARTPOLE, **SMALL, learning_rate=0.0)
-    like = build("a2c", CARTPOLE, settings).parameters_like()
+    like = build("a2c", CARTPOLE, settings).params_like()
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.25, leaf.dtype), like)
     checkpoints.export_params(params, tmp_path / "params")
     with killed_before_it_saves(monkeypatch):
@@ -224,7 +226,7 @@ def test_a_run_may_begin_with_the_parameters_of_a_checkpoint(ended, tmp_path, ca
 
 
 def test_initial_parameters_of_no_use_are_refused_before_the_run_begins(ended, tmp_path):
-    params = ended.load_params(build(*ended.config()).parameters_like())
+    params = ended.load_params(build(*ended.config()).params_like())
     params["params"]["value"]["bias"] = np.full(1, np.nan, np.float32)
     checkpoints.export_params(params, tmp_path / "nan")
     os.mkfifo(tmp_path / "pipe")
@@ -320,10 +322,10 @@ def test_a_moment_later_than_32_bits_has_a_key_of_its_own():
 
 
 def test_steps_beyond_32_bits_are_counted_whatever_an_update_has(ended):
-    trainer = build(*ended.config()).trainer
-    params, rest = trainer.snapshot(trainer.init(0))
-    state = trainer.restore(trainer.init(0), params, rest | {"env_steps": np.int64(4 * 10**9)})
-    assert trainer.counts(state) == (4 * 10**9, 0)
+    runner = build(*ended.config()).runner
+    params, rest = runner.snapshot(runner.init(0))
+    state = runner.restore(runner.init(0), params, rest | {"env_steps": np.int64(4 * 10**9)})
+    assert runner.counts(state) == (4 * 10**9, 0)
 
 
 def test_the_supervisor_forgets_flags_however_they_are_written():
@@ -346,8 +348,8 @@ def test_the_supervisor_forgets_flags_however_they_are_written():
     ("program", "told"),
     [
         ("from jax_a3c import cli; sys.argv = ['', 'eval', 'nowhere']; sys.exit(cli.run())", [2]),
-        ("from jax_a3c import cli; cli.main = lambda: 1 / 0; cli.run()", [1]),
-        ("from jax_a3c import cli; cli.main = lambda: 0; cli.run(); os.abort()", [0]),
+        ("from jax_a3c.cli import entry; entry.main = lambda: 1 / 0; entry.run()", [1]),
+        ("from jax_a3c.cli import entry; entry.main = lambda: 0; entry.run(); os.abort()", [0]),
         (
             "os._exit(1)",
             [None, None, None],

@@ -7,7 +7,8 @@ import pytest
 from probes import EitherEnd, EndlessReward, TerminalReward
 
 from jax_a3c import envs
-from jax_a3c.rollouts import init_actor, unroll
+from jax_a3c.acting.actor import init_actor
+from jax_a3c.acting.unroll import unroll
 
 pytestmark = pytest.mark.unoptimized
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jax_a3c import scores
-from jax_a3c.checks import InputError
+from jax_a3c.errors import InputError
 
 AGGREGATES = [scores.mean, scores.median, scores.interquartile_mean]
 MATRICES = hnp.arrays(

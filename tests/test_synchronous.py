@@ -16,11 +16,11 @@ from probes import (
 )
 
 from jax_a3c import A2CConfig, a2c, a3c, envs, networks, optimizers
-from jax_a3c.checks import InputError
+from jax_a3c.acting.unroll import unroll
 from jax_a3c.envs.base import to_bounds
+from jax_a3c.errors import InputError
 from jax_a3c.objectives import actor_critic, gradient
-from jax_a3c.rollouts import unroll
-from jax_a3c.training.loop import Synchronous
+from jax_a3c.runners.loop import SynchronousRunner
 
 pytestmark = pytest.mark.unoptimized
 
@@ -32,10 +32,12 @@ def make_agent(env, *, optimizer=None, network=None, **settings):
     )
 
 
-def train(agent, updates, seed=0):
+def train(algorithm, updates, seed=0):
     @jax.jit
     def run(key):
-        return jax.lax.scan(lambda state, _: agent.step(state), agent.init(key), length=updates)
+        return jax.lax.scan(
+            lambda state, _: algorithm.step(state), algorithm.init(key), length=updates
+        )
 
     return run(jax.random.key(seed))
 
@@ -50,33 +52,33 @@ def outputs(network, params, observations):
 
 
 def test_constant_reward_has_value_one():
-    network, agent = make_agent(ConstantReward())
-    values, _ = outputs(network, train(agent, 500)[0].params, [[0, 1], [0, -1]])
+    network, algorithm = make_agent(ConstantReward())
+    values, _ = outputs(network, train(algorithm, 500)[0].params, [[0, 1], [0, -1]])
     np.testing.assert_allclose(values, 1.0, atol=0.05)
 
 
 def test_the_value_follows_the_observation():
-    network, agent = make_agent(ObservedReward())
-    values, _ = outputs(network, train(agent, 500)[0].params, [[0, 1], [0, -1]])
+    network, algorithm = make_agent(ObservedReward())
+    values, _ = outputs(network, train(algorithm, 500)[0].params, [[0, 1], [0, -1]])
     np.testing.assert_allclose(values, [1, -1], atol=0.1)
 
 
 def test_a_single_terminal_reward_is_discounted_back():
-    network, agent = make_agent(TerminalReward(), gamma=0.5, num_steps=2)
-    values, _ = outputs(network, train(agent, 1500)[0].params, [[0, 1], [1, 1], [2, 1]])
+    network, algorithm = make_agent(TerminalReward(), gamma=0.5, num_steps=2)
+    values, _ = outputs(network, train(algorithm, 1500)[0].params, [[0, 1], [1, 1], [2, 1]])
     np.testing.assert_allclose(values, [0.25, 0.5, 1.0], atol=0.06)
 
 
 def test_a_time_limit_is_not_an_end():
-    network, agent = make_agent(EndlessReward(), gamma=0.8, num_steps=3)
-    values, _ = outputs(network, train(agent, 1500)[0].params, [[0, 0]])
+    network, algorithm = make_agent(EndlessReward(), gamma=0.8, num_steps=3)
+    values, _ = outputs(network, train(algorithm, 1500)[0].params, [[0, 0]])
     np.testing.assert_allclose(values, 5.0, atol=0.2)
 
 
 @pytest.mark.parametrize("env", [RightAction(), MatchingAction()], ids=lambda env: env.spec.id)
 def test_the_better_action_is_taken(env):
-    network, agent = make_agent(env)
-    _, probabilities = outputs(network, train(agent, 500)[0].params, [[0, 1], [0, -1]])
+    network, algorithm = make_agent(env)
+    _, probabilities = outputs(network, train(algorithm, 500)[0].params, [[0, 1], [0, -1]])
     assert probabilities[0] > 0.9
     assert probabilities[1] > 0.9 if isinstance(env, RightAction) else probabilities[1] < 0.1
 
@@ -85,8 +87,8 @@ def test_the_lstm_remembers_and_without_it_nothing_can():
     env, returns = Recall(), {}
     for lstm in (16, 0):
         network = networks.actor_critic(env, hidden=(16,), lstm=lstm)
-        _, agent = make_agent(env, network=network, num_steps=6, num_envs=32)
-        _, metrics = train(agent, 800)
+        _, algorithm = make_agent(env, network=network, num_steps=6, num_envs=32)
+        _, metrics = train(algorithm, 800)
         recent = {name: float(values[-100:].sum()) for name, values in metrics.items()}
         returns[lstm] = recent["episode_return"] / recent["episodes"]
     assert returns[16] > 0.9
@@ -109,10 +111,10 @@ def test_continuous_actions_find_the_optimum():
     env = Target()
     for variance in ("parameter", "scalar", "per_dimension"):
         network = networks.actor_critic(env, hidden=(16,), variance=variance, shared=False)
-        _, agent = make_agent(
+        _, algorithm = make_agent(
             env, network=network, optimizer=optax.adam(3e-3), ent_coef=1e-4, num_envs=64
         )
-        params = train(agent, 600)[0].params
+        params = train(algorithm, 600)[0].params
         _, policy, _ = network.apply(params, (), jnp.array([[[0.0, 1.0]]]), jnp.ones((1, 1), bool))
         action = to_bounds(env.spec.action_space, policy.mode())
         np.testing.assert_allclose(action, 0.5, atol=0.1, err_msg=variance)
@@ -124,7 +126,7 @@ def test_step_is_unroll_gradient_update():
     network = networks.actor_critic(env, hidden=(8,), lstm=4)
     optimizer = optimizers.shared_rmsprop(optimizers.linear_schedule(1e-2, 1000))
     config = A2CConfig(num_envs=3, num_steps=5)
-    agent, objective = a2c(env, network, optimizer, config), actor_critic(network, config)
+    algorithm, objective = a2c(env, network, optimizer, config), actor_critic(network, config)
 
     @jax.jit
     def written_out(state, env_steps):
@@ -135,27 +137,27 @@ def test_step_is_unroll_gradient_update():
         changes, _ = optimizer.update(grads, state.opt_state, env_steps=env_steps)
         return optax.apply_updates(state.params, changes)
 
-    state = jax.jit(agent.init)(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     for update in range(1, 4):
         expected = written_out(state, 15.0 * update)
-        state, _ = jax.jit(agent.step)(state)
+        state, _ = jax.jit(algorithm.step)(state)
         leaves = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected), strict=True)
         for ours, theirs in leaves:
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_compiles_once_and_is_deterministic():
-    _, agent = make_agent(MatchingAction())
+    _, algorithm = make_agent(MatchingAction())
     traces = []
 
     @jax.jit
     def step(state):
         traces.append(1)
-        return agent.step(state)
+        return algorithm.step(state)
 
     finals = []
     for _ in range(2):
-        state = agent.init(jax.random.key(5))
+        state = algorithm.init(jax.random.key(5))
         for _ in range(20):
             state, _ = step(state)
         finals.append(state.params)
@@ -169,10 +171,10 @@ def test_vmap_over_seeds_and_hyper_parameters():
 
     def final_entropy(key, learning_rate, ent_coef):
         optimizer = optimizers.shared_rmsprop(learning_rate, eps=1e-5)
-        agent = a2c(env, network, optimizer, A2CConfig(ent_coef=ent_coef))
-        return jax.lax.scan(lambda s, _: agent.step(s), agent.init(key), length=200)[1]["entropy"][
-            -1
-        ]
+        algorithm = a2c(env, network, optimizer, A2CConfig(ent_coef=ent_coef))
+        return jax.lax.scan(lambda s, _: algorithm.step(s), algorithm.init(key), length=200)[1][
+            "entropy"
+        ][-1]
 
     keys = jax.random.split(jax.random.key(0), 3)
     rates, costs = jnp.array([0.0, 1e-2, 1e-2]), jnp.array([0.0, 0.0, 5.0])
@@ -183,59 +185,61 @@ def test_vmap_over_seeds_and_hyper_parameters():
 
 
 def test_every_optax_optimizer_serves():
-    _, agent = make_agent(RightAction(), optimizer=optax.chain(optax.clip(1.0), optax.adamw(1e-2)))
-    assert float(train(agent, 200)[1]["episode_return"][-1]) > 60
+    _, algorithm = make_agent(
+        RightAction(), optimizer=optax.chain(optax.clip(1.0), optax.adamw(1e-2))
+    )
+    assert float(train(algorithm, 200)[1]["episode_return"][-1]) > 60
 
 
 def test_host_loop_counts_and_stops():
-    _, agent = make_agent(ConstantReward(), num_envs=4, num_steps=5)
-    trainer = Synchronous(agent, A2CConfig(num_envs=4, num_steps=5), 1001)
+    _, runner = make_agent(ConstantReward(), num_envs=4, num_steps=5)
+    runner = SynchronousRunner(runner, A2CConfig(num_envs=4, num_steps=5), 1001)
     reports = []
-    result = trainer.run(0, callback=reports.append)
+    result = runner.run(0, callback=reports.append)
     assert result.progress.env_steps == 1020 and result.progress.updates == 51
     assert result.progress.metric_sums["episodes"] == 1020
     assert [r.env_steps for r in reports] == sorted(r.env_steps for r in reports)
     assert reports[-1] == result.progress
-    stopped = trainer.run(0, callback=lambda progress: progress.updates >= 7)
+    stopped = runner.run(0, callback=lambda progress: progress.updates >= 7)
     assert 7 <= stopped.progress.updates < 51
 
 
 def test_wrong_arguments_of_a_run_are_refused():
-    _, agent = make_agent(ConstantReward(), num_envs=4)
-    trainer = Synchronous(agent, A2CConfig(num_envs=4), 2000)
+    _, runner = make_agent(ConstantReward(), num_envs=4)
+    runner = SynchronousRunner(runner, A2CConfig(num_envs=4), 2000)
     for arguments, message in (
         ({"key": 1.5}, "key must be a random key or a seed, got 1.5"),
-        ({"state": 5}, r"state must be A2CState\(...\), got 5"),
+        ({"state": 5}, r"state must be SynchronousState\(...\), got 5"),
         ({"callback": 5}, "callback must be a function, got 5"),
     ):
         with pytest.raises(InputError, match=message):
-            trainer.run(**arguments)
+            runner.run(**arguments)
     with pytest.raises(InputError, match="key must be a random key or a seed, got None"):
-        agent.init(None)
+        runner.init(None)
 
 
 def test_host_loop_compiles_once_and_can_go_on():
-    _, agent = make_agent(ConstantReward(), num_envs=4)
+    _, runner = make_agent(ConstantReward(), num_envs=4)
     traces = []
-    counting = agent._replace(step=lambda state: traces.append(1) or agent.step(state))
-    trainer = Synchronous(counting, A2CConfig(num_envs=4), 2000)
-    first = trainer.run(0)
+    counting = runner._replace(step=lambda state: traces.append(1) or runner.step(state))
+    runner = SynchronousRunner(counting, A2CConfig(num_envs=4), 2000)
+    first = runner.run(0)
     traced = len(traces)
     kept = jax.tree.map(np.asarray, first.params)
-    trainer.run(1)
-    trainer._total_timesteps *= 2
-    second = trainer.run(state=first.state)
+    runner.run(1)
+    runner._total_timesteps *= 2
+    second = runner.run(state=first.state)
     assert len(traces) == traced, "one program serves every run and every number of updates"
     assert second.progress.env_steps == 4000
     jax.tree.map(np.testing.assert_array_equal, first.params, kept)
 
 
 def test_host_loop_equals_the_steps_one_by_one():
-    _, agent = make_agent(MatchingAction(), num_envs=4)
-    result = Synchronous(agent, A2CConfig(num_envs=4), 4 * 5 * 30).run(jax.random.key(2))
-    state = agent.init(jax.random.key(2))
+    _, runner = make_agent(MatchingAction(), num_envs=4)
+    result = SynchronousRunner(runner, A2CConfig(num_envs=4), 4 * 5 * 30).run(jax.random.key(2))
+    state = runner.init(jax.random.key(2))
     for _ in range(30):
-        state, _ = jax.jit(agent.step)(state)
+        state, _ = jax.jit(runner.step)(state)
     leaves = zip(jax.tree.leaves(result.params), jax.tree.leaves(state.params), strict=True)
     for ours, theirs in leaves:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -14,23 +14,22 @@ import pytest
 from probes import EndlessReward, RightAction, TerminalReward
 
 from jax_a3c import cli, networks, objectives, optimizers
-from jax_a3c.asynchronous import Asynchronous, AsynchronousConfig
-from jax_a3c.checks import InputError
-from jax_a3c.methods import METHODS
+from jax_a3c.errors import InputError
+from jax_a3c.evaluation.play import evaluator
+from jax_a3c.evaluation.score import evaluate_run
+from jax_a3c.experiment.build import build
+from jax_a3c.experiment.checkpoints import import_params
+from jax_a3c.experiment.run_directory import RunDirectory, environment
 from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
-from jax_a3c.presets import ATARI, PRESETS, preset_of
-from jax_a3c.rollouts import RunnerConfig
-from jax_a3c.synchronous import SynchronousConfig
-from jax_a3c.training.checkpoints import import_params
-from jax_a3c.training.evaluation import evaluator
-from jax_a3c.training.experiment import build
-from jax_a3c.training.loop import Synchronous
-from jax_a3c.training.recorder import interval_metrics
-from jax_a3c.training.results import evaluate_run
-from jax_a3c.training.run_directory import RunDirectory, environment
-from jax_a3c.training.settings import RunOptions, Settings, resolve
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.base import Progress
+from jax_a3c.runners.loop import SynchronousRunner
+from jax_a3c.settings.methods import METHODS
+from jax_a3c.settings.parts import AsynchronousConfig, RunnerConfig, SynchronousConfig
+from jax_a3c.settings.presets import ATARI, PRESETS, preset_of
+from jax_a3c.settings.run import RunOptions, Settings, resolve
+from jax_a3c.training.metrics import interval_metrics
 from jax_a3c.training.train import train
-from jax_a3c.types import Progress
 
 pytestmark = pytest.mark.unoptimized
 CARTPOLE = "gymnax:CartPole-v1"
@@ -114,11 +113,11 @@ def test_settings_are_written_as_they_were_resolved(run):
 
 def test_parameters_are_exported_and_imported(run, tmp_path, capsys):
     method, env_id, settings = run.config()
-    like = build(method, env_id, settings).parameters_like()
+    like = build(method, env_id, settings).params_like()
     path = tmp_path / "params.safetensors"
     assert cli.main(["export", str(run.path), "--output", str(path), "--checkpoint", "best"]) == 0
     jax.tree.map(np.testing.assert_array_equal, import_params(path, like), run.load_params(like))
-    wider = build(method, env_id, resolve(method, env_id, hidden=(9,))).parameters_like()
+    wider = build(method, env_id, resolve(method, env_id, hidden=(9,))).params_like()
     with pytest.raises(InputError, match="is of another network or run: params/"):
         import_params(path, wider)
     flags = [
@@ -254,7 +253,7 @@ def test_a_signal_ends_a_run_with_its_results(method, tmp_path):
     thread.join()
     assert summary["status"] == "interrupted" and summary["env_steps"] > 0
     assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
-    assert RunDirectory(path).load_params(build(method, CARTPOLE, settings).parameters_like())
+    assert RunDirectory(path).load_params(build(method, CARTPOLE, settings).params_like())
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -273,7 +272,7 @@ def test_a_run_that_diverges_is_given_up_and_said_so(method, tmp_path, capsys):
     assert cli.main(["train", method, CARTPOLE, *flags]) == 1
     assert "no gradient was finite" in capsys.readouterr().err
     run = RunDirectory(path)
-    params = run.load_params(build(*run.config()).parameters_like())
+    params = run.load_params(build(*run.config()).params_like())
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
     summary = run.summary()
     assert (
@@ -288,12 +287,12 @@ def test_a_workers_failure_leaves_what_was_learned(tmp_path, monkeypatch):
     def broken(*_):
         raise ValueError("the environment broke")
 
-    monkeypatch.setattr("jax_a3c.asynchronous.Asynchronous._change", broken)
+    monkeypatch.setattr("jax_a3c.runners.asynchronous.AsynchronousRunner._change", broken)
     with pytest.raises(ValueError, match="the environment broke"):
         cli.main(["train", "a3c", CARTPOLE, "--run-dir", str(tmp_path / "run"), "--quiet"])
     run = RunDirectory(tmp_path / "run")
     assert run.summary()["status"] == "failed" and "the environment broke" in run.summary()["error"]
-    assert run.load_params(build(*run.config()).parameters_like())
+    assert run.load_params(build(*run.config()).params_like())
 
 
 def test_a_failure_is_recorded_and_raised(tmp_path, monkeypatch):
@@ -379,10 +378,10 @@ def test_every_method_trains_an_lstm_and_is_evaluated_its_own_way(method, tmp_pa
 def test_a_methods_name_stands_for_its_objective_and_runner(method, objective, runner, monkeypatch):
     calls, original = [], getattr(objectives, objective)
     monkeypatch.setattr(objectives, objective, lambda *args: calls.append(args) or original(*args))
-    trainer = build(method, CARTPOLE, resolve(method, CARTPOLE, gamma=0.7, hidden=(4,))).trainer
+    runner = build(method, CARTPOLE, resolve(method, CARTPOLE, gamma=0.7, hidden=(4,))).runner
     ((network, config),) = calls
     assert config.gamma == 0.7 and network.torso.features == (4,)
-    assert isinstance(trainer, Asynchronous if runner == "asynchronous" else Synchronous)
+    assert isinstance(runner, AsynchronousRunner if runner == "asynchronous" else SynchronousRunner)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +474,7 @@ def test_the_settings_start_where_the_parts_do():
 
 @pytest.mark.parametrize(("method", "env_id"), WITH_PRESETS)
 def test_every_preset_can_be_built_and_has_a_result(method, env_id):
-    build(method, env_id, resolve(method, env_id)).parameters_like()
+    build(method, env_id, resolve(method, env_id)).params_like()
     assert any(character.isdigit() for character in preset_of(method, env_id).result)
 
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from concurrency import Clock, wait_until
 
-from jax_a3c.checks import WorkerHangError
-from jax_a3c.workers import Workers
+from jax_a3c.errors import WorkerHangError
+from jax_a3c.runners.workers import Workers
 
 
 def alive():
@@ -61,7 +61,7 @@ def test_the_first_error_is_raised_here_and_ends_the_others():
 def clock(monkeypatch):
     """Replace the clock of the workers, so that the load of the machine does not matter."""
     clock = Clock()
-    monkeypatch.setattr("jax_a3c.workers.time", clock)
+    monkeypatch.setattr("jax_a3c.runners.workers.time", clock)
     return clock
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jax_a3c.checks import InputError, check_string, shown
+from jax_a3c.checks import check_string
 from jax_a3c.envs import envpool, gymnasium, gymnax
 from jax_a3c.envs.base import (
     ActionSpace,
@@ -20,6 +20,8 @@ from jax_a3c.envs.base import (
     UnknownEnvironmentError,
 )
 from jax_a3c.envs.host import nearest_names
+from jax_a3c.errors import InputError
+from jax_a3c.messages import shown
 
 __all__ = [
     "ActionSpace",

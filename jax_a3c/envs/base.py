@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from jax_a3c.checks import HostEnvironmentError as HostEnvironmentError
-from jax_a3c.checks import InputError, check_integer, check_number, check_tuple, shown
+from jax_a3c.checks import check_integer, check_number, check_tuple
+from jax_a3c.errors import HostEnvironmentError as HostEnvironmentError
+from jax_a3c.errors import InputError
+from jax_a3c.messages import shown
 from jax_a3c.types import Array, TimeStep
 
 
@@ -197,10 +199,10 @@ class HostStep(NamedTuple):
       terminated: `[N]` bool. The episode ended in a terminal state, so the value of s_{t+1} is 0.
       truncated: `[N]` bool. The episode was cut, for example by a time limit. Bootstrap from
         s_{t+1}. If both flags are set, the episode terminated.
-      ignored: `[N]` bool. The step only reset this environment: its action was ignored, its
+      reset_step: `[N]` bool. The step only reset this environment: its action was ignored, its
         observation begins an episode, its reward is 0, and both flags are False. The row is not a
         transition, so the learner masks it. Such a step follows every terminated or truncated one.
-      score: `[N]` float32. Reward before clipping, 0 where ignored.
+      raw_reward: `[N]` float32. Reward before clipping, 0 where `reset_step`.
       game_over: `[N]` bool. The whole game ended, and with it the sum of the scores. It is
         `terminated | truncated`, except that it is False where only a lost life terminated the
         episode.
@@ -210,8 +212,8 @@ class HostStep(NamedTuple):
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    ignored: np.ndarray
-    score: np.ndarray
+    reset_step: np.ndarray
+    raw_reward: np.ndarray
     game_over: np.ndarray
 
 

@@ -3,7 +3,7 @@
 Properties of envpool, and how the adapter treats them:
 
 - The step after the end of an episode ignores the action and resets. The adapter marks that row as
-  `ignored` and discards its reward. In dm_control this is the last reward of the old episode.
+  `reset_step` and discards its reward. In dm_control this is the last reward of the old episode.
 - envpool reports only `truncated` if an episode ends in its last allowed step, even if it also
   terminated there. For Atari the adapter reads the true flags from other fields. Elsewhere such a
   step counts as truncated.
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_boolean, check_integer, check_number, check_timeout
+from jax_a3c.checks import check_boolean, check_integer, check_number, check_timeout
 from jax_a3c.envs.base import Discrete, EnvSpec, HostStep, UnknownEnvironmentError, available_cores
 from jax_a3c.envs.host import (
     BoundedCalls,
@@ -34,6 +34,7 @@ from jax_a3c.envs.host import (
     checked_seeds,
     observation_layout,
 )
+from jax_a3c.errors import InputError
 
 INSTALL = "pip install 'jax-a3c[envpool]'"
 
@@ -321,7 +322,7 @@ class EnvpoolEnvironment:
         )
 
         # envpool ignores the action of an environment whose episode ended in the step before.
-        ignored = self._over
+        reset_step = self._over
         self._over = terminated | truncated
 
         # envpool sets `terminated` only if `truncated` is False. The info of Atari has the end of
@@ -334,17 +335,17 @@ class EnvpoolEnvironment:
                 terminated = terminated | (info["lives"] < self._lives)
             self._lives = info["lives"]
 
-        terminated = terminated & ~ignored
+        terminated = terminated & ~reset_step
         goal = np.where(terminated, np.float32(self._adaptation.goal_reward), np.float32(0))
         # The info of Atari has the reward before clipping.
         score = np.asarray(info.get("reward", reward), np.float32)
         return HostStep(
             observation=self._layout.convert(observation),
-            reward=np.where(ignored, np.float32(0), reward + goal),
+            reward=np.where(reset_step, np.float32(0), reward + goal),
             terminated=terminated,
-            truncated=truncated & ~ignored,
-            ignored=ignored,
-            score=np.where(ignored, np.float32(0), score + goal),
+            truncated=truncated & ~reset_step,
+            reset_step=reset_step,
+            raw_reward=np.where(reset_step, np.float32(0), score + goal),
             game_over=game_over,
         )
 

@@ -1,7 +1,7 @@
 """Adapter for Gymnasium (>= 1.1): registered and user-made environments in Gymnasium's vectors.
 
 The vector resets an environment in the step after its end (`AutoresetMode.NEXT_STEP`). So the step
-that ends an episode returns the final observation, and the next step is `ignored`.
+that ends an episode returns the final observation, and the next step is `reset_step`.
 """
 
 import functools
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_boolean, check_integer, check_timeout, shown
+from jax_a3c.checks import check_boolean, check_integer, check_timeout
 from jax_a3c.envs.base import (
     Discrete,
     EnvSpec,
@@ -42,7 +42,9 @@ from jax_a3c.envs.single import (
     describe,
     describe_in_process,
 )
+from jax_a3c.errors import InputError
 from jax_a3c.machine import searches_current_folder
+from jax_a3c.messages import shown
 
 INSTALL = "pip install 'jax-a3c[gymnasium]'"
 
@@ -225,16 +227,16 @@ class GymnasiumEnvironment:
         )
 
         # The vector ignores the action of an environment whose episode ended in the step before.
-        ignored = self._over
+        reset_step = self._over
         self._over = terminated | truncated
-        reward = np.where(ignored, np.float32(0), reward.astype(np.float32))
+        reward = np.where(reset_step, np.float32(0), reward.astype(np.float32))
         return HostStep(
             observation=self._own(observation),
             reward=reward,
-            terminated=terminated & ~ignored,
-            truncated=truncated & ~ignored,
-            ignored=ignored,
-            score=reward,
+            terminated=terminated & ~reset_step,
+            truncated=truncated & ~reset_step,
+            reset_step=reset_step,
+            raw_reward=reward,
             game_over=self._over.copy(),
         )
 

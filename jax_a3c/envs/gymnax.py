@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_a3c.checks import InputError, check_boolean, check_integer, check_number
+from jax_a3c.checks import check_boolean, check_integer, check_number
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, UnknownEnvironmentError
 from jax_a3c.envs.host import largest_byte
+from jax_a3c.errors import InputError
 from jax_a3c.types import Array, TimeStep
 
 EXCLUDED = frozenset({"MNISTBandit-bsuite"})

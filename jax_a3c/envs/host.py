@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_a3c.checks import InputError, check_integer, check_timeout, shown
+from jax_a3c.checks import check_integer, check_timeout
 from jax_a3c.envs.base import ActionSpace, Box, Discrete, EnvSpec, HostEnvironmentError, HostStep
+from jax_a3c.errors import InputError
+from jax_a3c.messages import shown
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,9 @@ def check_step(spec: EnvSpec, num_envs: int, step: Any) -> None:
             f"step() of {spec.id!r} must return a HostStep, got {shown(step)}"
         )
     check_observation(spec, num_envs, step.observation, "step")
-    for name in ("reward", "score"):
+    for name in ("reward", "raw_reward"):
         _check_array(spec.id, "step", name, getattr(step, name), (num_envs,), np.float32)
-    for name in ("terminated", "truncated", "ignored", "game_over"):
+    for name in ("terminated", "truncated", "reset_step", "game_over"):
         _check_array(spec.id, "step", name, getattr(step, name), (num_envs,), np.bool_)
 
 

@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from jax_a3c.checks import InputError, shown
 from jax_a3c.envs.base import HostEnvironmentError
 from jax_a3c.envs.host import kinds_of, raised
+from jax_a3c.errors import InputError
+from jax_a3c.messages import shown
 
 Make = Callable[..., Any]
 """Function that makes one Gymnasium environment."""

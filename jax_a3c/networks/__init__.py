@@ -8,9 +8,9 @@ recurrent network and `()` in a feed-forward network.
 """
 
 from jax_a3c.networks.convolutions import Conv
+from jax_a3c.networks.cores import LSTM
 from jax_a3c.networks.heads import CategoricalHead, GaussianHead
 from jax_a3c.networks.models import ActorCritic, QNetwork, actor_critic, q_network
-from jax_a3c.networks.recurrent import LSTM
 from jax_a3c.networks.torsos import MLP, MinAtarConv, Mnih2013, Nature
 
 __all__ = [

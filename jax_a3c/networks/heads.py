@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jax_a3c.checks import InputError
 from jax_a3c.distributions import Categorical, DiagonalGaussian
+from jax_a3c.errors import InputError
 from jax_a3c.networks.initializers import dense
 from jax_a3c.types import Array
 

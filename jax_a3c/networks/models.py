@@ -5,21 +5,15 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jax_a3c.checks import (
-    InputError,
-    check_boolean,
-    check_choice,
-    check_integer,
-    check_number,
-    check_tuple,
-    shown,
-)
+from jax_a3c.checks import check_boolean, check_choice, check_integer, check_number, check_tuple
 from jax_a3c.distributions import Categorical, DiagonalGaussian
 from jax_a3c.envs.base import ActionSpace, Box
+from jax_a3c.errors import InputError
+from jax_a3c.messages import shown
+from jax_a3c.networks.cores import LSTM
 from jax_a3c.networks.heads import VARIANCES, CategoricalHead, GaussianHead
 from jax_a3c.networks.initializers import INITS, dense
-from jax_a3c.networks.recurrent import LSTM
-from jax_a3c.networks.replay import Layers, record, replay
+from jax_a3c.networks.stored_activations import Activations, apply_and_store, apply_stored
 from jax_a3c.networks.torsos import MLP, MinAtarConv, Mnih2013, Nature, as_real
 from jax_a3c.types import Array, Carry, Params
 
@@ -84,7 +78,7 @@ class ActorCritic(nn.Module):
     initialization: str = "orthogonal"
 
     @property
-    def is_recorded(self) -> bool:
+    def stores_activations(self) -> bool:
         """Whether the loss uses the layer outputs that were stored while acting.
 
         True for a feed-forward network with one of the convolutional torsos of this package. An MLP
@@ -93,14 +87,14 @@ class ActorCritic(nn.Module):
         return self.core is None and isinstance(self.torso, MinAtarConv | Mnih2013 | Nature)
 
     @nn.nowrap
-    def record(self, params: Params, *args: Any) -> tuple[Any, Layers]:
-        """Call `apply(params, carry, obs, reset)` and store its layer outputs for `replay`."""
-        return record(self, params, *args)
+    def apply_and_store(self, params: Params, *args: Any) -> tuple[Any, Activations]:
+        """Call `apply(params, carry, obs, reset)` and store layer outputs for `apply_stored`."""
+        return apply_and_store(self, params, *args)
 
     @nn.nowrap
-    def replay(self, params: Params, layers: Layers, *args: Any) -> Any:
+    def apply_stored(self, params: Params, activations: Activations, *args: Any) -> Any:
         """Return `apply(params, carry, obs, reset)` and its derivatives from stored outputs."""
-        return replay(self, params, layers, *args)
+        return apply_stored(self, params, activations, *args)
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         """Return zeros for the batch shape of one time step; `()` for a feed-forward network."""

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jax_a3c.checks import InputError
+from jax_a3c.errors import InputError
 from jax_a3c.networks.convolutions import Conv
 from jax_a3c.networks.initializers import dense, initializers
 from jax_a3c.types import Array

@@ -3,22 +3,13 @@
 A runner collects the rollouts and applies the gradient.
 """
 
-from jax_a3c.objectives.action_values import (
-    ActionValueConfig,
-    n_step_q,
-    one_step_q,
-    one_step_sarsa,
-)
-from jax_a3c.objectives.actor_critic import ActorCriticConfig, actor_critic, check_rows
-from jax_a3c.objectives.base import (
-    Network,
-    Objective,
-    ObjectiveConfig,
-    Statistics,
-    gradient,
-    next_values,
-)
-from jax_a3c.objectives.parts import check_parts, parameters_like
+from jax_a3c.networks.base import Network
+from jax_a3c.objectives.action_values import n_step_q, one_step_q, one_step_sarsa
+from jax_a3c.objectives.actor_critic import actor_critic
+from jax_a3c.objectives.base import Objective, RunningStatistics
+from jax_a3c.objectives.bootstrap import next_values
+from jax_a3c.objectives.gradients import gradient
+from jax_a3c.settings.parts import ActionValueConfig, ActorCriticConfig, ObjectiveConfig
 
 __all__ = [
     "ActionValueConfig",
@@ -26,14 +17,11 @@ __all__ = [
     "Network",
     "Objective",
     "ObjectiveConfig",
-    "Statistics",
+    "RunningStatistics",
     "actor_critic",
-    "check_parts",
-    "check_rows",
     "gradient",
     "n_step_q",
     "next_values",
     "one_step_q",
     "one_step_sarsa",
-    "parameters_like",
 ]

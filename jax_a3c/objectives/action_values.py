@@ -4,72 +4,22 @@ They differ only in the target y of the squared error.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 
 from jax_a3c import losses, returns
-from jax_a3c.checks import MAX_STEPS, InputError, check_boolean, check_integer, check_number
+from jax_a3c.errors import InputError
 from jax_a3c.exploration import (
-    EPSILON_ANNEAL_FRAMES,
-    FINAL_EPSILON_PROBABILITIES,
-    FINAL_EPSILONS,
     annealed_epsilon,
-    check_final_epsilons,
     epsilon_greedy,
     sample_final_epsilons,
 )
-from jax_a3c.objectives.base import (
-    Network,
-    Objective,
-    ObjectiveConfig,
-    masked_mean,
-    next_target_values,
-    next_values,
-    reduce_loss,
-    rewards_and_discounts,
-)
-from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActionValueConfig(ObjectiveConfig):
-    """Settings of the value-based objectives, in addition to `ObjectiveConfig`.
-
-    The paper counts in frames. It does not say whether these are emulator frames, four to an
-    action, or actions. Here all counts are environment steps (one action each) of all workers
-    together.
-
-    Attributes:
-      target_update_interval: I_target, environment steps between two copies of the parameters to
-        the target network, from 1 to 1e9. Paper: 40,000 frames.
-      epsilon_anneal_steps: environment steps over which epsilon falls from 1 to its final value, at
-        least 1. Paper: the first 4 million frames.
-      final_epsilons: final values of epsilon, each in [0, 1]; each environment draws one. Paper:
-        0.1, 0.01, 0.5.
-      final_epsilon_probabilities: probability of each final value. Paper: 0.4, 0.3, 0.3.
-      double_q: the online network chooses the best next action and the target network values it.
-        Not in the paper, which names it as a possible improvement.
-      huber_delta: error, in scaled reward units, above which the loss grows linearly; None for the
-        paper's plain square.
-    """
-
-    target_update_interval: int = 40_000
-    epsilon_anneal_steps: int = EPSILON_ANNEAL_FRAMES
-    final_epsilons: tuple[float, ...] = FINAL_EPSILONS
-    final_epsilon_probabilities: tuple[float, ...] = FINAL_EPSILON_PROBABILITIES
-    double_q: bool = False
-    huber_delta: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("target_update_interval", self.target_update_interval, 1, 10**9)
-        check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1, MAX_STEPS)
-        check_final_epsilons(self.final_epsilons, self.final_epsilon_probabilities)
-        check_boolean("double_q", self.double_q)
-        if self.huber_delta is not None:
-            check_number("huber_delta", self.huber_delta, above=0.0)
-
+from jax_a3c.networks.base import Network
+from jax_a3c.objectives.base import Objective, masked_mean, reduce_loss, rewards_and_discounts
+from jax_a3c.objectives.bootstrap import next_target_values, next_values
+from jax_a3c.rollouts import Rollout
+from jax_a3c.settings.parts import ActionValueConfig
+from jax_a3c.types import Array, Carry, Metrics, Params
 
 TDLoss = Callable[[Params, Params, Rollout, Array, Array, Array], Array]
 """`(params, target_params, rollout, q_values [T, *B, A], rewards, discounts) -> losses [T, *B]`."""
@@ -156,7 +106,9 @@ def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
         del params
         steps = rollout.steps
         if steps.next_action is None:
-            raise InputError("rollout has no next_action; start its actor with looks_ahead=True")
+            raise InputError(
+                "rollout has no next_action; start its actor with needs_next_action=True"
+            )
 
         q_next = next_target_values(network, target_params, rollout)  # Q(s_{t+1}, .; theta^-)
         return losses.sarsa_loss(
@@ -169,7 +121,7 @@ def one_step_sarsa(network: Network, config: ActionValueConfig) -> Objective:
             transform=_transform(config),
         )
 
-    return _action_value_objective(network, config, td_loss, looks_ahead=True)
+    return _action_value_objective(network, config, td_loss, needs_next_action=True)
 
 
 def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
@@ -221,7 +173,7 @@ def n_step_q(network: Network, config: ActionValueConfig) -> Objective:
 
 
 def _action_value_objective(
-    network: Network, config: ActionValueConfig, td_loss: TDLoss, *, looks_ahead: bool = False
+    network: Network, config: ActionValueConfig, td_loss: TDLoss, *, needs_next_action: bool = False
 ) -> Objective:
     """Build an objective with an epsilon-greedy policy and the mean or sum of `td_loss` as loss."""
 
@@ -270,7 +222,7 @@ def _action_value_objective(
             "not_greedy": masked_mean(steps.action != jnp.argmax(q_values, axis=-1), steps.mask),
         }
 
-    return Objective(act, loss, explore, looks_ahead, config.target_update_interval)
+    return Objective(act, loss, explore, needs_next_action, config.target_update_interval)
 
 
 def _transform(config: ActionValueConfig) -> losses.Transform:

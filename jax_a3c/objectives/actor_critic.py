@@ -1,45 +1,16 @@
 """The actor-critic objective of A3C and A2C."""
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from jax_a3c import losses, returns
-from jax_a3c.checks import InputError, check_boolean, check_number
-from jax_a3c.objectives.base import (
-    Network,
-    Objective,
-    ObjectiveConfig,
-    masked_mean,
-    next_values,
-    reduce_loss,
-    rewards_and_discounts,
-)
-from jax_a3c.types import Array, Carry, Metrics, Params, Rollout
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig(ObjectiveConfig):
-    """Settings of the actor-critic objective, in addition to `ObjectiveConfig`.
-
-    Attributes:
-      gae_lambda: lambda of the returns, in [0, 1]; 1 gives the paper's n-step returns.
-      ent_coef: beta, weight of the policy's entropy, at least 0. Paper: 0.01 for discrete actions,
-        1e-4 for continuous actions.
-      normalize_advantages: shift and scale the advantages of a rollout to mean 0 and standard
-        deviation 1. A rollout of a single step keeps its advantage. Not in the paper.
-    """
-
-    gae_lambda: float = 1.0
-    ent_coef: float = 0.01
-    normalize_advantages: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("gae_lambda", self.gae_lambda, 0.0, 1.0)
-        check_number("ent_coef", self.ent_coef, 0.0)
-        check_boolean("normalize_advantages", self.normalize_advantages)
+from jax_a3c.errors import InputError
+from jax_a3c.networks.base import Network
+from jax_a3c.objectives.base import Objective, masked_mean, reduce_loss, rewards_and_discounts
+from jax_a3c.objectives.bootstrap import next_values
+from jax_a3c.rollouts import Rollout
+from jax_a3c.settings.parts import ActorCriticConfig
+from jax_a3c.types import Array, Carry, Metrics, Params
 
 
 def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
@@ -62,8 +33,12 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
       Mnih et al. (2016), section 4 and Algorithm S3; Schulman et al. (2016) for lambda < 1.
     """
     # Networks that store activations save the loss a forward pass.
-    record = getattr(network, "record", None) if getattr(network, "is_recorded", False) else None
-    replay = getattr(network, "replay", None)
+    apply_and_store = (
+        getattr(network, "apply_and_store", None)
+        if getattr(network, "stores_activations", False)
+        else None
+    )
+    apply_stored = getattr(network, "apply_stored", None)
 
     def act(
         params: Params,
@@ -77,12 +52,12 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         del exploration, env_steps  # exploration comes from sampling the policy
 
         # a_t ~ pi(.|s_t; theta'), [N, ...] -> [T=1, N, ...] -> [N, ...].
-        if record is None:
+        if apply_and_store is None:
             carry, policy, _ = network.apply(params, carry, observation[None], reset[None])
             return carry, policy.sample(key)[0]
 
-        (carry, policy, _), layers = record(params, carry, observation[None], reset[None])
-        return carry, policy.sample(key)[0], layers
+        (carry, policy, _), extras = apply_and_store(params, carry, observation[None], reset[None])
+        return carry, policy.sample(key)[0], extras
 
     def loss(params: Params, rollout: Rollout, target_params: None = None) -> tuple[Array, Metrics]:
         del target_params  # R bootstraps from the same parameters: A3C has no target network
@@ -90,10 +65,10 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
 
         # pi(.|s_t; theta') and V(s_t; theta'_v) of all steps at once, [T, N].
         inputs = (rollout.carry, steps.observation, steps.reset)
-        if steps.layers is None or replay is None:
+        if steps.extras is None or apply_stored is None:
             _, policy, values = network.apply(params, *inputs)
         else:
-            _, policy, values = replay(params, steps.layers, *inputs)
+            _, policy, values = apply_stored(params, steps.extras, *inputs)
         if values.shape != steps.reset.shape:
             raise InputError(
                 f"the network's values have shape {values.shape} for observations "
@@ -132,26 +107,6 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         return reduce_loss(config, total, steps), {"loss": total, **means}
 
     return Objective(act, loss)
-
-
-def check_rows(config: ActorCriticConfig, num_envs: int, num_steps: int) -> None:
-    """Check that a rollout has more than one advantage if advantages are normalised.
-
-    The only advantage of a rollout would always become 0.
-
-    Args:
-      config: settings of the objective.
-      num_envs: number of environments of a rollout.
-      num_steps: number of steps of a rollout.
-
-    Raises:
-      InputError: if advantages are normalised and a rollout has only one.
-    """
-    if config.normalize_advantages and num_envs * num_steps == 1:
-        raise InputError(
-            "normalize_advantages must be False with num_envs=1 and num_steps=1: the only "
-            "advantage of a rollout would become 0; use more environments or steps"
-        )
 
 
 def _normalize(advantages: Array, mask: Array) -> Array:

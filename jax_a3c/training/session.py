@@ -11,18 +11,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_a3c.asynchronous import Asynchronous
-from jax_a3c.checks import InputError
 from jax_a3c.envs.base import JaxEnvironment
-from jax_a3c.training import plots
-from jax_a3c.training.checkpoints import STATE, VARIABLES, Checkpoint, flatten, refit, unflatten
-from jax_a3c.training.experiment import Experiment
-from jax_a3c.training.recorder import MAX_NONFINITE, NONFINITE, Recorder
-from jax_a3c.training.results import EvaluationStopped, evaluate
-from jax_a3c.training.run_directory import RunDirectory, environment
-from jax_a3c.training.settings import RunOptions, Settings
-from jax_a3c.training.signals import tell
-from jax_a3c.types import Array, Params, Progress
+from jax_a3c.errors import InputError
+from jax_a3c.evaluation.score import EvaluationStopped, evaluate
+from jax_a3c.experiment import plots
+from jax_a3c.experiment.build import Experiment
+from jax_a3c.experiment.checkpoints import STATE, VARIABLES, Checkpoint, flatten, refit, unflatten
+from jax_a3c.experiment.run_directory import RunDirectory, environment
+from jax_a3c.messages import tell
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.base import Progress
+from jax_a3c.settings.run import RunOptions, Settings
+from jax_a3c.training.metrics import MAX_NONFINITE, NONFINITE, Recorder
+from jax_a3c.types import Array, Params
 
 SUMMARY = (
     "method",
@@ -178,7 +179,7 @@ class Session:
 
     def _train(self) -> Params:
         """Train in slices that end with a checkpoint, and return the final parameters."""
-        trainer = self._experiment.trainer
+        runner = self._experiment.runner
         recorder = self._recorder
         state: Any = self._start()
         try:
@@ -186,7 +187,7 @@ class Session:
             while True:
                 recorder.begin()
                 try:
-                    result = trainer.run(state=state, callback=self._report, interval=REPORTS)
+                    result = runner.run(state=state, callback=self._report, interval=REPORTS)
                 except BaseException:
                     self._rescue(state)
                     raise
@@ -204,11 +205,11 @@ class Session:
                         result.params, _at(self._evaluation_key, recorder.progress.env_steps)
                     )
         finally:
-            trainer.close(state)
+            runner.close(state)
 
     def _start(self) -> Any:
         """Return the first state: fresh, with given parameters, or from the checkpoint."""
-        trainer = self._experiment.trainer
+        runner = self._experiment.runner
         checkpoint = self._checkpoint
         key = self._training_key
         env_steps = self._recorder.progress.env_steps
@@ -218,11 +219,11 @@ class Session:
         ):
             key = _at(key, env_steps)
 
-        state: Any = trainer.init(key)
+        state: Any = runner.init(key)
         try:
             if checkpoint is not None:
                 # Replace the arrays of the fresh state by the saved ones.
-                fresh = trainer.snapshot(state)
+                fresh = runner.snapshot(state)
                 arrays = checkpoint.arrays
                 if self._changed:
                     arrays = refit(arrays, flatten(fresh[1], STATE), self._changed)
@@ -230,7 +231,7 @@ class Session:
                     unflatten(like, arrays, prefix, checkpoint.path)
                     for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
                 ]
-                state = trainer.restore(state, *parts)
+                state = runner.restore(state, *parts)
 
                 # XLA and NumPy of another version may round differently.
                 if (
@@ -241,8 +242,8 @@ class Session:
                         f"{checkpoint.path} was written with other package versions; the run "
                         "may not continue bit for bit"
                     )
-            elif (params := self._run.initial_params(trainer.params(state))) is not None:
-                state = trainer.start_from(state, params)
+            elif (params := self._run.initial_params(runner.params(state))) is not None:
+                state = runner.start_from(state, params)
 
             # The run directory changes from here on; damaged files are still refused before that.
             self._run.forget_after(env_steps if checkpoint is not None else -1)
@@ -252,7 +253,7 @@ class Session:
             if checkpoint is not None:
                 self._run.checkpoints.set_aside(checkpoint.path)
         except BaseException:
-            trainer.close(state)
+            runner.close(state)
             raise
         return state
 
@@ -281,7 +282,7 @@ class Session:
         self._recorder.write()
         began = time.monotonic()
         progress = self._recorder.progress
-        params, rest = self._experiment.trainer.snapshot(state)
+        params, rest = self._experiment.runner.snapshot(state)
         arrays = flatten(params, VARIABLES) | flatten(rest, STATE)
 
         # Never save parameters that are NaN or infinite.
@@ -323,12 +324,12 @@ class Session:
         The asynchronous trainer changes `state` in place. The synchronous one keeps its newest
         state in `latest`, but only with host environments; else nothing is saved here.
         """
-        trainer = self._experiment.trainer
-        if not isinstance(trainer, Asynchronous):
-            state = trainer.latest
+        runner = self._experiment.runner
+        if not isinstance(runner, AsynchronousRunner):
+            state = runner.latest
 
         if state is not None:
-            self._recorder.skip_to(*trainer.counts(state))  # the last report may be older
+            self._recorder.skip_to(*runner.counts(state))  # the last report may be older
             try:
                 self._save(state)
             except FloatingPointError as error:

@@ -89,42 +89,6 @@ def stop_on_signal() -> Iterator[threading.Event]:
                 time.sleep(max(0.0, first + SAME_SIGNAL - time.monotonic()))
 
 
-class Terminal:
-    """Standard error as a file that ignores a closed terminal or a broken pipe."""
-
-    encoding = "utf-8"
-
-    def write(self, text: str) -> int:
-        """Write the text if standard error is open."""
-        # AttributeError: sys.stderr is None.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush standard error if it is open."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.flush()
-
-    def fileno(self) -> int:
-        """Return the file descriptor, for the terminal's width; raise OSError without one."""
-        try:
-            return sys.stderr.fileno()
-        except AttributeError as error:  # sys.stderr is None
-            raise OSError(str(error)) from error
-
-    def isatty(self) -> bool:
-        """Check whether standard error is a terminal."""
-        with contextlib.suppress(OSError, ValueError):
-            return os.isatty(self.fileno())
-        return False
-
-
-def tell(message: str) -> None:
-    """Print a message as one line on standard error."""
-    print(" ".join(message.splitlines()), file=Terminal(), flush=True)
-
-
 def report_end(code: int) -> None:
     """Tell the supervisor, if there is one, the exit code: this process did not crash."""
     if descriptor := os.environ.get(SUPERVISED):

@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from jax_a3c.asynchronous import use_worker_threads
-from jax_a3c.checks import InputError, check_kind
-from jax_a3c.methods import METHODS
-from jax_a3c.training.checkpoints import DoesNotFitError, import_params
-from jax_a3c.training.experiment import Experiment, build
-from jax_a3c.training.files import locked
-from jax_a3c.training.recorder import tensorboard_parts
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.checks import check_kind
+from jax_a3c.errors import InputError
+from jax_a3c.experiment.build import Experiment, build
+from jax_a3c.experiment.checkpoints import DoesNotFitError, import_params
+from jax_a3c.experiment.files import locked
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.messages import tell
+from jax_a3c.runners.asynchronous import use_worker_threads
+from jax_a3c.settings.methods import METHODS
+from jax_a3c.settings.run import RunOptions, Settings, check_method, check_options, differences
+from jax_a3c.training.metrics import tensorboard_parts
 from jax_a3c.training.session import Session
-from jax_a3c.training.settings import RunOptions, Settings, check_method, check_options, differences
-from jax_a3c.training.signals import stop_on_signal, tell
+from jax_a3c.training.signals import stop_on_signal
 
 
 def train(
@@ -68,9 +70,7 @@ def train(
 
     # Read the given parameters before the folder is made.
     params = (
-        None
-        if initial_params is None
-        else import_params(initial_params, experiment.parameters_like())
+        None if initial_params is None else import_params(initial_params, experiment.params_like())
     )
     run = RunDirectory.create(run_dir, method, env_id, settings, options, params)
     if origin is not None:
@@ -137,7 +137,7 @@ def resume(
         try:
             if checkpoint is not None:
                 # Refuse another network before anything compiles.
-                checkpoint.params(experiment.parameters_like())
+                checkpoint.params(experiment.params_like())
             session = Session(
                 run, method, settings, options, experiment, stopped, checkpoint, changed=changes
             )

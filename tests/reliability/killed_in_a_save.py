@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from jax_a3c.cli import main
-from jax_a3c.training.checkpoints import SUFFIX
-from jax_a3c.training.files import PARTIAL
+from jax_a3c.experiment.checkpoints import SUFFIX
+from jax_a3c.experiment.files import PARTIAL
 
 STAGES = ("opened", "half", "written", "flushed", "renamed", "in the folder", "removing")
 """Stages of a save, in order.

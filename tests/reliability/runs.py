@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from concurrency import PATIENCE
 
-from jax_a3c.training import plots
+from jax_a3c.experiment import plots
+from jax_a3c.experiment.build import build
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training import train as training
-from jax_a3c.training.experiment import build
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import RunOptions, resolve
 
 ROOT = Path(__file__).parents[2]
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -89,12 +89,12 @@ class FailingRuns:
         self._settings = resolve(method, env_id, **settings)
         self._experiment = build(method, env_id, self._settings)
         self._numbers = itertools.count()
-        self.trainer = self._experiment.trainer
-        self._init, self._run = self.trainer.init, self.trainer.run
+        self.runner = self._experiment.runner
+        self._init, self._run = self.runner.init, self.runner.run
         monkeypatch.setattr(training, "_prepare", lambda *args: self._experiment)
         monkeypatch.setattr(plots, "learning_curves", lambda *args: None)
-        monkeypatch.setattr(self.trainer, "init", self._remembering)
-        monkeypatch.setattr(self.trainer, "run", self._timed)
+        monkeypatch.setattr(self.runner, "init", self._remembering)
+        monkeypatch.setattr(self.runner, "run", self._timed)
 
     def train(self, error):
         """Train until an error is raised; return the exception and the run directory."""

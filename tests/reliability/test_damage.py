@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from jax_a3c.training.checkpoints import Checkpoints, DamagedError, read
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import RunOptions, resolve
+from jax_a3c.experiment.checkpoints import Checkpoints, DamagedError, read
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training.train import resume, train
 
 CARTPOLE = "gymnax:CartPole-v1"

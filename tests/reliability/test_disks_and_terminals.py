@@ -14,10 +14,10 @@ import pytest
 from concurrency import PATIENCE
 from reliability.runs import await_checkpoint, finish, start
 
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training import train as training
-from jax_a3c.training.run_directory import RunDirectory
 from jax_a3c.training.session import CHECKPOINTS_SHARE, Session
-from jax_a3c.training.settings import RunOptions, resolve
 
 pytestmark = pytest.mark.unoptimized
 SMALL = ("--hidden", "8", "--num-envs", "1", "--eval-episodes", "1", "--checkpoint-interval", "0.5")

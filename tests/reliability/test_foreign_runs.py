@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 from jax_a3c import cli
-from jax_a3c.training import checkpoints
-from jax_a3c.training.checkpoints import VARIABLES
-from jax_a3c.training.settings import Settings
+from jax_a3c.experiment import checkpoints
+from jax_a3c.experiment.checkpoints import VARIABLES
+from jax_a3c.settings.run import Settings
 
 pytestmark = pytest.mark.unoptimized
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"

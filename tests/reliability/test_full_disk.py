@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from reliability.runs import await_checkpoint, compiled_once, finish, start
 
-from jax_a3c.training import checkpoints
-from jax_a3c.training.checkpoints import Checkpoints
-from jax_a3c.training.files import append_line, write_whole
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.experiment import checkpoints
+from jax_a3c.experiment.checkpoints import Checkpoints
+from jax_a3c.experiment.files import append_line, write_whole
+from jax_a3c.experiment.run_directory import RunDirectory
 
 CARTPOLE = "gymnax:CartPole-v1"
 ARRAYS = {"variables/a": np.arange(700.0), "state/b": np.ones((30, 4), np.float32)}

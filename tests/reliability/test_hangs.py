@@ -13,8 +13,8 @@ from probes import EndlessReward
 from reliability.runs import FailingRuns, finish, saved_updates, start, worker_threads
 
 from jax_a3c import A3CConfig, a3c, networks, optimizers
-from jax_a3c.checks import HostEnvironmentError, WorkerHangError
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.errors import HostEnvironmentError, WorkerHangError
+from jax_a3c.experiment.run_directory import RunDirectory
 
 pytestmark = pytest.mark.unoptimized
 WHILE_BUSY = 20.0
@@ -117,14 +117,14 @@ def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monke
             release.wait()
         return 1.0
 
-    agent, stop_at = (
+    algorithm, stop_at = (
         blocking_agent(lambda: 1.0 if lock else wait(), num_workers=3, lock=lock),
         10**12,
     )
-    rule = agent._in_place
+    rule = algorithm._in_place
     if lock:
-        agent._in_place = lambda *args: wait() and rule(*args)
-    state = agent.init(0)
+        algorithm._in_place = lambda *args: wait() and rule(*args)
+    state = algorithm.init(0)
     total = count(1, 5)
     try:
         for _ in range(total):
@@ -132,12 +132,12 @@ def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monke
             blocked_at.clear()
             calls, stop_at = itertools.count(), 500
             with pytest.raises(WorkerHangError, match="no segment ended within 2 seconds"):
-                agent.run(state=state)
+                algorithm.run(state=state)
             seconds.append(time.monotonic() - blocked_at[0])
             release.set()
             wait_until(lambda: not worker_threads())  # abandoned threads end when they are released
             assert "in wait" in (tmp_path / "stderr").read_text()
-            assert np.isfinite(state.shared.parameters).all() and state.shared.updates
+            assert np.isfinite(state.shared.flat_params).all() and state.shared.updates
     finally:
         release.set()
     what = "updates under the lock" if lock else "segments of JAX"
@@ -159,7 +159,7 @@ hung = Path(os.environ["HUNG"])
 patient(hung.exists)
 """
 BLOCKED = """
-from jax_a3c.training import experiment
+from jax_a3c.experiment import build as experiment
 from reliability.test_hangs import Blocking
 
 calls = iter(range(2000))

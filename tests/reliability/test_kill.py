@@ -11,7 +11,7 @@ from concurrency import PATIENCE
 from reliability.killed_in_a_save import STAGES
 from reliability.runs import ROOT, compiled_once, finish, start
 
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.experiment.run_directory import RunDirectory
 
 DIES = ROOT / "tests" / "reliability" / "killed_in_a_save.py"
 INTERVAL = 1.0

@@ -15,11 +15,11 @@ from jax.flatten_util import ravel_pytree
 from probes import Probe
 
 from jax_a3c import A2CConfig, A3CConfig, cli, networks, optimizers
-from jax_a3c.asynchronous import Asynchronous
+from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.normalization import normalized_network, normalized_objective
 from jax_a3c.objectives import actor_critic
-from jax_a3c.synchronous import synchronous
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.types import Array, TimeStep
 
 pytestmark = pytest.mark.unoptimized
@@ -140,7 +140,7 @@ def learner(setup):
     return (
         LockStep(synchronous(*parts), setup)
         if setup.method == "a2c"
-        else Threads(Asynchronous(*parts))
+        else Threads(AsynchronousRunner(*parts))
     )
 
 
@@ -161,9 +161,9 @@ def poisoned(actor, rng, kind):
 class LockStep:
     """A2C, one update at a time."""
 
-    def __init__(self, agent, setup):
-        self._step, self._exact = jax.jit(agent.step), "rmsprop" in setup.optimizer
-        self.state = jax.jit(agent.init)(jax.random.key(0))
+    def __init__(self, algorithm, setup):
+        self._step, self._exact = jax.jit(algorithm.step), "rmsprop" in setup.optimizer
+        self.state = jax.jit(algorithm.init)(jax.random.key(0))
 
     def poison(self, rng, kind):
         actor, _ = poisoned(self.state.actor, rng, kind)
@@ -186,17 +186,17 @@ class LockStep:
 class Threads:
     """A3C, trained until each worker has made a number of updates."""
 
-    def __init__(self, agent):
-        self._agent, self.state, self._zeros = agent, agent.init(0), []
-        agent.run(state=self.state)
-        segment, size = agent._segment, self.state.shared.parameters.size
+    def __init__(self, algorithm):
+        self._agent, self.state, self._zeros = algorithm, algorithm.init(0), []
+        algorithm.run(state=self.state)
+        segment, size = algorithm._segment, self.state.shared.flat_params.size
 
         def counting(*args):
             actor, packed = segment(*args)
             self._zeros.append(not np.asarray(packed)[:size].any())
             return actor, packed
 
-        agent._segment = counting
+        algorithm._segment = counting
 
     def poison(self, rng, kind):
         for worker, actor in enumerate(self.state.actors):
@@ -204,17 +204,17 @@ class Threads:
 
     def train(self, updates):
         """Train until each worker made `updates` updates; return the number of refused ones."""
-        agent, shared, total = self._agent, self.state.shared, 0
+        algorithm, shared, total = self._agent, self.state.shared, 0
         self._zeros.clear()
         goal = [done + updates for done in shared.updates_per_worker]
         while any(
             done < least for done, least in zip(shared.updates_per_worker, goal, strict=True)
         ):
             more = shared.env_steps + 5 * NUM_WORKERS * updates
-            agent.config = dataclasses.replace(agent.config, total_timesteps=more)
-            progress = agent.run(state=self.state).progress
+            algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=more)
+            progress = algorithm.run(state=self.state).progress
             total += int(progress.metric_sums["nonfinite_gradients"])
-            assert finite((shared.parameters, shared.statistics, self.state.opt_states))
+            assert finite((shared.flat_params, shared.moments, self.state.opt_states))
             assert finite(list(progress.metric_sums.values()))
         assert total == sum(self._zeros), "as many as had a gradient of zeros"
         return total

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from reliability.runs import finish, start
 
-from jax_a3c.training.checkpoints import VARIABLES
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.experiment.checkpoints import VARIABLES
+from jax_a3c.experiment.run_directory import RunDirectory
 
 
 def learned(number, path, total):

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from jax_a3c import A2CConfig, A3CConfig, cli, envs, networks, optimizers
-from jax_a3c.asynchronous import AsynchronousConfig
-from jax_a3c.checks import InputError
+from jax_a3c.errors import InputError
+from jax_a3c.experiment.build import build
+from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.objectives import ActionValueConfig, ActorCriticConfig
-from jax_a3c.objectives.base import ObjectiveConfig
-from jax_a3c.rollouts import RunnerConfig
-from jax_a3c.synchronous import SynchronousConfig
-from jax_a3c.training.experiment import build
-from jax_a3c.training.run_directory import RunDirectory
-from jax_a3c.training.settings import FOREIGN, Settings, resolve
+from jax_a3c.settings.parts import (
+    AsynchronousConfig,
+    ObjectiveConfig,
+    RunnerConfig,
+    SynchronousConfig,
+)
+from jax_a3c.settings.run import FOREIGN, Settings, resolve
 
 pytestmark = pytest.mark.unoptimized
 AT_ONCE, REPEATS = 0.1, 10
@@ -75,8 +77,8 @@ def trace(case):
     method = case.method.removeprefix("async-").replace("a3c", "a2c")
     only_theirs = FOREIGN["synchronous"][1]
     given = {name: value for name, value in case.overrides.items() if name not in only_theirs}
-    agent = build(method, case.env_id, resolve(method, case.env_id, **given)).trainer.agent
-    jax.eval_shape(lambda key: agent.step(agent.init(key)), jax.random.key(0))
+    algorithm = build(method, case.env_id, resolve(method, case.env_id, **given)).runner.algorithm
+    jax.eval_shape(lambda key: algorithm.step(algorithm.init(key)), jax.random.key(0))
 
 
 def command_line(case, capsys):

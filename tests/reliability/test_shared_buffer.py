@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from jax_a3c.hogwild import SharedParameters, aligned_empty
+from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
 
 SIZE, NUM_THREADS = 4096, 8
 MAX_LOST = 1e-3
@@ -58,9 +58,9 @@ def test_unit_updates(lock, count, figure):
     assert shared.updates_per_worker == [updates] * NUM_THREADS
     assert shared.env_steps == updates * sum(sizes)
     assert (
-        shared.parameters == np.round(shared.parameters)
-    ).all() and shared.parameters.max() <= total
-    lost = 1.0 - shared.parameters.astype(np.float64) / total
+        shared.flat_params == np.round(shared.flat_params)
+    ).all() and shared.flat_params.max() <= total
+    lost = 1.0 - shared.flat_params.astype(np.float64) / total
     figure(
         f"{total:,} updates of {SIZE:,} parameters by {NUM_THREADS} threads, "
         f"{'with' if lock else 'without'} the lock: {lost.mean():.4%} lost, {lost.max():.4%} of "

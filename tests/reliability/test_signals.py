@@ -11,7 +11,7 @@ import pytest
 from concurrency import PATIENCE, Clock
 from reliability.runs import await_checkpoint, compiled_once, finish, start
 
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.training.signals import SAME_SIGNAL, stop_on_signal
 
 IN_TIME = 5.0

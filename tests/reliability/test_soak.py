@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reliability.runs import await_checkpoint, finish, start
 
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.experiment.run_directory import RunDirectory
 
 MAX_MIB_PER_HOUR = 1.0
 

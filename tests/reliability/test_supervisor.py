@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from reliability.runs import await_checkpoint, compiled_once, finish, start
 
-from jax_a3c.training.run_directory import RunDirectory
+from jax_a3c.experiment.run_directory import RunDirectory
 
 pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
 CRASHING = "gymnasium:tests.crashing:Crashing-v0"

@@ -1,0 +1,235 @@
+"""The command line `jax-a3c`: parse the arguments, run a command, return an exit code."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jax_a3c.cli.commands import (
+    Envs,
+    Eval,
+    Export,
+    Given,
+    GivenOptions,
+    Info,
+    Plot,
+    Presets,
+    Record,
+    Train,
+)
+from jax_a3c.errors import HostEnvironmentError, InputError, WorkerHangError
+from jax_a3c.machine import current_folder, searches_current_folder
+from jax_a3c.messages import tell
+from jax_a3c.settings.run import resolve
+from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end
+
+BUILDS = (Train, Eval, Record, Export)
+"""Commands that build an environment and so may import modules of the user."""
+
+
+def run() -> int:
+    """Run `main` as the entry point of a process, and return its exit code.
+
+    A second Ctrl-C ends a run at once. A KeyboardInterrupt would wait for a step that hangs. Once
+    an interrupted run has ended, further signals are ignored.
+    """
+    if sys.argv[1:2] == ["train"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Some terminals cannot encode the plus-minus sign.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+    code: int = ExitCode.FAILED
+    try:
+        code = main()
+        if code == ExitCode.INTERRUPTED:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+    finally:
+        with contextlib.suppress(OSError):
+            flush_output()
+        report_end(code)
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command of `jax-a3c`.
+
+    Args:
+      arguments: arguments of the command line; None for `sys.argv[1:]`.
+
+    Returns:
+      An `ExitCode`.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _reserve_descriptors()
+
+    try:
+        train = tyro.conf.subcommand("train", default=_train_defaults(arguments))
+        command: Any = tyro.cli(
+            Annotated[Train, train]
+            | Annotated[Eval, tyro.conf.subcommand("eval")]
+            | Annotated[Record, tyro.conf.subcommand("record")]
+            | Annotated[Export, tyro.conf.subcommand("export")]
+            | Annotated[Plot, tyro.conf.subcommand("plot")]
+            | Annotated[Info, tyro.conf.subcommand("info")]
+            | Annotated[Presets, tyro.conf.subcommand("presets")]
+            | Annotated[Envs, tyro.conf.subcommand("envs")],
+            prog="jax-a3c",
+            description="Train and evaluate A3C, A2C and the paper's value-based methods in JAX.",
+            args=arguments,
+            registry=_types(),
+        )
+
+        # The supervisor runs the same command in a child process.
+        if isinstance(command, Train) and command.supervise and not command.dry_run:
+            from jax_a3c.cli.supervisor import supervise
+
+            command.check()
+            run_dir = command.resume or command.new_run_dir()
+            return supervise(arguments, run_dir, resume=command.resume is not None)
+
+        with _modules_from_here() if isinstance(command, BUILDS) else contextlib.nullcontext():
+            code = command()
+        flush_output()
+        return code
+
+    # Known errors end with one line instead of a traceback.
+    except InputError as error:
+        tell(f"jax-a3c: error: {error}")
+        return ExitCode.REFUSED
+    except (FloatingPointError, HostEnvironmentError, WorkerHangError) as error:
+        tell(f"jax-a3c: error: {error}")
+        return ExitCode.FAILED
+    except OSError as error:  # such as a full disk
+        # `jax-a3c envs | head`: the reader of our output has closed the pipe.
+        prints = arguments[:1] != ["train"] or "--dry-run" in arguments
+        if isinstance(error, BrokenPipeError) and prints:
+            return ExitCode.DONE
+        tell(f"jax-a3c: error: {error}")
+        return ExitCode.FAILED
+    except KeyboardInterrupt:
+        tell("jax-a3c: interrupted")
+        return ExitCode.INTERRUPTED
+
+
+def _reserve_descriptors() -> None:
+    """Occupy closed descriptors 0 to 2, so that messages of native code never reach our files."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _modules_from_here() -> Iterator[None]:
+    """Add the current folder to the import path, also for processes that are started meanwhile.
+
+    A console script has the folder of the script on its path instead. The current folder comes
+    last, so that a file there does not hide an installed package of the same name.
+    """
+    folder = current_folder()
+    if folder is None or searches_current_folder():
+        yield
+        return
+
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        # The command may have changed the path meanwhile.
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+
+
+def _train_defaults(arguments: list[str]) -> Train:
+    """Return the defaults of `train`: the settings of the resumed run, or of METHOD on ENV.
+
+    METHOD and ENV must come first, because the value of a flag before them could be mistaken for
+    METHOD.
+
+    Raises:
+      InputError: if flags come before METHOD and ENV, or --resume names no run.
+    """
+    words = arguments[1:] if arguments[:1] == ["train"] else []
+    named = (
+        words[:2]
+        if len(words) >= 2 and not any(word.startswith("-") for word in words[:2])
+        else None
+    )
+
+    options = GivenOptions()
+    if (run_dir := _value_of("--resume", words)) is not None:
+        from jax_a3c.experiment.run_directory import RunDirectory
+
+        if not run_dir or run_dir.startswith("--"):
+            raise InputError("resume needs the folder of a run: jax-a3c train --resume RUN_DIR")
+
+        run = RunDirectory(Path(run_dir))
+        *stored, settings = run.config()
+        options = GivenOptions(**dataclasses.asdict(run.options()))
+        named = stored
+    elif named is not None:
+        settings = resolve(*named)
+    elif words and not {"-h", "--help"} & set(words):
+        raise InputError("METHOD and ENV come first: jax-a3c train METHOD ENV [--flag value ...]")
+    else:
+        # `--help` without a method: show the general defaults.
+        return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Given(), options=options)
+
+    given = Given(**dataclasses.asdict(settings))
+    return Train(method=named[0], env=named[1], settings=given, options=options)
+
+
+def _value_of(flag: str, words: list[str]) -> str | None:
+    """Return the last value of a flag; None without the flag, "" without a value."""
+    value = None
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        if word == flag:
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def _types() -> tyro.constructors.ConstructorRegistry:
+    """Return the parsers of types: integers may be written as `1e6`, paths must not be empty."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    def integer(words: list[str]) -> int:
+        with contextlib.suppress(ValueError):
+            return int(words[0])
+        # `1e6` is a whole number; `1.5` is refused, as are `inf` and `nan`.
+        with contextlib.suppress(ValueError, OverflowError):
+            if float(words[0]).is_integer():
+                return int(float(words[0]))
+        raise ValueError(f"{words[0]} is not an integer")
+
+    def path(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError("a path is empty; an unset shell variable may be the cause")
+        return Path(words[0])
+
+    @registry.primitive_rule
+    def rule(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        kind: Any = info.type
+        if kind not in (int, Path):
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar={int: "INT", Path: "PATH"}[kind],
+            instance_from_str={int: integer, Path: path}[kind],
+            is_instance=lambda value: isinstance(value, kind),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry

@@ -1,0 +1,1 @@
+"""Evaluation: play whole episodes, score runs, record videos."""

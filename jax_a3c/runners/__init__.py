@@ -1,0 +1,1 @@
+"""Runners: who applies the gradient of an objective."""

@@ -1,0 +1,358 @@
+"""The synchronous runner: one rollout, one gradient and one update per step.
+
+With JAX environments the step is a pure function. With host environments it is a Python loop around
+compiled programs.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_a3c.acting.actor import ActorState, as_key, init_actor
+from jax_a3c.acting.groups import alternate, close_all, init_host_actors, refuse_tracer
+from jax_a3c.acting.host_unroll import HostRollout, Unroll, as_rollout, host_unroll, rollout_like
+from jax_a3c.acting.unroll import EpisodeSums, unroll
+from jax_a3c.checks import check_kind
+from jax_a3c.envs.base import HostFactory, JaxEnvironment
+from jax_a3c.networks.base import Network
+from jax_a3c.objectives import Objective, actor_critic, gradient
+from jax_a3c.programs import compile_program, shared_jit
+from jax_a3c.rollouts import Rollout
+from jax_a3c.runners.counters import Counter
+from jax_a3c.runners.parts import check_parts
+from jax_a3c.settings.parts import A2CConfig, SynchronousConfig
+from jax_a3c.types import Array, Metrics, Params
+
+
+class Target(NamedTuple):
+    """The target network.
+
+    Attributes:
+      params: theta^-, the network's variables when the step count last crossed a multiple of the
+        interval.
+      env_steps: `[]` uint32. Environment steps since that multiple.
+    """
+
+    params: Params
+    env_steps: Array
+
+
+class SynchronousState(NamedTuple):
+    """The whole state of a run.
+
+    Attributes:
+      params: theta, the network's variables.
+      opt_state: state of the optimizer.
+      actor: the acting state (`ActorState`). With host environments, a list with one for each
+        group.
+      updates: updates so far, each on `num_envs * num_steps` rows. Read it with
+        `int(state.updates)`.
+      env_steps: T, environment steps so far. Rows that only reset a host environment do not count.
+      target: the target network; None if the objective has none.
+    """
+
+    params: Params
+    opt_state: Any
+    actor: Any
+    updates: Counter
+    env_steps: Counter
+    target: Target | None = None
+
+
+class Algorithm(NamedTuple):
+    """A synchronous method as a pair of pure functions, ready for `jit`, `lax.scan` and `vmap`.
+
+    With host environments the functions are neither pure nor traceable. `step` is then a loop
+    around compiled programs, and it changes the environments in the state in place.
+
+    Attributes:
+      init: `key -> state`.
+      step: `state -> (state, metrics)`, one rollout and one update. The metrics are scalars: the
+        objective's, the ones `objectives.gradient` adds, and the sums `episodes, episode_return,
+        episode_length` over the episodes that ended in the rollout.
+      compile_for: `state -> None`, compiles the programs of `step` for host environments. Without
+        this call the first `step` compiles them. None if `init` and `step` are pure functions.
+    """
+
+    init: Callable[[Array], SynchronousState]
+    step: Callable[[SynchronousState], tuple[SynchronousState, Metrics]]
+    compile_for: Callable[[SynchronousState], None] | None = None
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `init` and `step` are pure functions; False with host environments."""
+        return self.compile_for is None
+
+
+def a2c(
+    env: JaxEnvironment | HostFactory,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config: A2CConfig | None = None,
+) -> Algorithm:
+    """Build synchronous advantage actor-critic (A2C): T steps in N environments, then one update.
+
+    Args:
+      env: the environment, from `envs.make`.
+      network: policy and value function, see `networks.actor_critic`.
+      optimizer: any Optax transformation. Optimizers of `jax_a3c.optimizers` schedule the learning
+        rate in environment steps; Optax' own schedule it in updates.
+      config: settings; the defaults if None.
+
+    Returns:
+      The pair `init, step`.
+
+    References:
+      Mnih et al. (2016), Algorithm S3, with the workers' gradients averaged into one update.
+
+    Example:
+      >>> from jax_a3c import a2c, envs, networks, optimizers
+      >>> env = envs.make("gymnax:CartPole-v1")
+      >>> optimizer = optimizers.shared_rmsprop(7e-4, eps=1e-5)
+      >>> algorithm = a2c(env, networks.actor_critic(env), optimizer)
+      >>> state = algorithm.init(jax.random.key(0))
+      >>> state, metrics = jax.lax.scan(lambda s, _: algorithm.step(s), state, length=3)
+      >>> metrics["loss"].shape
+      (3,)
+    """
+    config = A2CConfig() if config is None else config
+    check_kind("config", config, A2CConfig)
+    return synchronous(env, network, optimizer, actor_critic(network, config), config)
+
+
+def synchronous(
+    env: JaxEnvironment | HostFactory,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    config: SynchronousConfig | None = None,
+) -> Algorithm:
+    """Build the synchronous runner for any objective.
+
+    Optax applies one gradient after each rollout.
+
+    Args:
+      env: the environment, from `envs.make`.
+      network: provides the initial parameters and the initial carry.
+      optimizer: any Optax transformation.
+      objective: how to act and what to minimise.
+      config: sizes and the clipping norm; the defaults if None.
+
+    Returns:
+      The pair `init, step`.
+
+    Example:
+      >>> from jax_a3c import envs, networks, objectives, optimizers
+      >>> env = envs.make("gymnax:Catch-bsuite")
+      >>> network = networks.q_network(env)
+      >>> settings = objectives.ActionValueConfig(loss_reduction="mean")
+      >>> objective = objectives.n_step_q(network, settings)
+      >>> algorithm = synchronous(env, network, optimizers.rmsprop(2e-3, eps=1e-5), objective)
+      >>> state, metrics = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)))
+      >>> int(state.target.env_steps)
+      80
+    """
+    config = SynchronousConfig() if config is None else config
+    check_parts(env, network, optimizer, objective)
+    check_kind("config", config, SynchronousConfig)
+    learner = _learner(network, optax.with_extra_args_support(optimizer), objective, config)
+    if isinstance(env, JaxEnvironment):
+        return _on_device(env, network, objective, learner, config)
+    return _on_host(env, network, objective, learner, config)
+
+
+class _Learner(NamedTuple):
+    """The learning half of the runner, the same for JAX and host environments.
+
+    Attributes:
+      init: `(key, observation [N, ...]) -> state`, a state without an actor.
+      learn: `(state, rollout) -> (state, metrics)`, one update.
+    """
+
+    init: Callable[[Array, Array], SynchronousState]
+    learn: Callable[[SynchronousState, Rollout], tuple[SynchronousState, Metrics]]
+
+
+def _learner(
+    network: Network,
+    optimizer: optax.GradientTransformationExtraArgs,
+    objective: Objective,
+    config: SynchronousConfig,
+) -> _Learner:
+    interval = objective.target_update_interval  # I_target
+
+    def init(key: Array, observation: Array) -> SynchronousState:
+        carry = network.initial_carry((config.num_envs,))
+        reset = jnp.ones((1, config.num_envs), bool)
+        params = network.init(key, carry, observation[None], reset)  # [N, ...] -> [T=1, N, ...]
+
+        # theta^- <- theta; T <- 0.
+        target = None if interval is None else Target(params, jnp.zeros((), jnp.uint32))
+        return SynchronousState(
+            params, optimizer.init(params), None, Counter.of(0), Counter.of(0), target
+        )
+
+    def learn(state: SynchronousState, rollout: Rollout) -> tuple[SynchronousState, Metrics]:
+        params = state.params  # theta
+        target = state.target  # theta^-
+
+        # T <- T + t. Masked rows are not environment steps.
+        taken = rollout.steps.mask.sum(dtype=jnp.uint32)
+        env_steps = state.env_steps.add(taken)
+
+        # d theta: the gradient of the objective over all steps and environments, clipped.
+        target_params = None if target is None else target.params
+        grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
+
+        # theta <- theta - update(d theta).
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, params, env_steps=env_steps.as_float()
+        )
+        if objective.statistics is not None:
+            # Running statistics have no gradient: add what this rollout contributes.
+            updates = {**updates, **objective.statistics.update(params, rollout)}
+        params = optax.apply_updates(params, updates)
+
+        # theta^- <- theta if T has crossed a multiple of I_target.
+        if target is not None and interval is not None:
+            target = _follow(target, params, taken, interval)
+        counts = {"updates": state.updates.add(1), "env_steps": env_steps}
+        return state._replace(params=params, opt_state=opt_state, target=target, **counts), metrics
+
+    return _Learner(init, learn)
+
+
+def _on_device(
+    env: JaxEnvironment,
+    network: Network,
+    objective: Objective,
+    learner: _Learner,
+    config: SynchronousConfig,
+) -> Algorithm:
+    def init(key: Array) -> SynchronousState:
+        params_key, actor_key = jax.random.split(as_key(key))
+
+        # Running statistics start at the first observation, so reset the environments first.
+        carry = network.initial_carry((config.num_envs,))
+        actor = init_actor(env, carry, actor_key, config.num_envs, **objective.actor_needs)
+        return _with_own_buffers(learner.init(params_key, actor.observation)._replace(actor=actor))
+
+    def step(state: SynchronousState) -> tuple[SynchronousState, Metrics]:
+        # Take t_max steps in each environment with the current theta.
+        env_steps = state.env_steps.as_float()  # T, for the exploration schedule
+        actor, rollout, episodes = unroll(
+            env,
+            lambda *args: objective.act(state.params, *args, state.actor.exploration, env_steps),
+            state.actor,
+            config.num_steps,
+            auto_reset=config.auto_reset,
+            discount=objective.discount,
+        )
+
+        # Compute d theta on the rollout and apply it to theta.
+        state, metrics = learner.learn(state._replace(actor=actor), rollout)
+        return state, {**metrics, **episodes._asdict()}
+
+    return Algorithm(init, step)
+
+
+def _on_host(
+    env: HostFactory,
+    network: Network,
+    objective: Objective,
+    learner: _Learner,
+    config: SynchronousConfig,
+) -> Algorithm:
+    """Build the runner for host environments.
+
+    The environments form two groups that take turns. While the policy acts for one group, the other
+    steps.
+    """
+    half = config.num_envs // 2
+    sizes = [config.num_envs - half] + [half] * (half > 0)
+    init_learner = shared_jit(learner.init)
+    programs: dict[str, Callable] = {}
+
+    def act(params: Params, key: Array, t: Array, *args: Any) -> tuple:
+        return objective.act(params, jax.random.fold_in(key, t), *args)
+
+    def learn(
+        state: SynchronousState, rollouts: list[HostRollout]
+    ) -> tuple[SynchronousState, Metrics]:
+        return learner.learn(state, as_rollout(rollouts))
+
+    def compile_for(state: SynchronousState) -> None:
+        rollouts = []
+
+        # Compile one acting program for each size of group.
+        for actor in state.actor:
+            observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
+            arguments = (state.params, actor.key, np.int32(0), *observed, np.float32(0))
+            programs[f"act {len(actor.reset)}"] = compile_program(act, *arguments)
+            _, _, *extras = jax.eval_shape(act, *arguments)
+            rollouts.append(rollout_like(actor, env.spec, config.num_steps, extras))
+
+        # Compile one learning program for the rollouts of all groups.
+        programs["learn"] = compile_program(learn, state._replace(actor=None), rollouts)
+
+    def init(key: Array) -> SynchronousState:
+        refuse_tracer(key)
+        params_key, actors_key = jax.random.split(as_key(key))
+
+        # Running statistics start at the first observation, so reset the environments first.
+        actors = init_host_actors(env, network, actors_key, sizes, **objective.actor_needs)
+        observation = np.concatenate([actor.observation for actor in actors])
+        return init_learner(params_key, observation)._replace(actor=actors)
+
+    def step(state: SynchronousState) -> tuple[SynchronousState, Metrics]:
+        if not programs:
+            compile_for(state)
+        on_device = state._replace(actor=None)
+        env_steps = np.float32(int(state.env_steps))  # T, for the exploration schedule
+
+        def play(actor: ActorState) -> Unroll:
+            act_in_group = programs[f"act {len(actor.reset)}"]
+            return host_unroll(
+                lambda *args: act_in_group(state.params, *args, actor.exploration, env_steps),
+                actor,
+                config.num_steps,
+                discount=objective.discount,
+            )
+
+        # Take t_max steps in each environment with the current theta.
+        groups = [actor.env_state for actor in state.actor]
+        try:
+            ends = alternate([play(actor) for actor in state.actor], groups)
+        except BaseException:
+            # The environments stopped inside a rollout, so no state can continue with them.
+            close_all(groups)
+            raise
+        actors, rollouts, episodes = map(list, zip(*ends, strict=True))
+
+        # Compute d theta on the joined rollouts and apply it to theta.
+        learned, metrics = programs["learn"](on_device, rollouts)
+        totals = EpisodeSums(*np.sum(episodes, axis=0))
+        return learned._replace(actor=actors), {**metrics, **totals._asdict()}
+
+    return Algorithm(init, step, compile_for)
+
+
+def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> Target:
+    """Return the target after `env_steps` more steps.
+
+    The parameters are copied once if these steps cross one or more multiples of `interval`.
+    """
+    since = target.env_steps + env_steps
+    copied = jax.tree.map(
+        lambda old, new: jnp.where(since >= interval, new, old), target.params, params
+    )
+    return Target(copied, since % interval)
+
+
+def _with_own_buffers(state: SynchronousState) -> SynchronousState:
+    """Copy each leaf to a separate buffer, so that the state may be donated to a program."""
+    return jax.tree.map(jnp.copy, state)

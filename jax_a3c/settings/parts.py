@@ -1,0 +1,270 @@
+"""The settings of the parts of a run. Each setting is defined once. No JAX here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jax_a3c.checks import (
+    MAX_STEPS,
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_number,
+    check_timeout,
+    check_tuple,
+)
+from jax_a3c.errors import InputError
+from jax_a3c.messages import shown
+
+FINAL_EPSILONS = (0.1, 0.01, 0.5)
+"""Final epsilons of the workers (Mnih et al. 2016, section 8)."""
+FINAL_EPSILON_PROBABILITIES = (0.4, 0.3, 0.3)
+"""Probability of each of `FINAL_EPSILONS`. Some implementations swap 0.1 and 0.01 by mistake."""
+EPSILON_ANNEAL_FRAMES = 4_000_000
+"""Anneal time of the paper. It may count emulator frames or actions (4 frames each)."""
+
+AutoReset = Literal["pooled", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerConfig:
+    """Settings that both runners share.
+
+    Attributes:
+      num_envs: N, number of environments that step together, at least 1.
+      num_steps: T, the paper's t_max: the most steps of each environment between two updates, at
+        least 1. Paper: 5; the authors by e-mail: 20.
+      max_grad_norm: bound of the gradient's global norm, above 0; None for no bound. Authors: 40.
+      auto_reset: `"pooled"` or `"exact"`, see `unroll`.
+    """
+
+    num_envs: int
+    num_steps: int
+    max_grad_norm: float | None
+    auto_reset: AutoReset = "pooled"
+
+    def __post_init__(self) -> None:
+        check_integer("num_envs", self.num_envs, 1)
+        check_integer("num_steps", self.num_steps, 1)
+        check_integer("num_envs times num_steps", self.num_envs * self.num_steps, 1)
+        check_choice("auto_reset", self.auto_reset, ("pooled", "exact"))
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Settings that every objective has.
+
+    Attributes:
+      gamma: discount per environment step, in [0, 1]. Paper: 0.99.
+      vf_coef: weight of the value loss 0.5 (R - V)^2 or 0.5 (R - Q)^2, at least 0. The paper's
+        pseudo-code has the square without 0.5, which is a weight of 2. By e-mail the authors said
+        that they multiplied the critic's gradient by 0.5, which is a weight of 1.
+      loss_reduction: `"sum"` adds the losses of the T steps of a rollout, like the gradients that
+        the paper accumulates. `"mean"` averages them. Both average over environments. Learning
+        rate, RMSProp epsilon and clipping norm depend on this choice: epsilon 0.1 and norm 40 with
+        the sum, 1e-5 and 0.5 with the mean.
+      reward_scale: factor on the rewards in the loss. Scores stay in reward units.
+      reward_clip: bound on the magnitude of the scaled rewards, above 0; None for no bound.
+        Authors, for Atari: 1.
+    """
+
+    gamma: float = 0.99
+    vf_coef: float = 1.0
+    loss_reduction: Literal["sum", "mean"] = "sum"
+    reward_scale: float = 1.0
+    reward_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma, 0.0, 1.0)
+        check_number("vf_coef", self.vf_coef, 0.0)
+        check_choice("loss_reduction", self.loss_reduction, ("sum", "mean"))
+        check_number("reward_scale", self.reward_scale)
+        if self.reward_clip is not None:
+            check_number("reward_clip", self.reward_clip, above=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(ObjectiveConfig):
+    """Settings of the actor-critic objective, in addition to `ObjectiveConfig`.
+
+    Attributes:
+      gae_lambda: lambda of the returns, in [0, 1]; 1 gives the paper's n-step returns.
+      ent_coef: beta, weight of the policy's entropy, at least 0. Paper: 0.01 for discrete actions,
+        1e-4 for continuous actions.
+      normalize_advantages: shift and scale the advantages of a rollout to mean 0 and standard
+        deviation 1. A rollout of a single step keeps its advantage. Not in the paper.
+    """
+
+    gae_lambda: float = 1.0
+    ent_coef: float = 0.01
+    normalize_advantages: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("gae_lambda", self.gae_lambda, 0.0, 1.0)
+        check_number("ent_coef", self.ent_coef, 0.0)
+        check_boolean("normalize_advantages", self.normalize_advantages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionValueConfig(ObjectiveConfig):
+    """Settings of the value-based objectives, in addition to `ObjectiveConfig`.
+
+    The paper counts in frames. It does not say whether these are emulator frames, four to an
+    action, or actions. Here all counts are environment steps (one action each) of all workers
+    together.
+
+    Attributes:
+      target_update_interval: I_target, environment steps between two copies of the parameters to
+        the target network, from 1 to 1e9. Paper: 40,000 frames.
+      epsilon_anneal_steps: environment steps over which epsilon falls from 1 to its final value, at
+        least 1. Paper: the first 4 million frames.
+      final_epsilons: final values of epsilon, each in [0, 1]; each environment draws one. Paper:
+        0.1, 0.01, 0.5.
+      final_epsilon_probabilities: probability of each final value. Paper: 0.4, 0.3, 0.3.
+      double_q: the online network chooses the best next action and the target network values it.
+        Not in the paper, which names it as a possible improvement.
+      huber_delta: error, in scaled reward units, above which the loss grows linearly; None for the
+        paper's plain square.
+    """
+
+    target_update_interval: int = 40_000
+    epsilon_anneal_steps: int = EPSILON_ANNEAL_FRAMES
+    final_epsilons: tuple[float, ...] = FINAL_EPSILONS
+    final_epsilon_probabilities: tuple[float, ...] = FINAL_EPSILON_PROBABILITIES
+    double_q: bool = False
+    huber_delta: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("target_update_interval", self.target_update_interval, 1, 10**9)
+        check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1, MAX_STEPS)
+        check_final_epsilons(self.final_epsilons, self.final_epsilon_probabilities)
+        check_boolean("double_q", self.double_q)
+        if self.huber_delta is not None:
+            check_number("huber_delta", self.huber_delta, above=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynchronousConfig(RunnerConfig):
+    """Settings of the synchronous runner; `rollouts.RunnerConfig` documents the fields.
+
+
+    The defaults are usual for A2C. The clipping norm fits losses that are averaged over steps
+    (`loss_reduction="mean"`) and an RMSProp epsilon of 1e-5. Summed losses, the default of the
+    value-based objectives, need 40 and 0.1.
+    """
+
+    num_envs: int = 16
+    num_steps: int = 5
+    max_grad_norm: float | None = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(SynchronousConfig, ActorCriticConfig):
+    """Settings of A2C: the synchronous runner's and the actor-critic objective's.
+
+    Attributes:
+      loss_reduction: as in `ObjectiveConfig`. The mean is usual for A2C.
+    """
+
+    loss_reduction: Literal["sum", "mean"] = "mean"
+
+    def __post_init__(self) -> None:
+        SynchronousConfig.__post_init__(self)
+        ActorCriticConfig.__post_init__(self)
+        check_rows(self, self.num_envs, self.num_steps)
+
+
+MAX_WORKERS = 1024
+"""Most workers of a run. Systems allow a process a few thousand threads in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsynchronousConfig(RunnerConfig):
+    """Settings of the asynchronous runner, in addition to `rollouts.RunnerConfig`.
+
+    Attributes:
+      num_workers: threads, from 1 to 1024. Paper: 16, on as many cores.
+      num_envs: environments of each worker, at least 1. Paper: 1.
+      total_timesteps: T_max, environment steps of all workers together after which training ends.
+      stop_at_episode_end: a segment ends with the episode, as in Algorithms 1, S2 and S3. With
+        several environments it ends after a step that ends all their episodes.
+      lock: reads and updates of the shared buffers exclude each other. This is the control
+        experiment.
+      worker_timeout: seconds that a segment may take before its worker counts as hung, above 0;
+        None for no limit.
+    """
+
+    num_workers: int = 16
+    num_envs: int = 1
+    num_steps: int = 20
+    total_timesteps: int = 500_000
+    max_grad_norm: float | None = 40.0
+    stop_at_episode_end: bool = True
+    lock: bool = False
+    worker_timeout: float | None = 300.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("num_workers", self.num_workers, 1, MAX_WORKERS)
+        check_integer("total_timesteps", self.total_timesteps, 1, MAX_STEPS)
+        check_boolean("stop_at_episode_end", self.stop_at_episode_end)
+        check_boolean("lock", self.lock)
+        check_timeout("worker_timeout", self.worker_timeout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class A3CConfig(AsynchronousConfig, ActorCriticConfig):
+    """Settings of A3C: the asynchronous runner's and the actor-critic objective's."""
+
+    def __post_init__(self) -> None:
+        AsynchronousConfig.__post_init__(self)
+        ActorCriticConfig.__post_init__(self)
+        check_rows(self, self.num_envs, self.num_steps)
+
+
+def check_rows(config: ActorCriticConfig, num_envs: int, num_steps: int) -> None:
+    """Check that a rollout has more than one advantage if advantages are normalised.
+
+    The only advantage of a rollout would always become 0.
+
+    Args:
+      config: settings of the objective.
+      num_envs: number of environments of a rollout.
+      num_steps: number of steps of a rollout.
+
+    Raises:
+      InputError: if advantages are normalised and a rollout has only one.
+    """
+    if config.normalize_advantages and num_envs * num_steps == 1:
+        raise InputError(
+            "normalize_advantages must be False with num_envs=1 and num_steps=1: the only "
+            "advantage of a rollout would become 0; use more environments or steps"
+        )
+
+
+def check_final_epsilons(epsilons: Sequence[float], probabilities: Sequence[float]) -> None:
+    """Check that the arguments are a mixture of final epsilons.
+
+    Args:
+      epsilons: values, each in [0, 1].
+      probabilities: one for each of `epsilons`, in [0, 1], with the sum 1.
+
+    Raises:
+      InputError: if they are not.
+    """
+    both = {"final_epsilons": epsilons, "final_epsilon_probabilities": probabilities}
+    for name, values in both.items():
+        check_tuple(name, values, "numbers")
+        for value in values:
+            check_number(name, value, 0.0, 1.0)
+
+    # Allow rounding errors in the sum.
+    if len(epsilons) != len(probabilities) or abs(sum(probabilities) - 1.0) > 1e-6:
+        raise InputError(
+            f"final_epsilon_probabilities must be one number for each of final_epsilons "
+            f"{shown(tuple(epsilons))}, with the sum 1, got {shown(tuple(probabilities))}"
+        )

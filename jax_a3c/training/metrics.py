@@ -1,0 +1,262 @@
+"""What a run reports while it trains: lines of metrics, a progress bar, TensorBoard events."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jax_a3c.errors import InputError
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.messages import Terminal, tell
+from jax_a3c.runners.base import Progress
+
+ROWS = 200
+"""Lines of `metrics.jsonl`, spread evenly over the steps of a run; each checkpoint adds one."""
+PER_EPISODE = ("episode_return", "episode_length")
+"""Metrics that are averaged over episodes."""
+NONFINITE = ("nonfinite_gradients", "nonfinite_rewards", "nonfinite_observations")
+"""Counts of skipped updates, and of updates whose rewards or observations were not finite."""
+COUNTS = ("episodes", *NONFINITE)
+"""Metrics that are summed over an interval; the others are averaged over its updates."""
+MAX_NONFINITE = 100
+"""Number of updates in a row without a finite gradient after which training stops."""
+
+
+class Recorder:
+    """Turns progress into lines of `metrics.jsonl`, a progress bar and optional TensorBoard events.
+
+    Attributes:
+      progress: progress of the whole run. A trainer reports seconds and sums since its last start
+        only; they are added up here.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        total_timesteps: int,
+        *,
+        quiet: bool,
+        tensorboard: bool,
+        progress: Progress | None = None,
+    ):
+        """Open the outputs.
+
+        Args:
+          run: the run directory to write to.
+          total_timesteps: environment steps of the whole run.
+          quiet: show no progress bar.
+          tensorboard: write TensorBoard events too.
+          progress: progress of the checkpoint that the run resumes from; None for a new run.
+        """
+        self.progress = progress or Progress(0, 0, 0.0, {}, [])
+        self._run = run
+        self._interval = total_timesteps / ROWS
+        self._base = self._last = self.progress
+        # The reports before and at the last accepted update.
+        self._accepted_before = self._accepted = self.progress
+
+        self._refused = False
+        self._bar = tqdm(
+            total=total_timesteps,
+            initial=min(self.progress.env_steps, total_timesteps),
+            unit=" steps",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=quiet,
+            file=Terminal(),
+        )
+        self._events = Events(run.path) if tensorboard else None
+
+    def begin(self) -> None:
+        """Prepare for a new start of the trainer, whose seconds and sums begin at 0."""
+        self._base = self.progress
+
+    def __call__(self, progress: Progress) -> None:
+        """Take a report of the trainer, and write a line once an interval of steps has passed."""
+        # Add the report to the progress before this start of the trainer.
+        before = self._base.metric_sums
+        sums = {name: before.get(name, 0.0) + value for name, value in progress.metric_sums.items()}
+        seconds = self._base.seconds + progress.seconds
+        previous = self.progress
+        self.progress = progress = progress._replace(
+            seconds=seconds, metric_sums={**before, **sums}
+        )
+
+        # The last update may exceed the total.
+        self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
+
+        # With threads a sum may be ahead of the update count, so that an accepted update looks
+        # skipped. A later report corrects this.
+        if accepted_updates(progress) > accepted_updates(self._accepted):
+            self._accepted_before = previous
+            self._accepted = progress
+        if progress.env_steps - self._last.env_steps >= self._interval:
+            self.write()
+
+    def skip_to(self, env_steps: int, updates: int) -> None:
+        """Set the counts. Sums since the last report are unknown and appear in no line."""
+        self.write()
+        self.progress = self._last = self.progress._replace(env_steps=env_steps, updates=updates)
+
+    @property
+    def failed(self) -> bool:
+        """Return whether training must stop: `MAX_NONFINITE` updates in a row were skipped."""
+        return self.progress.updates - self._accepted.updates >= MAX_NONFINITE
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Return whether the run has made updates and every one of them was skipped."""
+        return self.progress.updates > 0 and accepted_updates(self.progress) <= 0
+
+    def skipped(self, env_id: str, *, recent: bool = False) -> str:
+        """Return a sentence that says why updates were skipped, and what to do.
+
+        Args:
+          env_id: environment id.
+          recent: explain the updates since the last accepted one, instead of the whole run.
+        """
+        # Include the report of the last accepted update: a recurrent state may carry its NaN on.
+        start = self._accepted_before if recent else Progress(0, 0, 0.0, {}, [])
+        before = start.metric_sums
+        now = self.progress.metric_sums
+        counts = {name: int(now.get(name, 0) - before.get(name, 0)) for name in NONFINITE}
+        return explanation(env_id, counts, self.progress.updates - start.updates)
+
+    def write(self) -> None:
+        """Write a line for the time since the last one; the next line includes a failed one."""
+        row = interval_metrics(self._last, self.progress)
+        if row["updates"] == self._last.updates:
+            return
+
+        try:
+            self._run.append_metrics(row)
+        except OSError as error:
+            if not self._refused:
+                tell(f"warning: metrics.jsonl cannot be written: {error}; training continues")
+            self._refused = True
+            return
+
+        # The line is written: show it in the bar and in TensorBoard.
+        self._refused = False
+        self._last = self.progress
+        self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
+        if self._events is not None:
+            try:
+                self._events.add(row)
+            except OSError as error:
+                tell(f"warning: no more events are written for TensorBoard: {error}")
+                self._events = None
+
+    def close(self) -> None:
+        """Write the last line and close the progress bar."""
+        try:
+            self.write()
+        finally:
+            self._bar.close()
+
+
+def accepted_updates(progress: Progress) -> int:
+    """Return how many updates changed the parameters."""
+    return progress.updates - int(progress.metric_sums.get("nonfinite_gradients", 0))
+
+
+def explanation(env_id: str, counts: dict[str, int], updates: int) -> str:
+    """Return a sentence that says why gradients were not finite, and what to do.
+
+    Args:
+      env_id: environment id.
+      counts: for each name in `NONFINITE`, the number of these updates.
+      updates: total number of these updates.
+
+    Returns:
+      If the environment returned data that are not finite, a sentence that names them; otherwise
+      advice on the settings.
+    """
+    kinds = {
+        "rewards": counts["nonfinite_rewards"],
+        "observations": counts["nonfinite_observations"],
+    }
+    returned = [f"{kind} that are not finite in {n:,}" for kind, n in kinds.items() if n]
+    if returned:
+        return (
+            f"{env_id} returned {' and '.join(returned)} of {updates:,} updates: "
+            "fix the environment"
+        )
+    return (
+        f"rewards and observations of {env_id} were finite: try a smaller learning_rate or a "
+        "reward_scale nearer to 0"
+    )
+
+
+def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
+    """Return one line of metrics for the interval between two reports.
+
+    Args:
+      last: the earlier progress.
+      now: the later progress.
+
+    Returns:
+      Totals of the run: `env_steps`, `updates`, `seconds`, `mean_staleness`. For the interval:
+      steps per second, the number of episodes that ended, their mean return and length (NaN if
+      none ended), and the objective's metrics averaged over updates.
+    """
+    sums = {
+        name: value - last.metric_sums.get(name, 0.0) for name, value in now.metric_sums.items()
+    }
+    updates = now.updates - last.updates
+
+    row: dict[str, Any] = {
+        "env_steps": now.env_steps,
+        "updates": now.updates,
+        "seconds": now.seconds,
+    }
+    row |= {"interval_updates": updates, "mean_staleness": now.mean_staleness}
+    row["env_steps_per_second"] = (now.env_steps - last.env_steps) / max(
+        now.seconds - last.seconds, 1e-9
+    )
+
+    # Average what is neither a count nor a total.
+    for name, value in sums.items():
+        if name in PER_EPISODE:
+            row[name] = value / sums["episodes"] if sums["episodes"] else float("nan")
+        elif name != "env_steps":  # the row has the total already
+            row[name] = value if name in COUNTS else value / max(1, updates)
+    return row
+
+
+class Events:
+    """A file of TensorBoard events.
+
+    It uses the synchronous writer of tensorboardX and not `SummaryWriter`. The thread of
+    `SummaryWriter` dies when a disk is full, and the caller then waits forever.
+    """
+
+    def __init__(self, folder: Path):
+        """Open a new file in a folder; raise InputError if tensorboardX is not installed."""
+        writer, self._event, self._scalar = tensorboard_parts()
+        self._writer = writer(str(folder / "events"))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a line of metrics; raise OSError if it cannot be written."""
+        for name, value in row.items():
+            if math.isfinite(value):  # a mean return is NaN if no episode ended
+                summary = self._scalar(f"train/{name}", value)
+                event = self._event(wall_time=time.time(), step=row["env_steps"], summary=summary)
+                self._writer.write_event(event)
+        self._writer.flush()
+
+
+def tensorboard_parts() -> tuple[Any, Any, Any]:
+    """Return the parts of tensorboardX for `Events`; raise InputError if it is not installed."""
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+    except ImportError:
+        raise InputError(
+            "tensorboard needs tensorboardX, which is not installed: "
+            "pip install 'jax-a3c[tensorboard]'"
+        ) from None
+    return EventsWriter, Event, scalar
