@@ -1,44 +1,35 @@
 """Which form of a convolution is fast on the CPU, alone and inside a loop?
 
-    python benchmarks/convolutions.py [--repeats 7] [--out benchmarks/results/convolutions.json]
+    python benchmarks/convolutions.py [--repeats 7]
+    python benchmarks/convolutions.py --table        print the result that exists
 
-Forms: `direct`, XLA's convolution with the gradient that JAX derives; `patches`, strided slices times a
-matrix; `canonical`, XLA forward and a gradient whose convolutions have the axes in the one order that XLA's
-fast CPU kernel takes; `chosen`, what `networks.Conv` runs: patches forward where the kernel is small, and the
-canonical gradient in chunks of 16 images.
-
-Result on two shared cores of an AMD EPYC with AVX-512, jax 0.10.2, median of 5: gradient (with its forward)
-in ms, alone / in a scan of 4.
-
-    layer, batch            direct       patches      canonical    chosen
-    minatar 3x3/1, 1024     4.7 / 61.9   2.3 / 2.2    4.8 / 4.4    2.3 / 1.8
-    minatar 3x3/1 c10, 1024 20.0 / 267   36.4 / 20.2  15.4 / 21.1  7.0 / 7.5
-    mnih2013 8x8/4, 20      2.6 / 45.1   5.4 / 4.9    2.5 / 2.2    2.0 / 2.3
-    mnih2013 4x4/2, 20      0.8 / 17.3   1.3 / 1.5    1.2 / 0.9    1.2 / 1.0
-    mnih2013 8x8/4, 128     37.8 / 187   47.8 / 29.2  41.1 / 37.8  11.7 / 11.4
-    mnih2013 4x4/2, 128     7.6 / 263    14.9 / 20.1  11.4 / 8.2   7.9 / 7.2
-    nature 8x8/4, 128       78.4 / 573   50.1 / 31.5  78.6 / 80.0  47.9 / 48.7
-    nature 4x4/2, 128       28.0 / 1090  52.0 / 61.6  27.5 / 32.7  19.3 / 21.4
-    nature 3x3/1, 128       13.8 / 278   11.6 / 10.1  12.4 / 15.8  14.2 / 14.3
-
-The compiled programs show the cause of the first step. Alone, the weight gradient is transposed to
-`b01f_01io->b01f`, the axes of the fast kernel; in the body of a loop it stays `f01b_i01o->01bf` (the pass
-`ConvCanonicalization` seems to visit the entry computation only). Written canonically it is as fast in a scan
-as alone. The second step, 16 images at a time, keeps what the kernel gathers in the caches; chunks of 8 to 20
-images were the fastest of those tried.
-Patches win forward if their matrix is narrow, 36 columns for four channels; at 90 they lose.
+The forms: `direct`, XLA's convolution with the gradient that JAX derives; `patches`, strided slices
+times a matrix; `canonical`, XLA forward, and a gradient whose convolutions have their axes in the
+only order that XLA's fast CPU kernel accepts; `chosen`, what `networks.Conv` runs: patches forward
+where the kernel is small, and the canonical gradient in chunks of 16 images. `docs/speed.md` has
+the result and its explanation.
 """
 
-import argparse
 import functools
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from measure import RESULTS, interleaved_seconds, spread, write_result
+from tqdm import tqdm
 
+from benchmarks.frame.results import (
+    Rows,
+    matching,
+    parser_of,
+    print_result,
+    publish,
+    result_path,
+)
+from benchmarks.frame.summaries import spread
+from benchmarks.frame.tables import Column, Table
+from benchmarks.frame.timing import interleaved_seconds
 from jax_a3c.networks import convolutions
 from jax_a3c.types import Array
 
@@ -55,12 +46,12 @@ LAYERS = (
     ("nature 4x4/2", (20, 20, 32), 4, 64, 2, (20, 128)),
     ("nature 3x3/1", (9, 9, 64), 3, 64, 1, (20, 128)),
 )
-# They need no gradient of the images.
+# These layers need no gradient of the images.
 FIRST_LAYERS = ("minatar 3x3/1", "minatar 3x3/1 c10", "mnih2013 8x8/4", "nature 8x8/4")
 
 
 def with_gradient(gradient: Callable[..., tuple[Array, Array]]) -> Form:
-    """XLA's forward with another backward, `(images, kernel, grad, strides) -> gradients`."""
+    """Give XLA's forward pass a backward pass `(images, kernel, grad, strides) -> gradients`."""
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
     def form(images: Array, kernel: Array, strides: tuple[int, int]) -> Array:
@@ -84,13 +75,18 @@ FORMS: dict[str, Form] = {
 def programs(
     form: Form, strides: tuple[int, int], first: bool
 ) -> dict[str, Callable[[Array, Array], object]]:
-    """Forward and gradient, alone and in a scan, of `batches [SCAN_LENGTH, M, H, W, C]` and a kernel."""
+    """Return forward pass and gradient of a form, alone and in a scan.
+
+    Returns:
+      Functions of `batches [SCAN_LENGTH, M, H, W, C]` and a kernel, by name.
+    """
 
     def cost(kernel: Array, images: Array) -> Array:
         return 0.5 * jnp.mean(form(images, kernel, strides) ** 2)
 
     gradient = jax.grad(cost, argnums=0 if first else (0, 1))
 
+    # The next iteration depends on this one, so that XLA cannot drop or reorder any.
     def step_forward(kernel: Array, images: Array) -> tuple[Array, None]:
         return kernel * (1.0 + 1e-6 * cost(kernel, images)), None
 
@@ -108,17 +104,21 @@ def programs(
     }
 
 
-def measure(layer: tuple, batch: int, repeats: int) -> list[dict[str, object]]:
-    """Milliseconds per batch of every form, the forms interleaved in every repeat, compilation excluded."""
+def measure(layer: tuple, batch: int, repeats: int) -> Rows:
+    """Time every form of a layer, interleaved; milliseconds per batch without compilation."""
     name, shape, size, features, stride, _ = layer
     image_key, kernel_key = jax.random.split(jax.random.key(0))
     batches = jax.random.uniform(image_key, (SCAN_LENGTH, batch, *shape))
     kernel = 0.05 * jax.random.normal(kernel_key, (size, size, shape[-1], features))
+
+    # Compile everything before the first measurement.
     compiled = {}
     for form_name, form in FORMS.items():
         for program_name, program in programs(form, (stride, stride), name in FIRST_LAYERS).items():
             compiled[form_name, program_name] = jax.jit(program).lower(batches, kernel).compile()
+
     programs_ = {key: functools.partial(run, batches, kernel) for key, run in compiled.items()}
+    # A scan runs the program once per batch.
     times = {
         key: [1e3 * seconds / (SCAN_LENGTH if key[1].endswith("scan") else 1) for seconds in values]
         for key, values in interleaved_seconds(programs_, repeats).items()
@@ -136,21 +136,51 @@ def measure(layer: tuple, batch: int, repeats: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Measure, print a table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=RESULTS / "convolutions.json")
+    """Measure, write the result and print its tables."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--repeats", type=int, default=7, help="timed repeats of each program")
     args = parser.parse_args()
-    rows = []
-    for layer in LAYERS:
-        for batch in layer[-1]:
-            new = measure(layer, batch, args.repeats)
-            rows += new
-            print(f"{layer[0]}, batch {batch}: median ms of forward, in scan, gradient, in scan")
-            for form in FORMS:
-                cells = [f"{row['median_ms']:9.2f}" for row in new if row["form"] == form]
-                print(f"  {form:10s}", *cells, flush=True)
-    write_result(args.out, rows, repeats=args.repeats)
+    out = result_path("convolutions", args.out)
+    if args.table:
+        return print_result(out, tables)
+
+    rows: Rows = []
+    cases = [(layer, batch) for layer in LAYERS for batch in layer[-1]]
+    for layer, batch in (bar := tqdm(cases)):
+        bar.set_postfix_str(f"{layer[0]}, batch {batch}")
+        rows += measure(layer, batch, args.repeats)
+    publish(out, rows, tables, repeats=args.repeats)
+
+
+def tables(rows: Rows) -> list[Table]:
+    """Return the tables of the forward pass and of the gradient: alone / in a scan, medians."""
+    cases = list(dict.fromkeys((row["layer"], row["batch"]) for row in rows))
+
+    def column(form: str, program: str) -> Column:
+        def cell(case: tuple[str, int]) -> str:
+            of_form = matching(rows, layer=case[0], batch=case[1], form=form)
+            alone, in_scan = (
+                matching(of_form, program=name)[0]["median_ms"]
+                for name in (program, f"{program} in scan")
+            )
+            return f"{_digits(alone)} / {_digits(in_scan)}"
+
+        return Column(form, cell)
+
+    return [
+        Table(
+            (
+                Column(f"{program}, ms", lambda case: f"{case[0]}, batch {case[1]:,}"),
+                *(column(form, program) for form in FORMS),
+            ),
+            cases,
+        )
+        for program in ("forward", "gradient")
+    ]
+
+
+def _digits(milliseconds: Any) -> str:
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,41 +1,72 @@
 """What return do the presets reach, over seeds, and in how many seconds?
 
     python benchmarks/learning.py [--only a3c gymnax:CartPole-v1] [--seeds 10] [--episodes 100]
-    python benchmarks/learning.py --only random         what an agent gets that has learned nothing
-    python benchmarks/learning.py --runs runs/mine      of runs of `jax-a3c train`, which ended before
-    python benchmarks/learning.py --table               what is measured so far
+    python benchmarks/learning.py --only random     the return of an agent that has learned nothing
+    python benchmarks/learning.py --runs runs/mine  evaluate runs of `jax-a3c train` that have ended
+    python benchmarks/learning.py --table           print the result that exists
 
-Trains every preset with the final weights evaluated over complete episodes, greedy and exploring, on
-environments of their own, and writes one row for each run. A row that exists for the same settings and seed
-is kept, one of other settings replaced; the row of a run given by `--runs` replaces that of the same case and
-seed. The file is written after each run, so that the script can be ended and started again.
+The script trains every preset. It evaluates the final parameters over complete episodes, greedy and
+exploring, on new environments, and writes one row per run. A row that exists for the same settings
+and seed is kept; a row of other settings is replaced. The row of a run given by `--runs` replaces
+the row of the same case and seed. The file is written after each run, so that the script can be
+stopped and started again.
 """
 
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import RESULTS, plain_settings, rows_that_hold, write_result
 from tqdm import tqdm
 
-from jax_a3c.asynchronous import use_worker_threads
-from jax_a3c.presets import ATARI, PRESETS
-from jax_a3c.training.experiment import Experiment, build
-from jax_a3c.training.results import evaluate, evaluate_run
-from jax_a3c.training.run_directory import RunDirectory, environment
-from jax_a3c.training.settings import Settings, resolve
-from jax_a3c.types import Params, Progress
+from benchmarks.frame.results import (
+    Rows,
+    parser_of,
+    plain_settings,
+    print_result,
+    print_tables,
+    result_path,
+    rows_that_hold,
+    write_result,
+)
+from benchmarks.frame.summaries import short_commit, with_range
+from benchmarks.frame.tables import Column, Table
+from jax_a3c.evaluation.score import evaluate, evaluate_run
+from jax_a3c.experiment.build import Experiment, build
+from jax_a3c.experiment.run_directory import RunDirectory, environment
+from jax_a3c.runners.asynchronous import use_worker_threads
+from jax_a3c.runners.base import Progress
+from jax_a3c.settings.presets import ATARI, PRESETS
+from jax_a3c.settings.run import Settings, resolve
+from jax_a3c.types import Params
 
-RANDOM = "random"  # a network whose weights are all zero: every action is equally likely
+RANDOM = "random"
+"""Method of a network whose parameters are all zero: every action is equally likely."""
+ACTOR_CRITIC = ("a2c", "a3c")
+GOALS = {
+    "gymnax:CartPole-v1": 475,
+    "gymnax:Acrobot-v1": -100,
+    "gymnax:Catch-bsuite": 0.95,
+    "gymnax:MemoryChain-bsuite": 0.9,
+    "gymnax:Pendulum-v1": -250,
+    "gymnax:Breakout-MinAtar": 25,
+    "envpool:HalfCheetah-v5": 1_500,
+    "gymnasium:LunarLander-v3": 150,
+    "envpool:LunarLander-v3": 150,
+}
+"""The return at which A2C and A3C count as having learned an environment."""
+ACTION_VALUE_GOALS = {"gymnax:CartPole-v1": 400, "gymnax:Catch-bsuite": 0.95}
+"""The same for the value-based methods; n-step Q has the higher goal on CartPole."""
+
 # The paper's Gaussian policy; its entropy cost and separate networks are the preset's.
 PAPER_CONTROL = {"variance": "scalar", "hidden": (200,)}
 LARGER_STEPS = {"total_timesteps": 400_000, "learning_rate": 1e-3}
-# Beside the presets: settings that a claim of the README needs too.
+# Settings other than the presets that a claim of the documentation needs.
 VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("a3c", "gymnax:CartPole-v1"): [{"num_workers": 8}],
     ("a2c", "gymnax:MemoryChain-bsuite"): [{"lstm": False}],
@@ -49,69 +80,82 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Train, print a table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Train what is missing, write the result and print its tables."""
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--only", nargs="+", default=[], help="a method or 'random', an environment id, or both"
     )
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=RESULTS / "learning.json")
+    parser.add_argument("--seeds", type=int, default=10, help="runs of each case")
+    parser.add_argument("--episodes", type=int, default=100, help="episodes of an evaluation")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", default=[], help="train nothing, play these on"
+        "--runs", type=Path, nargs="+", default=[], help="train nothing; evaluate these runs"
     )
-    parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
-    use_worker_threads()
-    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    out = result_path("learning", args.out)
     if args.table:
-        return print_table(rows)
+        return print_result(out, tables)
+
+    use_worker_threads()
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
     if args.runs:
         for path in args.runs:
             rows = with_run(rows, row_of_run(RunDirectory(path), args.episodes))
-            write_result(args.out, rows, episodes=args.episodes)
-        return print_table(rows)
-    commit = environment()["git_commit"]
+            write_result(out, rows, episodes=args.episodes)
+    else:
+        rows = train_all(rows, out, args)
+    print_tables(rows, tables)
+
+
+def cases_of(only: set[str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return method, environment id and variant of each case that `only` selects."""
     cases = [
         (method, env_id, variant)
         for (method, env_id) in PRESETS
-        if env_id != ATARI  # the script of that name
+        if env_id != ATARI  # the subject of atari.py
         for variant in ({}, *VARIANTS.get((method, env_id), []))
-        if set(args.only) <= {method, env_id}
+        if only <= {method, env_id}
     ]
-    on_the_host = sorted(
-        {env_id for _, env_id in PRESETS if not env_id.startswith("gymnax:")} - {ATARI}
-    )
-    cases += [(RANDOM, env_id, {}) for env_id in on_the_host if set(args.only) <= {RANDOM, env_id}]
+
+    # Random play is a baseline for the host environments.
+    on_the_host = {env_id for _, env_id in PRESETS if not env_id.startswith("gymnax:")} - {ATARI}
+    cases += [(RANDOM, env_id, {}) for env_id in sorted(on_the_host) if only <= {RANDOM, env_id}]
+    return cases
+
+
+def train_all(rows: Rows, out: Path, args: argparse.Namespace) -> Rows:
+    """Return the rows that still hold and a new one for each missing run; write after each run."""
+    commit = environment()["git_commit"]
+    cases = cases_of(set(args.only))
     with tqdm(total=len(cases) * args.seeds) as bar:
         for method, env_id, variant in cases:
             bar.set_description(f"{method} {env_id} {variant or ''}")
             settings = settings_of(method, env_id, variant, args.episodes)
             case = {"method": method, "env": env_id, "variant": variant}
             rows, done = rows_that_hold(rows, case, settings)
+            bar.update(len(done & set(range(args.seeds))))
+
             experiment = None
-            for seed in range(args.seeds):
-                if seed not in done:
-                    learner = "a2c" if method == RANDOM else method
-                    experiment = experiment or build(learner, env_id, settings)
-                    params, costs = (
-                        untrained(experiment)
-                        if method == RANDOM
-                        else trained(experiment, seed, bar)
-                    )
-                    scores = evaluate(
-                        experiment, learner, settings, params, jax.random.key(10_000 + seed)
-                    )
-                    rows.append(row_of(case, seed, commit, scores, costs, settings))
-                    write_result(args.out, rows, episodes=args.episodes)
+            learner = "a2c" if method == RANDOM else method
+            for seed in sorted(set(range(args.seeds)) - done):
+                experiment = experiment or build(learner, env_id, settings)
+                if method == RANDOM:
+                    params, costs = untrained(experiment)
+                else:
+                    params, costs = trained(experiment, seed, bar)
+
+                # Evaluate with keys that training has not used.
+                key = jax.random.key(10_000 + seed)
+                scores = evaluate(experiment, learner, settings, params, key)
+                rows.append(row_of(case, seed, commit, scores, costs, settings))
+                write_result(out, rows, episodes=args.episodes)
                 bar.update()
-    print_table(rows)
+    return rows
 
 
 def row_of(
     case: dict, seed: int, commit: str, scores: dict, costs: dict, settings: Settings
 ) -> dict:
-    """A row of the result."""
+    """Return a row of the result."""
     return {
         **case,
         "seed": seed,
@@ -123,10 +167,13 @@ def row_of(
 
 
 def row_of_run(run: RunDirectory, episodes: int) -> dict:
-    """The row of a run with the settings of a preset, of which parameters and metrics are left."""
+    """Return the row of a run directory that was trained with the settings of a preset."""
     method, env_id, settings = run.config()
-    scores = evaluate_run(run, num_episodes=episodes, seed=10_000 + settings.seed, quiet=False)
-    seed, settings = settings.seed, dataclasses.replace(settings, seed=0, eval_episodes=episodes)
+    seed = settings.seed
+    scores = evaluate_run(run, num_episodes=episodes, seed=10_000 + seed, quiet=False)
+    settings = dataclasses.replace(settings, seed=0, eval_episodes=episodes)
+
+    # Take the counts from the metrics: a summary may be missing.
     last = run.metrics()[-1]
     costs = {"env_steps": last["env_steps"], "seconds": round(last["seconds"], 2)}
     case = {"method": method, "env": env_id, "variant": {}}
@@ -134,33 +181,31 @@ def row_of_run(run: RunDirectory, episodes: int) -> dict:
     return row_of(case, seed, commit, scores, costs, settings)
 
 
-def with_run(rows: list[dict], new: dict) -> list[dict]:
-    """The rows with that of a run, in place of one of the same case and seed."""
+def with_run(rows: Rows, new: dict) -> Rows:
+    """Return the rows with a new one, which replaces a row of the same case and seed."""
     names = ("method", "env", "variant", "seed")
     return [row for row in rows if any(row[name] != new[name] for name in names)] + [new]
 
 
 def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Settings:
-    """Settings of a case; of a random agent only those that say what it acts in."""
+    """Return the settings of a case; a random agent needs only its environment's."""
     if method != RANDOM:
         return resolve(method, env_id, **variant, eval_episodes=episodes)
-    options = next(p.settings for (_, name), p in PRESETS.items() if name == env_id).get(
-        "env_options", ()
-    )
+    preset = next(preset for (_, name), preset in PRESETS.items() if name == env_id)
+    options = preset.settings.get("env_options", ())
     return Settings(env_options=options, eval_episodes=episodes, eval_policy="sampled")
 
 
 def trained(experiment: Experiment, seed: int, bar: tqdm) -> tuple[Params, dict]:
-    """Parameters after a whole run, and what it took."""
+    """Train; return the final parameters and the cost of the run."""
 
     def show(progress: Progress) -> None:
-        ended, total = (
-            progress.metric_sums.get(name, 0.0) for name in ("episodes", "episode_return")
-        )
+        ended = progress.metric_sums.get("episodes", 0.0)
+        total = progress.metric_sums.get("episode_return", 0.0)
         bar.set_postfix(seed=seed, steps=progress.env_steps, return_so_far=total / max(1.0, ended))
 
-    result = experiment.trainer.run(seed, callback=show)
-    experiment.trainer.close(result.state)
+    result = experiment.runner.run(seed, callback=show)
+    experiment.runner.close(result.state)
     return result.params, {
         "env_steps": result.progress.env_steps,
         "seconds": round(result.progress.seconds, 2),
@@ -169,27 +214,155 @@ def trained(experiment: Experiment, seed: int, bar: tqdm) -> tuple[Params, dict]
 
 
 def untrained(experiment: Experiment) -> tuple[Params, dict]:
-    """Parameters of zero."""
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.parameters_like())
+    """Return parameters of zero, and no cost."""
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.params_like())
     return zeros, {"env_steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
 
 
-def print_table(rows: list[dict]) -> None:
-    """Over seeds: mean, lowest and highest return of the policy that counts, steps, longest time."""
-    groups: dict[tuple, list[dict]] = {}
+Runs = list[dict[str, Any]]
+"""The rows of one case, over its seeds."""
+
+
+def cases_in(rows: Rows) -> list[Runs]:
+    """Group the rows of a result by method, environment and variant."""
+    groups: dict[tuple, Runs] = {}
     for row in rows:
-        groups.setdefault((row["method"], row["env"], json.dumps(row["variant"])), []).append(row)
-    for (method, env_id, variant), runs in groups.items():
-        scores = np.array([run["eval_return_mean"] for run in runs])
-        ends = [run.get("eval_return_interval") for run in runs]
-        intervals = [f"{low:.2f} to {high:.2f}" for low, high in filter(None, ends)]
-        print(
-            f"{method} {env_id} {variant if variant != '{}' else ''}: {scores.mean():.2f} "
-            f"(lowest {scores.min():.2f}, highest {scores.max():.2f}; {runs[0]['eval_policy']}) "
-            f"over {len(runs)} seeds, {runs[0]['env_steps']:,} steps, "
-            f"at most {max(run['seconds'] for run in runs):.1f} s"
-            + (f"; 95 % intervals {', '.join(intervals)}" if intervals else "")
+        key = (row["method"], row["env"], json.dumps(row["variant"]))
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def return_of(runs: Runs) -> str:
+    """Return the mean return and its range over seeds.
+
+    One seed has the 95 % interval of its mean over episodes instead, which older rows lack.
+    """
+    # Over seeds: mean, lowest and highest.
+    scores = [run["eval_return_mean"] for run in runs]
+    if len(runs) > 1:
+        return with_range(float(np.mean(scores)), min(scores), max(scores))
+    low, high = runs[0].get("eval_return_interval", scores * 2)
+    return with_range(scores[0], low, high)
+
+
+def goal_of(run: dict[str, Any]) -> str:
+    """Return the goal of a method on an environment, or nothing."""
+    goals = GOALS if run["method"] in ACTOR_CRITIC else ACTION_VALUE_GOALS
+    goal = goals.get(run["env"])
+    if goal == 400 and "n-step" in run["method"]:
+        goal = GOALS[run["env"]]
+    return "" if goal is None else f"{goal:,}"
+
+
+def flags_of(variant: dict[str, Any]) -> str:
+    """Return the settings of a variant as flags of the command line."""
+    flags = []
+    for name, value in variant.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            flags.append(" ".join([f"--{flag}", *map(str, values)]))
+    return " ".join(f"`{flag}`" for flag in flags)
+
+
+def of_first(head: str, text: Callable[[dict[str, Any]], str]) -> Column:
+    """Declare a column that is the same for all runs of a case."""
+    return Column(head, lambda runs: text(runs[0]))
+
+
+def longest(runs: Runs) -> str:
+    """Return the seconds of the slowest run; nothing for an agent that was not trained."""
+    seconds = max(run["seconds"] for run in runs)
+    return f"{seconds:,.{1 if seconds < 10 else 0}f}" if seconds else ""
+
+
+ENVIRONMENT = of_first("environment", lambda run: f"`{run['env']}`")
+METHOD = of_first("method", lambda run: f"`{run['method']}`")
+GOAL = of_first("goal", goal_of)
+SETTINGS = of_first("settings", lambda run: flags_of(run["variant"]))
+SEEDS = Column("seeds", lambda runs: str(len(runs)))
+STEPS = of_first("steps", lambda run: f"{run['env_steps'] / 1e6:.1f} M" if run["env_steps"] else "")
+POLICY = of_first("policy", lambda run: run["eval_policy"])
+EPISODES = of_first("episodes", lambda run: str(run["eval_episodes"]))
+RETURN = Column("mean return (range)", return_of)
+SECONDS = Column("seconds", longest)
+COMMIT = of_first("commit", lambda run: short_commit(run["commit"]))
+
+
+def tables(rows: Rows) -> list[Table]:
+    """Return two tables: the presets, and other settings with random play."""
+    # Presets first, everything else in a second table.
+    cases = cases_in(rows)
+    presets = [runs for runs in cases if is_preset(runs)]
+    others = [runs for runs in cases if not is_preset(runs)]
+    shared = (SEEDS, STEPS, EPISODES, POLICY, RETURN, SECONDS, COMMIT)
+    found = [
+        Table((ENVIRONMENT, METHOD, GOAL, *shared), sorted(presets, key=_place)),
+        Table((ENVIRONMENT, METHOD, SETTINGS, *shared), sorted(others, key=_place)),
+    ]
+    return [table for table in found if table.rows]
+
+
+def is_preset(runs: Runs) -> bool:
+    """Return whether a case has the settings of its preset."""
+    return not runs[0]["variant"] and runs[0]["method"] != RANDOM
+
+
+def _place(runs: Runs) -> tuple[int, str]:
+    """Return the place of a case in a table: by environment, in the order of `GOALS`."""
+    order = list(GOALS)
+    env_id = runs[0]["env"]
+    return order.index(env_id) if env_id in order else len(order), env_id
+
+
+def actor_critic_table(rows: Rows) -> Table:
+    """Return the table of the presets of A2C and A3C."""
+    table = tables(rows)[0]
+    return table._replace(rows=[runs for runs in table.rows if runs[0]["method"] in ACTOR_CRITIC])
+
+
+def variants_table(rows: Rows) -> Table:
+    """Return the table of other settings and of random play."""
+    return tables(rows)[1]
+
+
+VALUE_BASED = {
+    "one-step-q": "one-step Q, loop",
+    "async-one-step-q": "one-step Q, threads",
+    "one-step-sarsa": "one-step Sarsa, loop",
+    "async-one-step-sarsa": "one-step Sarsa, threads",
+    "n-step-q": "n-step Q, loop",
+    "async-n-step-q": "n-step Q, threads",
+}
+
+
+def action_values_table(rows: Rows) -> Table:
+    """Return the presets of the value-based methods: a row per environment, a column per method."""
+    by_case: dict[str, dict[str, Runs]] = {}
+    for runs in tables(rows)[0].rows:
+        if runs[0]["method"] in VALUE_BASED:
+            by_case.setdefault(runs[0]["env"], {})[runs[0]["method"]] = runs
+
+    def column(method: str, head: str) -> Column:
+        return Column(
+            head,
+            lambda row: (
+                f"{return_of(row[1][method])}, {longest(row[1][method])} s"
+                if method in row[1]
+                else "no preset"
+            ),
         )
+
+    first = Column("environment", lambda row: f"`{row[0]}`")
+    columns = [column(method, head) for method, head in VALUE_BASED.items()]
+    return Table((first, *columns), list(by_case.items()))
+
+
+def commits_of(rows: Rows) -> str:
+    """Return the commits that made some rows."""
+    return ", ".join(dict.fromkeys(short_commit(row["commit"]) for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many operations and bytes does a program cost: the network's matrix products, and XLA's own count."""
+"""Costs of a program: operations of the network's matrix products, and XLA's own count."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ class Layer(NamedTuple):
     """A layer that is a matrix product.
 
     Attributes:
-      flops: of its forward pass, for one observation: a multiplication and an addition for each weight that
-        an output is made of.
-      is_first: its input is the observation, whose gradient nobody needs.
+      flops: operations of its forward pass for one observation: a multiplication and an addition
+        for each weight of each output.
+      is_first: its input is the observation, which needs no gradient.
     """
 
     flops: int
@@ -25,11 +25,11 @@ class Layer(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What XLA counts.
+    """XLA's count.
 
     Attributes:
       flops: floating-point operations.
-      bytes: read and written by all kernels together; a cache may serve them.
+      bytes: bytes that all kernels read and write; a cache may serve them.
     """
 
     flops: float
@@ -37,7 +37,8 @@ class Cost(NamedTuple):
 
 
 def layers_of(network: Any, spec: Any) -> list[Layer]:
-    """The layers of a feed-forward network with one trunk, in their order; nothing is computed."""
+    """Return the layers of a feed-forward network with one trunk, in order; compute nothing."""
+    # [T, N, ...] with T = N = 1
     observation = jax.ShapeDtypeStruct((1, 1, *spec.observation_shape), spec.observation_dtype)
     reset = jax.ShapeDtypeStruct((1, 1), bool)
     layers: list[Layer] = []
@@ -49,6 +50,7 @@ def layers_of(network: Any, spec: Any) -> list[Layer]:
             layers.append(Layer(2 * math.prod(output.shape) * math.prod(kernel[:-1]), not layers))
         return output
 
+    # Trace the initialisation with shapes only.
     with nn.intercept_methods(note):
         jax.eval_shape(
             network.init, jax.random.key(0), network.initial_carry((1,)), observation, reset
@@ -57,31 +59,34 @@ def layers_of(network: Any, spec: Any) -> list[Layer]:
 
 
 def forward_flops(layers: list[Layer]) -> int:
-    """Of the matrix products of a forward pass, for one observation."""
+    """Return the operations of a forward pass for one observation."""
     return sum(layer.flops for layer in layers)
 
 
 def gradient_flops(layers: list[Layer]) -> int:
-    """Of a forward and a backward pass: the backward one has a product for each layer's weights and one for
-    its input."""
+    """Return the operations of a forward and a backward pass for one observation.
+
+    The backward pass has one product for the weights of each layer and one for its input.
+    """
     return sum(layer.flops * (2 if layer.is_first else 3) for layer in layers)
 
 
 def update_flops(layers: list[Layer], num_steps: int) -> float:
-    """Of an update of A2C, for each environment step.
+    """Return the operations of an update of A2C for each environment step.
 
-    One pass to act, one with its gradient to learn, and the value of the last observation. The second pass
-    over a rollout in which an episode was truncated is left out: few have one.
+    They are one pass to act, one with its gradient to learn, and the value of the last observation.
+    The second pass over a rollout in which an episode was truncated is left out: it is rare.
     """
     return forward_flops(layers) * (1 + 1 / num_steps) + gradient_flops(layers)
 
 
 def counted_cost(function: Callable, *args: Any) -> Cost:
-    """XLA's count of a compiled function, with the body of a scan counted as often as it runs.
+    """Return XLA's count of a function, with the body of a scan counted as often as it runs.
 
-    `compiled.cost_analysis()` counts the body of every loop once. Each scan's body is therefore compiled by
-    itself too, and its cost added for the other iterations. The loops inside of random numbers stay at one
-    iteration, and of a condition XLA counts the more expensive branch, taken or not.
+    `compiled.cost_analysis()` counts the body of every loop once. Each scan's body is therefore
+    compiled separately too, and its cost is added for the other iterations. The loops inside random
+    numbers stay at one iteration. XLA counts the more expensive branch of a condition, taken or
+    not.
 
     Args:
       function: traceable.
@@ -91,7 +96,10 @@ def counted_cost(function: Callable, *args: Any) -> Cost:
       The cost of one call.
     """
     found = jax.jit(function).lower(*args).compile().cost_analysis() or {}
-    flops, size = found.get("flops", math.nan), found.get("bytes accessed", math.nan)
+    flops = found.get("flops", math.nan)
+    size = found.get("bytes accessed", math.nan)
+
+    # Add the iterations that XLA did not count.
     for scan in _scans(jax.make_jaxpr(function)(*args).jaxpr):
         body = scan.params["jaxpr"]
         shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in body.in_avals]
@@ -104,7 +112,7 @@ def counted_cost(function: Callable, *args: Any) -> Cost:
 
 
 def _scans(jaxpr: Any) -> Iterator[Any]:
-    """The outermost scans of a program."""
+    """Yield the outermost scans of a program."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
             yield equation

@@ -1,27 +1,39 @@
 """Which order of operands makes the gradient of a narrow matrix product fast on the CPU?
 
-    python benchmarks/products.py [--repeats 7] [--out benchmarks/results/products.json]
+    python benchmarks/products.py [--repeats 7]
+    python benchmarks/products.py --table        print the result that exists
 
-For `rows` [M, F] and `grad` [M, G]: `rows^T @ grad`, what JAX derives; `(grad^T @ rows)^T`; the same with a
-barrier between product and transposition, without which XLA takes both orders for one; and `chosen`, the
-gradient of `networks.products.product`. Each in a `lax.scan`, as in a training loop.
+The forms, for `rows` [M, F] and `grad` [M, G]: `rows^T @ grad`, which JAX derives; `(grad^T @
+rows)^T`; the same with a barrier between product and transposition, without which XLA treats both
+orders as one; and `chosen`, the gradient of `networks.products.product`. Each runs in a `lax.scan`,
+as in a training loop.
 """
 
-import argparse
 import functools
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from measure import RESULTS, interleaved_seconds, spread, table, write_result
 
+from benchmarks.frame.results import (
+    Rows,
+    matching,
+    parser_of,
+    print_result,
+    publish,
+    result_path,
+)
+from benchmarks.frame.summaries import spread
+from benchmarks.frame.tables import Column, Table
+from benchmarks.frame.timing import interleaved_seconds
 from jax_a3c.networks.products import product
 from jax_a3c.types import Array
 
 SCAN_LENGTH = 20
-# M, F, G: heads on the default MLP, the layers before the heads of "minatar" and "mnih2013", a square one.
+# M, F, G: heads on the default MLP, the layers before the heads of "minatar" and "mnih2013", and a
+# square one.
 SHAPES = (
     (80, 64, 2),
     (16384, 64, 2),
@@ -42,7 +54,7 @@ FORMS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def loop(form: Callable[[Array, Array], Array], rows: Array, grad: Array) -> Array:
-    """Many gradients, each from inputs that the one before has changed."""
+    """Compute many gradients; each depends on the one before."""
 
     def step(kernel: Array, _: None) -> tuple[Array, None]:
         return kernel + form(rows + kernel[0, 0], grad), None
@@ -52,42 +64,54 @@ def loop(form: Callable[[Array, Array], Array], rows: Array, grad: Array) -> Arr
 
 
 def main() -> None:
-    """Measure, print a table and write the result."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=RESULTS / "products.json")
+    """Measure, write the result and print its table."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--repeats", type=int, default=7, help="timed repeats of each form")
     args = parser.parse_args()
+    out = result_path("products", args.out)
+    if args.table:
+        return print_result(out, tables)
+
+    rows = [row for shape in SHAPES for row in measure(shape, args.repeats)]
+    publish(out, rows, tables, repeats=args.repeats)
+
+
+def measure(shape: tuple[int, int, int], repeats: int) -> Rows:
+    """Time all forms for one shape, interleaved."""
+    m, f, g = shape
+    rows_key, grad_key = jax.random.split(jax.random.key(0))
+    data = (
+        1e-3 * jax.random.normal(rows_key, (m, f)),
+        1e-3 * jax.random.normal(grad_key, (m, g)),
+    )
+    # One compiled loop per form.
+    programs = {
+        name: functools.partial(jax.jit(functools.partial(loop, form)), *data)
+        for name, form in FORMS.items()
+    }
+
     rows = []
-    for m, f, g in SHAPES:
-        keys = jax.random.split(jax.random.key(0))
-        data = 1e-3 * jax.random.normal(keys[0], (m, f)), 1e-3 * jax.random.normal(keys[1], (m, g))
-        programs = {
-            name: functools.partial(jax.jit(functools.partial(loop, form)), *data)
-            for name, form in FORMS.items()
-        }
-        times = interleaved_seconds(programs, args.repeats)
-        for name, seconds in times.items():
-            each = spread([1e6 * s / SCAN_LENGTH for s in seconds], 1)
-            rows.append({"rows": m, "inputs": f, "outputs": g, "form": name, "microseconds": each})
-    heads = ("M, F, G", *FORMS)
-    lines = [
-        (
-            f"{m:,}, {f:,}, {g}",
-            *(
-                f"{row['microseconds']['median']:,.0f}"
-                for row in rows
-                if shape_of(row) == (m, f, g)
-            ),
-        )
-        for m, f, g in SHAPES
-    ]
-    print(table(heads, lines))
-    write_result(args.out, rows, repeats=args.repeats)
+    for name, seconds in interleaved_seconds(programs, repeats).items():
+        each = spread([1e6 * s / SCAN_LENGTH for s in seconds], 1)
+        rows.append({"rows": m, "inputs": f, "outputs": g, "form": name, "microseconds": each})
+    return rows
 
 
-def shape_of(row: dict) -> tuple[int, int, int]:
-    """M, F, G of a row."""
-    return row["rows"], row["inputs"], row["outputs"]
+def tables(rows: Rows) -> list[Table]:
+    """Return the table of medians: a row per shape, a column per form."""
+
+    def median_of(form: str) -> Column:
+        def cell(shape: dict[str, Any]) -> str:
+            (row,) = matching(rows, **shape, form=form)
+            return f"{row['microseconds']['median']:,.0f}"
+
+        return Column(f"`{form}`" if "@" in form else form, cell)
+
+    names = ("rows", "inputs", "outputs")
+    sizes = dict.fromkeys(tuple(row[name] for name in names) for row in rows)
+    shapes = [dict(zip(names, values, strict=True)) for values in sizes]
+    first = Column("M, F, G", lambda shape: ", ".join(f"{size:,}" for size in shape.values()))
+    return [Table((first, *map(median_of, FORMS)), shapes)]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""The learners that ours is raced against, written anew from the published algorithms, plainly.
+"""The references that our learner is compared with, written plainly from the published algorithms.
 
-R1  `second_pass`: A2C in the structure of PureJaxRL (Lu et al., 2022). Everything under one jit; the
-    environment's own `step`, which resets every environment on every step; keys split for each environment
-    in the loop; transitions stored with the episodes' statistics; the batch passes the network once more in
-    the loss; Flax' own layers and Optax' own rules.
+R1  `second_pass`: A2C in the structure of PureJaxRL (Lu et al., 2022). Everything runs under one
+    jit. The environment's own `step` resets every environment on every step. Keys are split for
+    each environment in the loop. Transitions are stored with the episodes' returns and lengths.
+    The batch passes the network a second time in the loss. Layers are Flax's, rules are Optax's.
 R2  `through_rollout`: the same, but the gradient is taken through the loop of the rollout.
 R6  `HostLoop`: one group of envpool's environments and one thread: step, transfer, act, step.
 
-As in PureJaxRL an episode that a time limit cut counts as ended, so that the references are spared what the
-bootstrap from its last observation costs; nor do they keep the final observations. R3 and R4, of PyTorch,
-are in `torch_references.py`; R5 is envpool itself, see `host.py`.
+As in PureJaxRL an episode that a time limit cut counts as terminated. This spares the references
+the cost of the bootstrap from its last observation, and they do not keep the final observations. R3
+and R4, of PyTorch, are in `torch_references.py`; R5 is envpool itself, see `host.py`.
 """
 
 import functools
@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[tuple[tuple[int, int, int], ...], tuple[int, ...]]] = {
     "minatar": (((16, 3, 1),), (128,)),
     "mnih2013": (((16, 8, 4), (32, 4, 2)), (256,)),
 }
-"""Convolutions (channels, size, stride) and dense layers, those of our networks of the same name."""
+"""Convolutions (channels, size, stride) and dense layers of our networks of the same name."""
 
 
 class Config(Protocol):
@@ -47,10 +47,10 @@ class Config(Protocol):
 
 
 class ActorCritic(nn.Module):
-    """Policy and value on a shared trunk of Flax' own layers; a name of `LAYERS` says which.
+    """Policy and value on a shared trunk of Flax's own layers.
 
     Attributes:
-      layers: the name.
+      layers: a name of `LAYERS`.
       num_actions: A.
     """
 
@@ -59,11 +59,12 @@ class ActorCritic(nn.Module):
 
     @nn.compact
     def __call__(self, observations: Array) -> tuple[Array, Array]:
-        """`[M, ...]` -> logits `[M, A]` and values `[M]`; uint8 pixels are divided by 255."""
+        """Return logits `[M, A]` and values `[M]` of observations; divide uint8 pixels by 255."""
         convolutions, hidden = LAYERS[self.layers]
         activation = nn.relu if convolutions else nn.tanh
         wide = nn.initializers.orthogonal(2.0**0.5)
         x = observations / 255.0 if observations.dtype == jnp.uint8 else observations
+
         for channels, size, stride in convolutions:
             layer = nn.Conv(
                 channels, (size, size), (stride, stride), padding="VALID", kernel_init=wide
@@ -72,6 +73,7 @@ class ActorCritic(nn.Module):
         x = x.reshape(len(x), -1)
         for units in hidden:
             x = activation(nn.Dense(units, kernel_init=wide)(x))
+
         logits = nn.Dense(
             self.num_actions, kernel_init=nn.initializers.orthogonal(0.01), name="logits"
         )(x)
@@ -87,10 +89,10 @@ class Transition(NamedTuple):
       action: a_t.
       reward: r_t.
       done: the episode ended with this step.
-      value: v(s_t), as it was while acting.
-      log_prob: log pi(a_t | s_t), likewise.
-      entropy: of pi(. | s_t), likewise.
-      info: statistics of the episodes, or None.
+      value: v(s_t), computed while acting.
+      log_prob: log pi(a_t | s_t), computed while acting.
+      entropy: entropy of pi(. | s_t), computed while acting.
+      info: returns and lengths of the episodes, or None.
     """
 
     observation: Array
@@ -104,7 +106,7 @@ class Transition(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """What a logging wrapper keeps of each environment: the running episode, and the last one that ended."""
+    """The state of a logging wrapper: the running episode, and the last one that ended."""
 
     running_return: Array
     running_length: Array
@@ -113,7 +115,7 @@ class Episodes(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that a run is at one moment."""
+    """The state of a run."""
 
     params: Params
     opt_state: Any
@@ -124,7 +126,7 @@ class State(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A learner of which the whole training is one program.
+    """A learner whose whole training is one program.
 
     Attributes:
       init: `key -> state`.
@@ -138,7 +140,7 @@ class Reference(NamedTuple):
 def optimizer(
     learning_rate: float, eps: float, max_grad_norm: float | None, decay: float = 0.99
 ) -> optax.GradientTransformation:
-    """RMSProp of the paper, epsilon inside the root, after the clipping of the gradient's global norm."""
+    """Return the paper's RMSProp, epsilon inside the root, after clipping of the global norm."""
     clip = optax.identity() if max_grad_norm is None else optax.clip_by_global_norm(max_grad_norm)
     return optax.chain(clip, optax.rmsprop(learning_rate, decay=decay, eps=eps, eps_in_sqrt=True))
 
@@ -146,12 +148,12 @@ def optimizer(
 def second_pass(
     env_name: str, layers: str, rule: optax.GradientTransformation, config: Config
 ) -> Reference:
-    """R1.
+    """Return R1.
 
     Args:
-      env_name: of gymnax, such as `CartPole-v1`.
+      env_name: name of an environment of gymnax, such as `CartPole-v1`.
       layers: a name of `LAYERS`.
-      rule: from the gradient to a change of the parameters, clipping included.
+      rule: maps the gradient to a change of the parameters, clipping included.
       config: sizes and weights of the loss.
 
     Returns:
@@ -162,6 +164,7 @@ def second_pass(
     def update(state: State, _: None) -> tuple[State, dict[str, Array]]:
         step = functools.partial(_step, env, env_params, network)
         state, transitions = jax.lax.scan(step, state, None, config.num_steps)
+
         last_value = network.apply(state.params, state.observation)[1]
         params, opt_state = learn(
             network, rule, config, state.params, state.opt_state, transitions, last_value
@@ -174,7 +177,7 @@ def second_pass(
 def through_rollout(
     env_name: str, layers: str, rule: optax.GradientTransformation, config: Config
 ) -> Reference:
-    """R2; arguments as of `second_pass`."""
+    """Return R2; see `second_pass` for the arguments."""
     env, env_params, network = _parts(env_name, layers)
 
     def rollout_loss(params: Params, state: State) -> tuple[Array, tuple[State, dict[str, Array]]]:
@@ -182,6 +185,8 @@ def through_rollout(
         state, transitions = jax.lax.scan(
             step, state._replace(params=params), None, config.num_steps
         )
+
+        # Targets and advantages are constants of the loss.
         last_value = network.apply(params, state.observation)[1]
         fixed, last_value = jax.lax.stop_gradient((transitions, last_value))
         advantages, targets = advantages_and_targets(config, fixed, last_value)
@@ -197,6 +202,7 @@ def through_rollout(
 
     def update(state: State, _: None) -> tuple[State, dict[str, Array]]:
         grads, (after, info) = jax.grad(rollout_loss, has_aux=True)(state.params, state)
+        # One backward pass through all steps of the rollout.
         changes, opt_state = rule.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         return after._replace(params=params, opt_state=opt_state), info
@@ -214,23 +220,26 @@ def learn(
     last_value: Array,
     mask: Array | None = None,
 ) -> tuple[Params, Any]:
-    """One update from a rollout, which passes the network once more.
+    """Compute one update from a rollout, with a second pass through the network.
 
     Args:
       network: an `ActorCritic`.
-      rule: as of `second_pass`.
-      config: likewise.
-      params: of the network.
-      opt_state: of the rule.
+      rule: see `second_pass`.
+      config: sizes and weights of the loss.
+      params: parameters of the network.
+      opt_state: state of the rule.
       transitions: `[T, N]`.
       last_value: `[N]`. v(s_T).
-      mask: `[T, N]` bool, False where nothing is to be learned; None for all.
+      mask: `[T, N]` bool, False for steps that do not count; None if all count.
 
     Returns:
       The next parameters and state of the rule.
     """
     advantages, targets = advantages_and_targets(config, transitions, last_value)
-    actions, where = transitions.action.reshape(-1), None if mask is None else mask.reshape(-1)
+
+    # [T, N] -> [T N]
+    actions = transitions.action.reshape(-1)
+    where = None if mask is None else mask.reshape(-1)
     observations = transitions.observation.reshape(-1, *transitions.observation.shape[2:])
 
     def loss(params: Params) -> Array:
@@ -253,15 +262,17 @@ def learn(
 def advantages_and_targets(
     config: Config, transitions: Transition, last_value: Array
 ) -> tuple[Array, Array]:
-    """Generalized advantage estimates and the lambda-returns, `[T, N]` each, backwards in time."""
+    """Return generalized advantage estimates and lambda-returns, `[T, N]` each."""
 
     def step(carry: tuple[Array, Array], row: Transition) -> tuple[tuple[Array, Array], Array]:
         advantage, next_value = carry
         going_on = 1.0 - row.done
+        # delta_t = r_t + gamma v(s_{t+1}) - v(s_t)
         error = row.reward + config.gamma * next_value * going_on - row.value
         advantage = error + config.gamma * config.gae_lambda * going_on * advantage
         return (advantage, row.value), advantage
 
+    # Backwards in time, from A = 0 and v(s_T).
     start = (jnp.zeros_like(last_value), last_value)
     _, advantages = jax.lax.scan(step, start, transitions, reverse=True, unroll=16)
     return advantages, advantages + transitions.value
@@ -276,7 +287,8 @@ def _total(
     targets: Array,
     where: Array | None = None,
 ) -> Array:
-    """The loss of A2C, averaged over steps."""
+    """Return the loss of A2C, averaged over steps."""
+    # -log pi A + vf_coef (v - G)^2 / 2 - ent_coef H
     policy_loss = -jnp.mean(log_prob * advantages, where=where)
     value_loss = 0.5 * jnp.mean(jnp.square(values - targets), where=where)
     return (
@@ -285,14 +297,14 @@ def _total(
 
 
 def _of_policy(logits: Array, actions: Array) -> tuple[Array, Array]:
-    """Log-probability of actions `[M]`, and the entropy, `[M]`, of a softmax policy."""
+    """Return the log-probability of actions, `[M]`, and the entropy, `[M]`, of a softmax policy."""
     log_probs = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(log_probs, actions[:, None], axis=-1)[:, 0]
     return chosen, -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
 def _parts(env_name: str, layers: str) -> tuple[Any, Any, ActorCritic]:
-    import gymnax  # makes arrays when it is imported, for which a device must be there
+    import gymnax  # creates arrays on import, which needs a device
 
     env, env_params = gymnax.make(env_name)
     return env, env_params, ActorCritic(layers, int(env.action_space(env_params).n))
@@ -301,15 +313,17 @@ def _parts(env_name: str, layers: str) -> tuple[Any, Any, ActorCritic]:
 def _step(
     env: Any, env_params: Any, network: nn.Module, state: State, _: None
 ) -> tuple[State, Transition]:
-    """One step of all environments, by the environment's own `step` with its reset."""
+    """Step all environments with the environment's own `step`, which resets them."""
     key, action_key, env_key = jax.random.split(state.key, 3)
     logits, value = network.apply(state.params, state.observation)
     action = jax.random.categorical(action_key, logits)
     log_prob, entropy = _of_policy(logits, action)
+
     keys = jax.random.split(env_key, len(action))
     observation, env_state, reward, terminated, truncated, _ = jax.vmap(
         env.step, in_axes=(0, 0, 0, None)
     )(keys, state.env_state, action, env_params)
+
     done = terminated | truncated
     episodes, info = _log(state.episodes, reward, done)
     transition = Transition(state.observation, action, reward, done, value, log_prob, entropy, info)
@@ -318,7 +332,8 @@ def _step(
 
 
 def _log(episodes: Episodes, reward: Array, done: Array) -> tuple[Episodes, dict[str, Array]]:
-    total, length = episodes.running_return + reward, episodes.running_length + 1
+    total = episodes.running_return + reward
+    length = episodes.running_length + 1
     episodes = Episodes(
         jnp.where(done, 0.0, total),
         jnp.where(done, 0, length),
@@ -340,6 +355,7 @@ def _reference(
     update: Callable[[State, None], tuple[State, dict[str, Array]]],
 ) -> Reference:
     def init(key: Array) -> State:
+        # Reset all environments, initialise network and rule.
         params_key, reset_key, key = jax.random.split(key, 3)
         keys = jax.random.split(reset_key, config.num_envs)
         observation, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
@@ -356,10 +372,10 @@ def _reference(
 
 
 class HostLoop:
-    """R6: A2C with the environments of one envpool, one thread, nothing at the same time as anything else.
+    """R6: A2C with the environments of one envpool, on one thread, one thing after the other.
 
     Attributes:
-      params: of the network.
+      params: parameters of the network.
     """
 
     def __init__(self, pool: Any, layers: str, rule: optax.GradientTransformation, config: Config):
@@ -368,18 +384,20 @@ class HostLoop:
         Args:
           pool: `envpool.make_gymnasium(...)` with images, channels first.
           layers: a name of `LAYERS`.
-          rule: as of `second_pass`.
-          config: likewise.
+          rule: see `second_pass`.
+          config: sizes and weights of the loss.
         """
         network = ActorCritic(layers, int(pool.action_space.n))
         self._pool = pool
         self._num_steps = config.num_steps
         self._observation = pool.reset()[0]
         self._ended = np.zeros(config.num_envs, bool)
+
         init_key, self._key = jax.random.split(jax.random.key(0))
         self.params = network.init(init_key, _channels_last(self._observation))
         self._opt_state = rule.init(self.params)
 
+        # The two compiled programs: one acts, one learns from a rollout.
         @jax.jit
         def act(params: Params, key: Array, observation: Array) -> tuple[Array, Array, Array]:
             key, action_key = jax.random.split(key)
@@ -390,32 +408,43 @@ class HostLoop:
         def update(
             params: Params, opt_state: Any, rows: list[Transition], masks: list[Array], last: Array
         ) -> tuple[Params, Any]:
-            transitions, mask = jax.tree.map(lambda *x: jnp.stack(x), *rows), jnp.stack(masks)
+            # T rows [N, ...] -> [T, N, ...]
+            mask = jnp.stack(masks)
+            transitions = jax.tree.map(lambda *x: jnp.stack(x), *rows)
             transitions = transitions._replace(observation=_channels_last(transitions.observation))
             last_value = network.apply(params, _channels_last(last))[1]
             return learn(network, rule, config, params, opt_state, transitions, last_value, mask)
 
-        self._act, self._update = act, update
+        self._act = act
+        self._update = update
 
     def __call__(self, seconds: float) -> int:
-        """Train for so long; return the environment steps, those that only reset left out."""
-        taken, end = 0, time.perf_counter() + seconds
+        """Train for so long; return the environment steps, without those that only reset."""
+        taken = 0
+        end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            rows, masks = [], []
+            rows = []
+            masks = []
             for _ in range(self._num_steps):
                 self._key, action, value = self._act(self.params, self._key, self._observation)
                 action = np.asarray(action)
                 observation, reward, terminated, truncated, _ = self._pool.step(action)
-                done, nothing = terminated | truncated, np.zeros(len(action), np.float32)
+                done = terminated | truncated
+                nothing = np.zeros(len(action), np.float32)
                 rows.append(
                     Transition(self._observation, action, reward, done, value, nothing, nothing)
                 )
-                masks.append(~self._ended)  # after an episode's end envpool's next step only resets
+
+                # After the end of an episode envpool's next step only resets.
+                masks.append(~self._ended)
                 taken += int(masks[-1].sum())
-                self._observation, self._ended = observation, done
+                self._observation = observation
+                self._ended = done
+
             self.params, self._opt_state = self._update(
                 self.params, self._opt_state, rows, masks, self._observation
             )
+
         jax.block_until_ready(self.params)
         return taken
 

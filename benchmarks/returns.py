@@ -1,41 +1,38 @@
-"""How long do our return functions take beside those of rlax, and do the two agree?
+"""How long do our return functions take compared with rlax's, and do the two agree?
 
     python benchmarks/returns.py [--device cpu gpu] [--only vtrace] [--repeats 7] [--short]
-    python benchmarks/returns.py --table                 # the committed result, as Markdown
+    python benchmarks/returns.py --table                 print the result that exists
 
-Needs rlax (`pip install 'jax-a3c[test]'`). Both compute the same from the same arrays `[T, B]`, ours as it
-is, rlax's functions, which are for one sequence, under `vmap` over B; both are jitted. V-trace and Retrace
-begin at the logarithm of the ratios for both. rlax knows no truncation, so there is none. A window calls one
-of the two again and again for 5 ms or more, and the two take turns; the time of a call is what a caller sees,
-dispatch included, which is most of it where the arrays are small. Each device has a process of its own.
+The script needs rlax (`pip install 'jax-a3c[test]'`). Both sides compute the same from the same
+arrays `[T, B]`: ours as it is, rlax's functions, which are for one sequence, under `vmap` over B;
+both are jitted. V-trace and Retrace begin at the logarithm of the ratios on both sides. rlax has no
+truncation, so there is none. A window calls one of the two repeatedly for 5 ms or more, and the two
+take turns. The time of a call is what a caller sees, including dispatch, which is most of it where
+the arrays are small. Each device has its own process.
 """
 
 import argparse
 import functools
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import (
-    PLATFORMS,
-    fitting_count,
-    interleaved_seconds,
-    parser_of,
-    print_committed,
-    ranged,
-    require_device,
-    result_path,
-    rows_of_devices,
-    spread,
-    table,
-    write_result,
-)
 from tqdm import tqdm
 
+from benchmarks.frame.processes import PLATFORMS, require_device, rows_of_devices, write_part
+from benchmarks.frame.results import (
+    Rows,
+    matching,
+    parser_of,
+    print_result,
+    publish,
+    result_path,
+)
+from benchmarks.frame.summaries import spread
+from benchmarks.frame.tables import Column, Table, field, spread_field
+from benchmarks.frame.timing import fitting_count, interleaved_seconds
 from jax_a3c import returns
 from jax_a3c.types import Array
 
@@ -44,9 +41,9 @@ BATCHES = (1, 16, 256, 4096)
 SHORT = ((5,), (16,))
 LAMBDA = 0.95
 N = 5
-"""Of the n-step returns."""
+"""Steps of the n-step returns."""
 TOLERANCE = 1e-4
-"""Of the largest difference, as a share of the largest number, or of 1 if that is smaller."""
+"""Largest allowed difference, as a share of the largest number, or of 1 if that is smaller."""
 
 
 class Data(NamedTuple):
@@ -72,7 +69,7 @@ class Pair(NamedTuple):
 
 
 def vtrace_of_rlax(rlax: Any, x: Data) -> tuple[Array, Array]:
-    """Targets and advantages."""
+    """Return targets and advantages."""
     both = rlax.vtrace_td_error_and_advantage(
         x.values, x.next_values, x.rewards, x.discounts, jnp.exp(x.log_rhos), LAMBDA
     )
@@ -80,7 +77,7 @@ def vtrace_of_rlax(rlax: Any, x: Data) -> tuple[Array, Array]:
 
 
 def retrace_of_rlax(rlax: Any, x: Data) -> Array:
-    """Targets of action values."""
+    """Return targets of action values."""
     traces = LAMBDA * jnp.minimum(1.0, jnp.exp(x.log_rhos[1:]))
     return rlax.general_off_policy_returns_from_q_and_v(
         x.values[1:], x.next_values, x.rewards, x.discounts, traces
@@ -124,49 +121,45 @@ PAIRS: dict[str, Pair] = {
 
 
 def main() -> None:
-    """Measure on each device, in a process of its own; write and print."""
-    parser = parser_of(__doc__, short="one shape, three windows, into runs/bench")
+    """Measure on each device in a child process; write and print."""
+    parser = parser_of(__doc__, short="one shape, three windows", part=True)
     parser.add_argument("--device", nargs="+", choices=list(PLATFORMS), default=["cpu"])
     parser.add_argument("--only", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     parser.add_argument("--repeats", type=int, default=7, help="windows of each function")
     parser.add_argument(
-        "--seconds", type=float, default=0.01, help="of each window, at least 0.005"
+        "--seconds", type=float, default=0.01, help="length of each window, at least 0.005"
     )
-    parser.add_argument(
-        "--part", type=Path, help=argparse.SUPPRESS
-    )  # a device's process writes here
     args = parser.parse_args()
     if args.short:
         args.repeats = 3
-    partial = args.short or set(args.only) != set(PAIRS)
-    out = result_path("returns", args.out, partial)
+
+    out = result_path("returns", args.out, args.short or set(args.only) != set(PAIRS))
     if args.table:
-        print_committed(out, markdown)
+        print_result(out, tables)
     elif args.part:
-        args.part.write_text(json.dumps(measure(args.device[0], args)))
+        write_part(args.part, measure(args.device[0], args))
     else:
         rlax_module()
         rows = rows_of_devices(args.device)
-        write_result(out, rows, repeats=args.repeats, seconds=args.seconds)
-        print(f"\n{markdown(rows)}\n\nwrote {out}")
+        publish(out, rows, tables, repeats=args.repeats, seconds=args.seconds)
 
 
 def rlax_module() -> Any:
-    """rlax; SystemExit with the way to it if it is missing."""
+    """Return rlax; exit with the command that installs it if it is missing."""
     try:
         import rlax
     except ImportError as error:
-        raise SystemExit(
-            f"this compares with rlax: pip install 'jax-a3c[test]' ({error})"
-        ) from None
+        raise SystemExit(f"rlax is not installed: pip install 'jax-a3c[test]' ({error})") from None
     return rlax
 
 
-def measure(device: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of one device."""
-    kind, rlax = require_device(device), rlax_module()
+def measure(device: str, args: argparse.Namespace) -> Rows:
+    """Return the rows of one device."""
+    kind = require_device(device)
+    rlax = rlax_module()
     all_steps, batches = SHORT if args.short else (NUM_STEPS, BATCHES)
     cases = [(name, steps, batch) for name in args.only for steps in all_steps for batch in batches]
+
     rows = []
     for name, num_steps, batch in (bar := tqdm(cases, desc=device)):
         bar.set_postfix_str(f"{name} [{num_steps}, {batch}]")
@@ -179,18 +172,19 @@ def measure(device: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def make_data(num_steps: int, batch: int) -> Data:
-    """Random numbers, with an end in one of fifty steps."""
+    """Return random numbers, with an episode's end in one of fifty steps."""
     rewards, log_rhos, ends = jax.random.normal(jax.random.key(0), (3, num_steps, batch))
     values = jax.random.normal(jax.random.key(1), (num_steps + 1, batch))
     return Data(rewards, jnp.where(ends > 2.05, 0.0, 0.99), values[:-1], values[1:], 0.3 * log_rhos)
 
 
 def compare(pair: Pair, rlax: Any, data: Data, repeats: int, seconds: float) -> dict[str, Any]:
-    """Times of both, their ratio in each round, and how far their results differ."""
+    """Return the times of both, their ratio in each round, and how far their results differ."""
     programs = {
         "ours": jax.jit(pair.ours),
         "rlax": jax.jit(jax.vmap(functools.partial(pair.theirs, rlax), in_axes=1, out_axes=1)),
     }
+    # Compile, and compare the results.
     results = {name: program(data) for name, program in programs.items()}
     difference = largest_difference(results["ours"], results["rlax"])
 
@@ -200,10 +194,12 @@ def compare(pair: Pair, rlax: Any, data: Data, repeats: int, seconds: float) -> 
         return result
 
     windows = {name: functools.partial(calls, program) for name, program in programs.items()}
+    # As many calls as fill a window, so that the clock is fine enough.
     counts = {name: fitting_count(window, seconds) for name, window in windows.items()}
     times = interleaved_seconds(
         {name: functools.partial(window, counts[name]) for name, window in windows.items()}, repeats
     )
+
     each = {name: [1e6 * s / counts[name] for s in values] for name, values in times.items()}
     return {
         **{f"{name}_us": spread(values, 2) for name, values in each.items()},
@@ -213,7 +209,7 @@ def compare(pair: Pair, rlax: Any, data: Data, repeats: int, seconds: float) -> 
 
 
 def largest_difference(ours: Any, theirs: Any) -> float:
-    """Between two trees of arrays; AssertionError if it is more than rounding."""
+    """Return the largest difference of two trees; raise AssertionError beyond rounding."""
     largest = 0.0
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.shape == b.shape, (a.shape, b.shape)
@@ -224,30 +220,44 @@ def largest_difference(ours: Any, theirs: Any) -> float:
     return largest
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of the README: medians, and the range over the windows in brackets."""
-    heads = (
-        "device",
-        "function",
-        "T, B",
-        "ours, us",
-        "rlax, us",
-        "rlax / ours",
-        "largest difference",
-    )
-    lines = [
-        (
-            row["device"],
-            row["function"],
-            f"{row['num_steps']:,}, {row['batch']:,}",
-            ranged(row["ours_us"], ",.1f"),
-            ranged(row["rlax_us"], ",.1f"),
-            ranged(row["rlax_over_ours"], ".2f"),
-            f"{row['max_difference']:.1e}",
-        )
-        for row in rows
-    ]
-    return table(heads, lines)
+def _shape(row: dict[str, Any]) -> str:
+    return f"{row['num_steps']:,}, {row['batch']:,}"
+
+
+COLUMNS = (
+    field("device", "device"),
+    field("function", "function"),
+    Column("T, B", _shape),
+    spread_field("ours, us", "ours_us", ",.1f"),
+    spread_field("rlax, us", "rlax_us", ",.1f"),
+    spread_field("rlax / ours", "rlax_over_ours", ".2f"),
+    field("largest difference", "max_difference", ".1e"),
+)
+
+
+def tables(rows: Rows) -> list[Table]:
+    """Return the table of all shapes: medians, and the range over the windows."""
+    return [Table(COLUMNS, rows)]
+
+
+SUMMARY = ((5, 16), (20, 1), (20, 16), (20, 256), (128, 256), (128, 4096), (1024, 16), (1024, 4096))
+"""Shapes of the short table."""
+
+
+def summary_table(rows: Rows) -> Table:
+    """Return the medians of rlax / ours on the CPU: a row per function, a column per shape."""
+    of_cpu = matching(rows, device="cpu")
+
+    def ratio_at(num_steps: int, batch: int) -> Column:
+        def cell(name: str) -> str:
+            (row,) = matching(of_cpu, function=name, num_steps=num_steps, batch=batch)
+            return f"{row['rlax_over_ours']['median']:.2f}"
+
+        return Column(f"{num_steps:,}, {batch:,}", cell)
+
+    first = Column("function", lambda name: f"`{name}`")
+    names = list(dict.fromkeys(row["function"] for row in of_cpu))
+    return Table((first, *(ratio_at(*shape) for shape in SUMMARY)), names)
 
 
 if __name__ == "__main__":

@@ -1,65 +1,58 @@
 """What do more workers of A3C bring, with and without a lock, and what do lock-free updates lose?
 
-    python benchmarks/scaling.py [--env gymnax:CartPole-v1 envpool:Pong-v5] [--workers 1 2] [--repeats 15]
-    python benchmarks/scaling.py --short     does it work? 1 and 2 workers, few short rounds, into runs/bench
-    python benchmarks/scaling.py --table     the result that exists, as Markdown
+    python benchmarks/scaling.py [--env gymnax:CartPole-v1] [--workers 1 2] [--repeats 15]
+    python benchmarks/scaling.py --short     does it work? 1 and 2 workers, few short rounds
+    python benchmarks/scaling.py --table     print the result that exists
 
 Each round runs every number of workers, lock-free and locked, one after the other, each from fresh
-parameters; a ratio compares two runs of the same round. Compilation and the start of the environments are
-apart, learning is on: parameters that do not move, or are not finite, end it all. The settings are those of
-the presets, but for the number of workers: on CartPole t_max 20, one environment, an MLP of 2 x 64 units and
-Shared RMSProp; on Pong 16 environments, t_max 5, the network of Mnih et al. (2013) and Adam.
+parameters. A ratio compares two runs of the same round. Compilation and the start of the
+environments are not timed. Learning is on: the script stops if parameters do not move or are not
+finite. The settings are the presets', except for the number of workers: on CartPole t_max 20, one
+environment, an MLP of 2 x 64 units and Shared RMSProp; on Pong 16 environments, t_max 5, the
+network of Mnih et al. (2013) and Adam.
 
-Lost updates are counted, in a pass of their own that is not timed: beside the parameters lies a vector of the
-same size, and each update also adds 1 to all of it, by the same statement that adds to the parameters. An
-element that ends below the number of updates lost the difference to other workers.
+Lost updates are counted in a separate pass that is not timed. A second vector has the size of the
+parameters, and each update also adds 1 to all of it, by the same statement that adds to the
+parameters. An element that ends below the number of updates lost the difference to other workers.
 
-The paper's Table 2 stands beside, but means something else: how much sooner more threads reach a score, on
-Atari and a core for each thread. Steps per second cannot go beyond the number of cores.
+The paper's Table 2 is shown next to the ratios, but measures something else: how much sooner more
+threads reach a score, on Atari with a core for each thread. Steps per second cannot scale beyond
+the number of cores.
 """
 
 import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from measure import (
-    check_learned,
-    copy_of_weights,
-    parser_of,
-    print_committed,
-    ranged,
-    result_path,
-    spread,
-    table,
-    write_result,
-)
 from tqdm import tqdm
 
-from jax_a3c.asynchronous import A3CState, Asynchronous, use_worker_threads
+from benchmarks.frame.learners import check_learned, copy_of_weights
+from benchmarks.frame.results import PAPER, Rows, parser_of, print_result, publish, result_path
+from benchmarks.frame.summaries import short_id, spread
+from benchmarks.frame.tables import Column, Table, field, spread_field
 from jax_a3c.envs.base import available_cores
-from jax_a3c.hogwild import SharedParameters, aligned_empty
-from jax_a3c.training.experiment import build
-from jax_a3c.training.settings import resolve
-from jax_a3c.types import TrainingResult
+from jax_a3c.experiment.build import build
+from jax_a3c.runners.asynchronous import AsynchronousRunner, AsynchronousState, use_worker_threads
+from jax_a3c.runners.base import TrainingResult
+from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
+from jax_a3c.settings.run import resolve
 
 # Environment steps of each run: a second or more on two cores.
 TIMESTEPS = {"gymnax:CartPole-v1": 100_000, "envpool:Pong-v5": 8_000}
 WORKERS = [1, 2, 4, 8, 16]
-TABLE_2 = Path(__file__).parent / "paper" / "table2.json"
 
 
 class Goal(NamedTuple):
-    """What a ratio of a number of workers, lock-free, should reach.
+    """A figure that a number of lock-free workers should reach.
 
     Attributes:
       figure: the field of the row.
-      workers: how many.
+      workers: number of workers.
       at_least: the goal.
-      cores: the machine needs at least so many.
-      env: for which environment; empty for all.
+      cores: number of cores that the goal assumes.
+      env: id of the environment; empty for all.
     """
 
     figure: str
@@ -67,6 +60,11 @@ class Goal(NamedTuple):
     at_least: float
     cores: int
     env: str = ""
+
+    def concerns(self, row: dict[str, Any]) -> bool:
+        """Return whether a row of the result is the one that the goal speaks of."""
+        same_env = self.env in ("", row["env"])
+        return not row["lock"] and row["workers"] == self.workers and same_env
 
 
 GOALS = (
@@ -78,7 +76,7 @@ GOALS = (
 
 
 class Counted(SharedParameters):
-    """Shared parameters with a vector beside them to which each update adds 1.
+    """Shared parameters with a second vector to which each update adds 1.
 
     Attributes:
       ones: `[P]` float32, exact up to 2^24 updates.
@@ -92,7 +90,7 @@ class Counted(SharedParameters):
     def apply(
         self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]
     ) -> None:
-        """The update, and directly after it, under the same lock if there is one, the one that counts."""
+        """Apply an update and then, under the same lock if there is one, add 1 to `ones`."""
 
         def counted(parameters: np.ndarray, statistics: np.ndarray) -> None:
             change(parameters, statistics)
@@ -102,90 +100,99 @@ class Counted(SharedParameters):
 
 
 def main() -> None:
-    """Measure, print a table and the goals, and write the result."""
+    """Measure, write the result, print its table and the goals."""
     parser = parser_of(__doc__, short="1 and 2 workers, two short rounds")
     parser.add_argument("--env", nargs="+", choices=list(TIMESTEPS), default=list(TIMESTEPS))
     parser.add_argument(
         "--workers",
         type=int,
         nargs="+",
-        help=f"default: {WORKERS}; on Pong at most two for each core",
+        help=f"numbers of workers; default: {WORKERS}, on Pong at most two for each core",
     )
-    parser.add_argument("--repeats", type=int, default=15, help="rounds")
-    parser.add_argument("--timesteps", type=int, help=f"of each run; default: {TIMESTEPS}")
+    parser.add_argument("--repeats", type=int, default=15, help="number of rounds")
+    parser.add_argument(
+        "--timesteps", type=int, help=f"environment steps of each run; default: {TIMESTEPS}"
+    )
     args = parser.parse_args()
     partial = args.short or args.workers or args.timesteps or set(args.env) != set(TIMESTEPS)
     out = result_path("scaling", args.out, partial)
     if args.table:
-        print_committed(out, markdown)
-        return
+        return print_result(out, tables)
     if args.short:
-        args.workers, args.repeats = [1, 2], 2
+        args.workers = [1, 2]
+        args.repeats = 2
+
     use_worker_threads()
     rows = []
     for env_id in args.env:
         timesteps = args.timesteps or TIMESTEPS[env_id] // (4 if args.short else 1)
         rows += measure(env_id, args.workers or default_workers(env_id), timesteps, args.repeats)
-    settings = {"repeats": args.repeats, "cores": available_cores()}
-    write_result(out, rows, **settings)
-    print(f"\n{markdown(rows)}\n\n{goals(rows)}\n\nwrote {out}")
+    publish(out, rows, tables, repeats=args.repeats, cores=available_cores())
+    print(f"\n{goals(rows)}")
 
 
 def default_workers(env_id: str) -> list[int]:
-    """Up to 16; of Pong, whose steps take long, no more than two for each core."""
+    """Return numbers of workers up to 16; on Pong, whose steps take long, up to two per core."""
     most = 2 * available_cores() if env_id.startswith("envpool:") else max(WORKERS)
     return [workers for workers in WORKERS if workers <= most]
 
 
-def measure(env_id: str, workers: list[int], timesteps: int, repeats: int) -> list[dict[str, Any]]:
-    """Rounds of timed runs, then the passes that count, for one environment."""
-    trainers: dict[tuple[int, bool], Asynchronous] = {}
+def measure(env_id: str, workers: list[int], timesteps: int, repeats: int) -> Rows:
+    """Run the timed rounds and then the passes that count, for one environment."""
+    # Build a runner for each number of workers, lock-free and locked.
+    runners: dict[tuple[int, bool], AsynchronousRunner] = {}
     for number in sorted({1, *workers}):
         for lock in (False, True):
             settings = resolve(
                 "a3c", env_id, num_workers=number, lock=lock, total_timesteps=timesteps
             )
-            trainers[number, lock] = build("a3c", env_id, settings).trainer  # type: ignore[assignment]
+            runner: Any = build("a3c", env_id, settings).runner
+            runners[number, lock] = runner
+
     rounds = []
     for round_ in tqdm(range(-1, repeats), desc=f"{env_id}: rounds"):
-        results = {key: train(trainer, round_ + 1)[0] for key, trainer in trainers.items()}
+        results = {key: train(runner, round_ + 1)[0] for key, runner in runners.items()}
         if round_ >= 0:  # the first round compiles and warms up
             rounds.append(results)
+
+    # Count lost updates in runs that are not timed.
     lost = {}
-    for key, trainer in tqdm(trainers.items(), desc=f"{env_id}: lost updates"):
-        lost[key] = lost_updates(trainer)
+    for key, runner in tqdm(runners.items(), desc=f"{env_id}: lost updates"):
+        lost[key] = lost_updates(runner)
+
     sizes = {
         "env": env_id,
         "timesteps": timesteps,
         "num_parameters": lost[1, False].pop("elements"),
     }
-    return [{**sizes, **row_of(*key, rounds), "lost_updates": lost[key]} for key in trainers]
+    return [{**sizes, **row_of(*key, rounds), "lost_updates": lost[key]} for key in runners]
 
 
 def train(
-    trainer: Asynchronous, seed: int, *, counted: bool = False
-) -> tuple[TrainingResult, A3CState]:
-    """One run from fresh parameters; its environments are closed afterwards."""
-    state = trainer.init(seed)
+    runner: AsynchronousRunner, seed: int, *, counted: bool = False
+) -> tuple[TrainingResult, AsynchronousState]:
+    """Train from fresh parameters, and close the environments."""
+    state = runner.init(seed)
     if counted:
-        config = trainer.config
-        shared = Counted(state.shared.parameters, config.num_workers, lock=config.lock)
+        config = runner.config
+        shared = Counted(state.shared.flat_params, config.num_workers, lock=config.lock)
         state = state._replace(shared=shared)
-    before = copy_of_weights(trainer.params(state))
-    result = trainer.run(state=state)
-    check_learned(
-        f"A3C with {trainer.config.num_workers} workers", before, copy_of_weights(result.params)
-    )
-    trainer.close(state)
+
+    # Train, and check that it learned.
+    before = copy_of_weights(runner.params(state))
+    result = runner.run(state=state)
+    after = copy_of_weights(result.params)
+    check_learned(f"A3C with {runner.config.num_workers} workers", before, after)
+    runner.close(state)
     return result, state
 
 
-def lost_updates(trainer: Asynchronous) -> dict[str, Any]:
-    """Which share of the updates of an element went missing: mean over the elements, and the worst one."""
-    _, state = train(trainer, 0, counted=True)
+def lost_updates(runner: AsynchronousRunner) -> dict[str, Any]:
+    """Return the share of updates that elements lost: the mean, and the worst element's."""
+    _, state = train(runner, 0, counted=True)
     shared: Any = state.shared
     lost = 1.0 - shared.ones.astype(np.float64) / shared.updates
-    if trainer.config.lock and lost.any():
+    if runner.config.lock and lost.any():
         raise RuntimeError("updates were lost under the lock")
     shares = {"mean": float(lost.mean()), "worst": float(lost.max())}
     return {**shares, "updates": shared.updates, "elements": lost.size}
@@ -194,23 +201,20 @@ def lost_updates(trainer: Asynchronous) -> dict[str, Any]:
 def row_of(
     workers: int, lock: bool, rounds: list[dict[tuple[int, bool], TrainingResult]]
 ) -> dict[str, Any]:
-    """Medians, and the range over the rounds."""
+    """Return medians, and the range over the rounds."""
 
     def ratios(reference: tuple[int, bool]) -> dict[str, float]:
         pairs = [(results[workers, lock], results[reference]) for results in rounds]
         return spread([a.env_steps_per_second / b.env_steps_per_second for a, b in pairs], 2)
 
     results = [results[workers, lock] for results in rounds]
+    update_rates = [result.progress.updates / result.progress.seconds for result in results]
     staleness = [result.progress.mean_staleness for result in results]
     row = {
         "workers": workers,
         "lock": lock,
         "env_steps_per_second": spread([result.env_steps_per_second for result in results], 0),
-        "updates_per_second": round(
-            statistics.median(
-                result.progress.updates / result.progress.seconds for result in results
-            )
-        ),
+        "updates_per_second": round(statistics.median(update_rates)),
         "ratio_to_one_worker": ratios((1, False)),
         "mean_staleness": round(statistics.median(staleness), 2),
         "max_staleness": max(result.progress.max_staleness for result in results),
@@ -218,50 +222,47 @@ def row_of(
     return row if lock else {**row, "lock_free_to_locked": ratios((workers, True))}
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of the README: medians, and the range over the rounds in brackets."""
-    paper = json.loads(TABLE_2.read_text())
-    speedups = dict(zip(paper["threads"], paper["speedups"]["A3C"], strict=True))
-    heads = (
-        "environment",
-        "workers",
-        "lock",
-        "steps/s",
-        "updates/s",
-        "ratio to one lock-free worker",
-        "lock-free / locked",
+def paper_speedups() -> dict[int, float]:
+    """Return the speed-up of A3C over one thread in the paper's Table 2, by number of threads."""
+    paper = json.loads((PAPER / "table2.json").read_text())
+    return dict(zip(paper["threads"], paper["speedups"]["A3C"], strict=True))
+
+
+def _lost(row: dict[str, Any]) -> str:
+    counted = row.get("lost_updates")
+    if counted is None:  # a row that is older than the count
+        return ""
+    return f"{counted['mean']:.4%} ({counted['worst']:.3%})" if counted["worst"] else "none"
+
+
+COLUMNS = (
+    Column("environment", lambda row: short_id(row["env"])),
+    field("workers", "workers"),
+    Column("lock", lambda row: "yes" if row["lock"] else "no"),
+    Column("steps/s", lambda row: f"{row['env_steps_per_second']['median']:,.0f}"),
+    field("updates/s", "updates_per_second", ","),
+    spread_field("ratio to one lock-free worker", "ratio_to_one_worker", ".2f"),
+    spread_field("lock-free / locked", "lock_free_to_locked", ".2f"),
+    Column(
         "staleness, mean (max)",
-        "lost updates, mean (worst element)",
-        "paper's Table 2",
-    )
-    lines = []
-    for row in rows:
-        ratio, compared = row["ratio_to_one_worker"], row.get("lock_free_to_locked")
-        counted, lost = row.get("lost_updates"), ""  # rows of before they were counted have none
-        if counted is not None:
-            lost = f"{counted['mean']:.4%} ({counted['worst']:.3%})" if counted["worst"] else "none"
-        cells = (
-            row["env"].partition(":")[2],
-            str(row["workers"]),
-            "yes" if row["lock"] else "no",
-            f"{row['env_steps_per_second']['median']:,.0f}",
-            f"{row['updates_per_second']:,}",
-            ranged(ratio, ".2f"),
-            "" if compared is None else ranged(compared, ".2f"),
-            f"{row['mean_staleness']:.2f} ({row['max_staleness']})",
-            lost,
-            str(speedups.get(row["workers"], "")),
-        )
-        lines.append(cells)
-    return table(heads, lines)
+        lambda row: f"{row['mean_staleness']:.2f} ({row['max_staleness']})",
+    ),
+    Column("lost updates, mean (worst element)", _lost),
+    Column("paper's Table 2", lambda row: str(paper_speedups().get(row["workers"], ""))),
+)
 
 
-def goals(rows: list[dict[str, Any]]) -> str:
-    """Which goals were met; those that ask for more cores than there are say so."""
+def tables(rows: Rows) -> list[Table]:
+    """Return the table of all numbers of workers: medians, and the range over the rounds."""
+    return [Table(COLUMNS, rows)]
+
+
+def goals(rows: Rows) -> str:
+    """Return which goals were met, and which ask for more cores than there are."""
     lines = []
     for row in rows:
         for goal in GOALS:
-            if row["lock"] or row["workers"] != goal.workers or goal.env not in ("", row["env"]):
+            if not goal.concerns(row):
                 continue
             measured = row[goal.figure]["median"]
             verdict = "met" if measured >= goal.at_least else "missed"

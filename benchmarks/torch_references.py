@@ -1,12 +1,12 @@
-"""The references that need PyTorch, each in a process of its own that trains for as long as it is asked.
+"""The references that need PyTorch, each in a child process that trains on request.
 
 R3  `a2c`: Stable-Baselines3's A2C on Gymnasium's CartPole, with its own defaults and our network.
-R4  `a3c`: A3C as PyTorch does it: processes, parameters and Shared RMSProp in shared memory without a lock,
-    one environment of envpool each.
+R4  `a3c`: A3C as usual in PyTorch: processes; parameters and Shared RMSProp in shared memory
+    without a lock; one environment of envpool each.
 
-`peers.py` starts it and talks through the pipes, a line for each window: seconds go in, `{"steps": ...}`
-comes out; when the input ends it says whether the parameters moved and are finite. It needs the extra
-`peers`.
+`peers.py` starts the script and talks to it through pipes, one line per window: seconds go in,
+`{"steps": ...}` comes out. When the input ends, the script prints whether the parameters moved and
+are finite. It needs the extra `peers`.
 """
 
 import argparse
@@ -24,14 +24,16 @@ Run = Callable[[float], int]
 
 
 def main() -> None:
-    """Build what is asked for, then answer until the input ends."""
+    """Build the learner, then answer requests until the input ends."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("algorithm", choices=["a2c", "a3c"])
     parser.add_argument(
         "settings", type=json.loads, help="as JSON: num_envs or num_workers, weights, rates"
     )
     args = parser.parse_args()
-    torch.set_num_threads(1)  # more only cost time with networks and batches of this size
+
+    # More threads only cost time with networks and batches of this size.
+    torch.set_num_threads(1)
     learner = {"a2c": StableBaselines, "a3c": Processes}[args.algorithm](args.settings)
     before = weights(learner.network)
     learner.run(1.0)
@@ -39,6 +41,7 @@ def main() -> None:
     for line in sys.stdin:
         print(json.dumps({"steps": learner.run(float(line))}), flush=True)
     learner.close()
+
     after = weights(learner.network)
     learned = all(
         np.isfinite(b).all() and not np.array_equal(a, b)
@@ -48,12 +51,12 @@ def main() -> None:
 
 
 def weights(network: nn.Module) -> list[np.ndarray]:
-    """A copy of all parameters."""
+    """Return a copy of all parameters."""
     return [parameter.detach().numpy().copy() for parameter in network.parameters()]
 
 
 def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A dense layer with orthogonal weights."""
+    """Return a dense layer with orthogonal weights."""
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
@@ -61,7 +64,7 @@ def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 
 class StableBaselines:
-    """R3.
+    """R3: A2C of Stable-Baselines3.
 
     Attributes:
       network: policy and value.
@@ -80,12 +83,14 @@ class StableBaselines:
             def __init__(self, space: Any):
                 super().__init__(space, 64)
                 gain = 2.0**0.5
-                first, second = linear(space.shape[0], 64, gain), linear(64, 64, gain)
+                first = linear(space.shape[0], 64, gain)
+                second = linear(64, 64, gain)
                 self.layers = nn.Sequential(first, nn.Tanh(), second, nn.Tanh())
 
             def forward(self, observations: Tensor) -> Tensor:
                 return self.layers(observations)
 
+        # All environments in this process: the fastest way for CartPole.
         envs = DummyVecEnv([lambda: gymnasium.make("CartPole-v1")] * settings["num_envs"])
         shape = {"features_extractor_class": Trunk, "net_arch": []}
         self._model = A2C(
@@ -95,10 +100,11 @@ class StableBaselines:
 
     def run(self, seconds: float) -> int:
         """Train for so long; return the environment steps."""
-        before, end = self._model.num_timesteps, time.perf_counter() + seconds
+        before = self._model.num_timesteps
+        end = time.perf_counter() + seconds
         self._model.learn(
             10**12,
-            callback=lambda *_: time.perf_counter() < end,  # False ends it
+            callback=lambda *_: time.perf_counter() < end,  # False stops it
             reset_num_timesteps=False,
         )
         return self._model.num_timesteps - before
@@ -113,38 +119,45 @@ class ActorCritic(nn.Module):
 
     def __init__(self, num_actions: int):
         super().__init__()
-        first, second = nn.Conv2d(4, 16, 8, 4), nn.Conv2d(16, 32, 4, 2)
+        first = nn.Conv2d(4, 16, 8, 4)
+        second = nn.Conv2d(16, 32, 4, 2)
         for layer in (first, second):
             nn.init.orthogonal_(layer.weight, 2.0**0.5)
             nn.init.zeros_(layer.bias)
+
         hidden = linear(32 * 9 * 9, 256, 2.0**0.5)
         self.trunk = nn.Sequential(
             first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), hidden, nn.ReLU()
         )
-        self.policy, self.value = linear(256, num_actions, 0.01), linear(256, 1, 1.0)
+        self.policy = linear(256, num_actions, 0.01)
+        self.value = linear(256, 1, 1.0)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`[M, 4, 84, 84]` uint8 -> logits `[M, A]`, values `[M]`."""
+        """Return logits `[M, A]` and values `[M]` of images `[M, 4, 84, 84]` uint8."""
         features = self.trunk(images.float() / 255.0)
         return self.policy(features), self.value(features)[:, 0]
 
 
 class Processes:
-    """R4.
+    """R4: A3C of processes.
 
     Attributes:
-      network: the shared one.
+      network: the shared network.
     """
 
     def __init__(self, settings: dict[str, Any]):
-        """Start `num_workers` processes; they wait."""
+        """Start `num_workers` processes, which wait for `run`."""
         num_workers = settings["num_workers"]
         start = torch.multiprocessing.get_context("spawn")
         self.network = ActorCritic(num_actions_of(settings["env"])).share_memory()
         statistics = [torch.zeros_like(p).share_memory_() for p in self.network.parameters()]
         self._steps = torch.zeros(num_workers, dtype=torch.int64).share_memory_()
-        self._going, self._ending = start.Event(), start.Event()
+
+        # Events: all train, all end, and one for each process that waits.
+        self._going = start.Event()
+        self._ending = start.Event()
         self._waiting = [start.Event() for _ in range(num_workers)]
+
         shared = (self.network, statistics, self._steps, self._going, self._ending)
         self._workers = [
             start.Process(target=work, args=(rank, settings, *shared, waiting), daemon=True)
@@ -155,10 +168,12 @@ class Processes:
         self._wait()
 
     def run(self, seconds: float) -> int:
-        """Let them train for so long; return the steps of all."""
+        """Let the processes train for so long; return the steps of all."""
         before = int(self._steps.sum())
         for waiting in self._waiting:
             waiting.clear()
+
+        # Let them go, and stop them after the window.
         self._going.set()
         time.sleep(seconds)
         self._going.clear()
@@ -173,7 +188,7 @@ class Processes:
             worker.join()
 
     def _wait(self) -> None:
-        """Until all of them have ended their segment and wait."""
+        """Block until all processes have ended their segment and wait."""
         for worker, waiting in zip(self._workers, self._waiting, strict=True):
             while not waiting.wait(1.0):
                 if not worker.is_alive():
@@ -190,23 +205,28 @@ def work(
     ending: Any,
     waiting: Any,
 ) -> None:
-    """A worker: copy the shared parameters, play up to T steps, add the gradient's change, again."""
+    """Run a worker: copy the shared parameters, play up to T steps, apply the gradient; repeat."""
     torch.set_num_threads(1)
     torch.manual_seed(rank)
     pool = pool_of(settings["env"], rank)
     network = ActorCritic(int(pool.action_space.n))
     observation = pool.reset()[0]
+
     while True:
         if not going.is_set():
             waiting.set()
             going.wait()
         if ending.is_set():
             return
+
+        # theta' <- theta
         with torch.no_grad():
-            for mine, theirs in zip(network.parameters(), shared.parameters(), strict=True):
+            for mine, theirs in zip(network.parameters(), shared.flat_params(), strict=True):
                 mine.copy_(theirs)
+
         observation, taken, loss = segment(pool, network, observation, settings)
         network.zero_grad()
+        # d theta, then an update of the shared parameters without a lock.
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings["max_grad_norm"])
         update(network, shared, statistics, settings)
@@ -216,26 +236,33 @@ def work(
 def segment(
     pool: Any, network: ActorCritic, observation: np.ndarray, settings: dict[str, Any]
 ) -> tuple[np.ndarray, int, Tensor]:
-    """Up to T steps of one environment, to the end of the episode at most.
+    """Play up to T steps of one environment, to the end of the episode at most.
 
     Returns:
       The next observation, the number of steps, and the loss of Algorithm S3, summed over them.
     """
-    log_probs, entropies, values, rewards = [], [], [], []
+    log_probs = []
+    entropies = []
+    values = []
+    rewards = []
     done = False
     while len(rewards) < settings["num_steps"] and not done:
         logits, value = network(torch.from_numpy(observation))
         all_log_probs = torch.log_softmax(logits, -1)
         probs = all_log_probs.exp()
         action = torch.multinomial(probs.detach(), 1)
+
         observation, reward, terminated, truncated, _ = pool.step(
             action[:, 0].numpy().astype(np.int32)
         )
         done = bool(terminated[0] or truncated[0])
+
         log_probs.append(all_log_probs.gather(1, action)[:, 0])
         entropies.append(-(probs * all_log_probs).sum(-1))
         values.append(value)
         rewards.append(float(reward[0]))
+
+    # R <- 0 at the end of an episode, else V(s_T); then R <- r_t + gamma R backwards.
     target = 0.0
     if done:
         observation = pool.step(np.zeros(1, np.int32))[0]  # envpool's next step only resets
@@ -246,7 +273,9 @@ def segment(
     for reward_ in reversed(rewards):
         target = reward_ + settings["gamma"] * target
         targets.append(target)
-    value, returns = torch.cat(values), torch.tensor(targets[::-1])
+
+    value = torch.cat(values)
+    returns = torch.tensor(targets[::-1])
     advantages = returns - value
     policy_loss = -(torch.cat(log_probs) * advantages.detach()).sum()
     value_loss = 0.5 * advantages.square().sum()
@@ -259,15 +288,16 @@ def segment(
 def update(
     network: ActorCritic, shared: ActorCritic, statistics: list[Tensor], settings: dict[str, Any]
 ) -> None:
-    """Shared RMSProp on the shared tensors, which other processes write meanwhile."""
-    decay, eps = settings["rmsprop_decay"], settings["rmsprop_eps"]
-    for mine, theirs, g in zip(network.parameters(), shared.parameters(), statistics, strict=True):
+    """Apply Shared RMSProp to the shared tensors, which other processes write at the same time."""
+    decay = settings["rmsprop_decay"]
+    eps = settings["rmsprop_eps"]
+    for mine, theirs, g in zip(network.parameters(), shared.flat_params(), statistics, strict=True):
         g.mul_(decay).addcmul_(mine.grad, mine.grad, value=1.0 - decay)
         theirs.addcdiv_(mine.grad, (g + eps).sqrt_(), value=-settings["learning_rate"])
 
 
 def pool_of(env_id: str, seed: int) -> Any:
-    """One environment of envpool, with the preprocessing that our adapter asks for."""
+    """Return one environment of envpool with the preprocessing of our adapter."""
     import envpool
 
     name = env_id.partition(":")[2]
@@ -275,7 +305,7 @@ def pool_of(env_id: str, seed: int) -> Any:
 
 
 def num_actions_of(env_id: str) -> int:
-    """Of the minimal action set."""
+    """Return the size of the minimal action set."""
     pool = pool_of(env_id, 0)
     try:
         return int(pool.action_space.n)

@@ -1,37 +1,36 @@
 """Where does the time of a worker of A3C go?
 
-    python benchmarks/worker_time.py [--env gymnax:CartPole-v1 envpool:Pong-v5] [--workers 1 2] [--repeats 5]
-    python benchmarks/worker_time.py --short     does it work? Two short windows, into runs/bench
-    python benchmarks/worker_time.py --table     the result that exists, as Markdown
+    python benchmarks/worker_time.py [--env gymnax:CartPole-v1] [--workers 1 2] [--repeats 5]
+    python benchmarks/worker_time.py --short     does it work? Two short windows
+    python benchmarks/worker_time.py --table     print the result that exists
 
-Microseconds per segment and per step, on the clock and on a core, of workers that learn with the settings of
-the preset, in a process that is confined to one core for each of them. Timers sit around what a worker calls:
-compiled programs, environments of the host, and the three calls that touch the shared buffers. What lies
-between them is Python, NumPy and JAX' own handling of arrays: "Python and the rest". The timers' own cost is
-measured too; most of it is in that rest.
+The script measures microseconds per segment and per step, on the clock and on a core, of workers
+that learn with the settings of the preset, in a process that is confined to one core for each of
+them. Timers surround what a worker calls: compiled programs, host environments, and the three calls
+that touch the shared buffers. What lies between them is Python, NumPy and JAX's own handling of
+arrays: "Python and the rest". The cost of the timers is measured too; most of it is in that rest.
 
-On CartPole a segment is one program. Its parts are differences between programs of the same arguments and
-results, in as many threads as there are workers, at the end of the same run: one that computes nothing (the
-call), one that steps the environment with a hand-written rule, one that acts with the network, and the whole.
+On CartPole a segment is one program. Its parts are differences between programs of the same
+arguments and results, in as many threads as there are workers, at the end of the same run: one that
+computes nothing (the call), one that steps the environment with a hand-written rule, one that acts
+with the network, and the whole.
 
-"On a core" is what the worker's own thread spent there, and for programs alone what all threads did: XLA may
-run a program on a thread of its own, while the worker waits for it without the interpreter lock. So waiting
-for the lock shows elsewhere, as time in which a core did nothing for the process: that of two workers, less
-that of one, is what they wait for each other. The share of the machine that other processes took stands
-beside; it should be next to nothing. "Holding" is the worker's time on a core in Python and the rest, and on
-CartPole in the call that computes nothing: about the time for which it keeps the lock from the others.
+"On a core" is the time that the worker's own thread spent there; for the programs alone it is the
+time of all threads. XLA may run a program on another thread, while the worker waits for it without
+the interpreter lock. So waiting for the lock appears elsewhere, as time in which a core did nothing
+for the process: the idle time of two workers, less that of one, is what they wait for each other.
+The result also has the share of the machine that other processes used, which should be next to
+nothing. "Holding" is the worker's time on a core in Python and the rest, and on CartPole also in
+the call that computes nothing: about the time for which it keeps the lock from the others.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -39,34 +38,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from measure import (
-    FOREVER,
-    INTERVAL,
-    Window,
-    check_learned,
-    confined,
-    copy_of_weights,
-    parser_of,
-    print_committed,
-    result_path,
-    spread,
-    table,
-    watched,
-    write_result,
-)
 
-from jax_a3c.asynchronous import use_worker_threads
+from benchmarks.frame.learners import FOREVER, INTERVAL, check_learned, copy_of_weights
+from benchmarks.frame.processes import confined, write_part
+from benchmarks.frame.results import Rows, parser_of, print_result, publish, result_path
+from benchmarks.frame.summaries import short_id, spread
+from benchmarks.frame.tables import Table, field
+from benchmarks.frame.timing import Window, watched
+from jax_a3c.acting.unroll import unroll
 from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.experiment.build import build
 from jax_a3c.objectives import ActorCriticConfig, actor_critic
-from jax_a3c.rollouts import unroll
-from jax_a3c.segments import Segments
-from jax_a3c.training.experiment import build
-from jax_a3c.training.settings import Settings, resolve
+from jax_a3c.runners.asynchronous import use_worker_threads
+from jax_a3c.runners.segments import Segments
+from jax_a3c.settings.run import Settings, resolve
 
 ENVS = ("gymnax:CartPole-v1", "envpool:Pong-v5")
 WORKERS = [1, 2]
-CALLS = 50  # of one program of CartPole's segment, before the next has its turn
-# What a worker calls, by the name of the method or of the function that was compiled.
+CALLS = 50
+"""Calls of one program of CartPole's segment before the next one has its turn."""
 PARTS = {
     "step": "environment",
     "act_at": "inference",
@@ -78,16 +68,18 @@ PARTS = {
     "count": "shared buffer: count",
     "apply": "shared buffer: apply",
 }
-SEGMENT, REST = PARTS["_in_one_program"], "Python and the rest"
+"""The parts of a worker's time, by the name of the method or of the compiled function."""
+SEGMENT = PARTS["_in_one_program"]
+REST = "Python and the rest"
 
 
 class Ledger:
-    """What one thread did.
+    """The time of one thread.
 
     Attributes:
-      parts: by name, calls and nanoseconds on the clock and on a core.
+      parts: number of calls and nanoseconds on the clock and on a core, by name.
       begin: both clocks at the first call, in nanoseconds.
-      end: both clocks after the last one.
+      end: both clocks after the last call.
     """
 
     def __init__(self) -> None:
@@ -97,24 +89,26 @@ class Ledger:
 
 
 class Clock:
-    """Books the time of calls, for each thread apart.
+    """A clock that books the time of calls, for each thread separately.
 
     Attributes:
-      ledgers: by thread.
+      ledgers: the time of each thread, by its identifier.
     """
 
     def __init__(self) -> None:
         self.ledgers: dict[int, Ledger] = {}
 
     def timed(self, part: str, function: Callable) -> Callable:
-        """The function, with its time booked."""
+        """Return the function with its time booked."""
 
         def call(*args: Any) -> Any:
             begin = time.perf_counter_ns(), time.thread_time_ns()
             result = function(*args)
             end = time.perf_counter_ns(), time.thread_time_ns()
+
             ledger = self.ledgers.setdefault(threading.get_ident(), Ledger())
-            ledger.begin, ledger.end = ledger.begin or begin, end
+            ledger.begin = ledger.begin or begin
+            ledger.end = end
             booked = ledger.parts.setdefault(part, [0, 0, 0])
             booked[0] += 1
             booked[1] += end[0] - begin[0]
@@ -124,12 +118,12 @@ class Clock:
         return call
 
     def watch(self, owner: Any, *methods: str) -> None:
-        """Book the time of an object's methods."""
+        """Book the time of the methods of an object."""
         for name in methods:
             setattr(owner, name, self.timed(PARTS[name], getattr(owner, name)))
 
     def compiling(self) -> Any:
-        """A context in which `Segments` compiles programs whose time is booked."""
+        """Return a context in which `Segments` compiles programs whose time is booked."""
         compile_ = Segments.on_one_core
 
         def on_one_core(segments: Segments, function: Callable, *args: Any) -> Callable:
@@ -144,26 +138,26 @@ class Clock:
 
 
 def main() -> None:
-    """Measure each number of workers in a process of its own; write and print."""
-    parser = parser_of(__doc__, short="two short windows, into runs/bench")
+    """Measure each number of workers in a child process; write and print."""
+    parser = parser_of(__doc__, short="two short windows", part=True)
     parser.add_argument("--env", nargs="+", choices=ENVS, default=list(ENVS))
-    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
-    parser.add_argument("--repeats", type=int, default=5, help="windows")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each window")
     parser.add_argument(
-        "--part", type=Path, help=argparse.SUPPRESS
-    )  # the confined process writes here
+        "--workers", type=int, nargs="+", default=WORKERS, help="numbers of workers and cores"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="number of windows")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each window")
     args = parser.parse_args()
     if args.short:
-        args.repeats, args.seconds = 2, 0.5
+        args.repeats = 2
+        args.seconds = 0.5
+
     partial = args.short or args.workers != WORKERS or set(args.env) != set(ENVS)
     out = result_path("worker_time", args.out, partial)
     if args.table:
-        print_committed(out, markdown)
+        print_result(out, tables)
     elif args.part:
-        args.part.write_text(
-            json.dumps(measure(args.env[0], args.workers[0], args.repeats, args.seconds))
-        )
+        row = measure(args.env[0], args.workers[0], args.repeats, args.seconds)
+        write_part(args.part, row)
     else:
         rows = []
         for env_id in args.env:
@@ -171,18 +165,19 @@ def main() -> None:
                 print(f"{env_id}, workers and cores: {workers}", flush=True)
                 flags = [*sys.argv[1:], "--env", env_id, "--workers", str(workers)]
                 rows.append(confined(workers, __file__, flags))
-        write_result(out, rows, repeats=args.repeats, seconds=args.seconds)
-        print(f"\n{markdown(rows)}\n\nwrote {out}")
+        publish(out, rows, tables, repeats=args.repeats, seconds=args.seconds)
 
 
 def measure(env_id: str, workers: int, repeats: int, seconds: float) -> dict[str, Any]:
     """Let the workers learn under the clock, and book a few windows."""
     use_worker_threads()
+
+    # Build the workers with their calls under the clock.
     clock = Clock()
     settings = resolve("a3c", env_id, num_workers=workers, total_timesteps=FOREVER)
     experiment = build("a3c", env_id, settings)
-    trainer: Any = experiment.trainer
-    state = trainer.init(0)
+    runner: Any = experiment.runner
+    state = runner.init(0)
     in_one_program = isinstance(experiment.env, JaxEnvironment)
     clock.watch(state.shared, "read", "count", "apply")
     if not in_one_program:
@@ -190,26 +185,30 @@ def measure(env_id: str, workers: int, repeats: int, seconds: float) -> dict[str
             clock.watch(actor.env_state, "step")
 
     def train(seconds: float) -> Any:
-        return trainer.run(
+        return runner.run(
             state=state, callback=lambda progress: progress.seconds >= seconds, interval=INTERVAL
         ).progress
 
-    before = copy_of_weights(trainer.params(state))
+    # Warm up: CartPole's episodes grow long meanwhile, so that segments are whole.
+    before = copy_of_weights(runner.params(state))
     with clock.compiling():
-        progress = train(2 * seconds)  # CartPole's episodes grow long meanwhile, and segments whole
+        progress = train(2 * seconds)
+
+    # Book each window separately.
     windows = []
     for _ in range(repeats):
         clock.ledgers.clear()
         steps = progress.env_steps
         progress, window = watched(functools.partial(train, seconds))
         windows.append(booked(list(clock.ledgers.values()), progress.env_steps - steps, window))
-    check_learned(f"A3C with {workers} workers", before, copy_of_weights(trainer.params(state)))
+    check_learned(f"A3C with {workers} workers", before, copy_of_weights(runner.params(state)))
+
     alone = None
     if in_one_program:
         alone = segment_in_parts(
-            experiment, settings, trainer, state, calls=20 if seconds < 1 else 200
+            experiment, settings, runner, state, calls=20 if seconds < 1 else 200
         )
-    trainer.close(state)
+    runner.close(state)
     return {
         "env": env_id,
         "workers": workers,
@@ -219,13 +218,15 @@ def measure(env_id: str, workers: int, repeats: int, seconds: float) -> dict[str
 
 
 def booked(ledgers: list[Ledger], steps: int, window: Window) -> dict[str, Any]:
-    """One window, over all workers: nanoseconds by part, on the clock and on a core."""
+    """Return one window over all workers: nanoseconds by part, on the clock and on a core."""
     parts: dict[str, np.ndarray] = {}
     whole = np.zeros(2)
     for ledger in ledgers:
         for name, numbers in ledger.parts.items():
             parts[name] = parts.get(name, np.zeros(3)) + numbers
         whole += np.subtract(ledger.end, ledger.begin or ledger.end)
+
+    # What is not booked is Python and the rest.
     rest = whole - sum(numbers[1:] for numbers in parts.values())
     segments = parts[PARTS["apply"]][0]
     parts[REST] = np.array([segments, *rest])
@@ -240,7 +241,7 @@ def booked(ledgers: list[Ledger], steps: int, window: Window) -> dict[str, Any]:
 
 
 def row_of(windows: list[dict[str, Any]], alone: dict[str, Any] | None) -> dict[str, Any]:
-    """Medians over the windows."""
+    """Return medians over the windows."""
 
     def median(figure: Callable[[dict[str, Any]], float], digits: int = 2) -> float:
         return round(float(statistics.median(figure(window) for window in windows)), digits)
@@ -258,10 +259,10 @@ def row_of(windows: list[dict[str, Any]], alone: dict[str, Any] | None) -> dict[
 
     def held(window: dict[str, Any]) -> float:
         calls = 0.0 if alone is None else alone["call"]["cpu_us"] * 1e3 * window["segments"]
-        return (window["parts"][REST][2] + window["parts"][PARTS["count"]][2] + calls) / window[
-            "whole"
-        ][0]
+        python = window["parts"][REST][2] + window["parts"][PARTS["count"]][2]
+        return (python + calls) / window["whole"][0]
 
+    # Cores that did nothing for this process.
     idle = [1 - w["cpu_seconds"] / (w["workers"] * w["seconds"]) for w in windows]
     others = [window["others"] for window in windows if window["others"] is not None]
     return {
@@ -278,30 +279,34 @@ def row_of(windows: list[dict[str, Any]], alone: dict[str, Any] | None) -> dict[
 
 
 def segment_in_parts(
-    experiment: Any, settings: Settings, trainer: Any, state: Any, *, calls: int
+    experiment: Any, settings: Settings, runner: Any, state: Any, *, calls: int
 ) -> dict[str, Any]:
-    """Microseconds of a segment's call, environment, inference and gradient, from programs alone.
+    """Return the time of a segment's call, environment, inference and gradient from programs alone.
 
     Args:
       experiment: of CartPole, whose poles the hand-written rule keeps up.
-      settings: of it.
-      trainer: that trained the state.
+      settings: of the experiment.
+      runner: the runner that trained the state.
       state: its parameters and actors.
       calls: turns of each program, of `CALLS` calls.
 
     Returns:
-      By part, on the clock and on a core, with the steps of a call for the programs themselves.
+      Microseconds by part, on the clock and on a core, and the steps of a call of each program.
     """
-    config, env = trainer.config, experiment.env
+    config = runner.config
+    env = experiment.env
     names = [field.name for field in dataclasses.fields(ActorCriticConfig)]
     objective_config = ActorCriticConfig(**{name: getattr(settings, name) for name in names})
     objective = actor_critic(experiment.network, objective_config)
-    _, unravel = ravel_pytree(trainer.params(state))
+    _, unravel = ravel_pytree(runner.params(state))
     ends = {"stop_at_episode_end": config.stop_at_episode_end}
     cpu = jax.local_devices(backend="cpu")[0]
+    # The program of a segment, as the runner compiles it.
     segments = Segments(env, objective, unravel, config, **ends, device=cpu)
-    arguments = (np.array(state.shared.parameters), state.actors[0], None, np.float32(0))
+    arguments = (np.array(state.shared.flat_params), state.actors[0], None, np.float32(0))
     whole = segments.compile(*arguments[:3])
+
+    # Programs with the arguments and results of a segment, which compute a part of it.
     padding = jnp.zeros(len(segments.metric_names) - 2)
 
     def packed(flat: Any, taken: Any, used: Any) -> Any:
@@ -318,14 +323,14 @@ def segment_in_parts(
             last, rollout, _ = unroll(
                 env, policy, actor, config.num_steps, auto_reset=config.auto_reset, **ends
             )
-            # All that a gradient would read is used, so that no part of the loop is left out.
+            # Use all that a gradient would read, so that XLA leaves out no part of the loop.
             used = sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(rollout.steps))
             return last, packed(flat, rollout.steps.mask.sum().astype(jnp.float32), used)
 
         return play
 
     def by_rule(params: Any, exploration: Any, env_steps: Any) -> Callable:
-        # Push towards where the pole falls; it stays up.
+        # Push towards the side to which the pole falls: it stays up.
         return lambda key, carry, seen, reset: (
             carry,
             (seen[:, 2] + seen[:, 3] > 0).astype(jnp.int32),
@@ -334,18 +339,22 @@ def segment_in_parts(
     def by_network(params: Any, exploration: Any, env_steps: Any) -> Callable:
         return lambda *args: objective.act(params, *args, exploration, env_steps)
 
+    # From nothing to the whole, each a part more than the one before.
     functions = {"call": nothing, "environment": playing(by_rule), "inference": playing(by_network)}
     programs = {
         name: segments.on_one_core(function, *arguments) for name, function in functions.items()
     }
     programs["gradient"] = whole
-    ledgers = side_by_side(
-        [[arguments[0].copy(), actor] for actor in state.actors], programs, calls, arguments[0].size
-    )
-    parts, previous = {}, np.zeros(2)
+    starts = [[arguments[0].copy(), actor] for actor in state.actors]
+    ledgers = side_by_side(starts, programs, calls, arguments[0].size)
+
+    # Each program does all that the one before does, and one part more.
+    parts = {}
+    previous = np.zeros(2)
     for name in programs:
         figures = np.array([ledger[name] for ledger in ledgers])  # threads, turns, 3
-        spent, steps = np.median(figures[..., :2], axis=(0, 1)), float(figures[..., 2].mean())
+        spent = np.median(figures[..., :2], axis=(0, 1))
+        steps = float(figures[..., 2].mean())
         us, cpu_us = np.round(spent - previous, 2).tolist()
         parts[name] = {"us": us, "cpu_us": cpu_us, "steps_per_call": round(steps, 2)}
         previous = spent
@@ -358,27 +367,30 @@ def side_by_side(
     """Run the programs in turn, in one thread for each start (parameters, actor).
 
     Returns:
-      For each thread and program, by turn: microseconds per call on the clock and on a core, steps per call.
+      For each thread and program, by turn: microseconds per call on the clock and on a core, and
+      steps per call.
     """
     ledgers: list[dict[str, list[tuple[float, float, float]]]] = [{} for _ in starts]
-    together = threading.Barrier(
-        len(starts)
-    )  # the process' time on a core is that of one program then
+    # Between two barriers the process runs one program only.
+    together = threading.Barrier(len(starts))
 
     def run(thread: int) -> None:
         theta, first = starts[thread]
         actors = dict.fromkeys(programs, first)
         for turn in range(-1, turns):
             for name, program in programs.items():
-                actor, taken = actors[name], 0.0
+                actor = actors[name]
+                taken = 0.0
                 together.wait()
-                begin = time.perf_counter(), time.process_time()
+                start = time.perf_counter()
+                cpu_start = time.process_time()
                 for _ in range(CALLS):
                     actor, packed = program(theta, actor, None, np.float32(0))
                     taken += np.asarray(packed)[size]
-                seconds = time.perf_counter() - begin[0]
+                seconds = time.perf_counter() - start
                 together.wait()
-                cpu_seconds = (time.process_time() - begin[1]) / len(starts)
+                cpu_seconds = (time.process_time() - cpu_start) / len(starts)
+
                 actors[name] = actor
                 if turn >= 0:
                     figures = (seconds * 1e6 / CALLS, cpu_seconds * 1e6 / CALLS, taken / CALLS)
@@ -393,7 +405,7 @@ def side_by_side(
 
 
 def timer_cost(calls: int = 20_000) -> float:
-    """Microseconds that booking adds to a call."""
+    """Return the microseconds that booking adds to a call."""
 
     def nothing() -> None: ...
 
@@ -406,42 +418,38 @@ def timer_cost(calls: int = 20_000) -> float:
     return round((seconds(Clock().timed("nothing", nothing)) - seconds(nothing)) / calls * 1e6, 2)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of the README: medians over the windows."""
-    heads = (
-        "environment",
-        "workers",
-        "part",
-        "us per segment",
-        "on a core",
-        "us per step",
-        "share",
-    )
+COLUMNS = (
+    field("environment", "env"),
+    field("workers", "workers"),
+    field("part", "part"),
+    field("us per segment", "us_per_segment", ".1f"),
+    field("on a core", "cpu_us_per_segment", ".1f"),
+    field("us per step", "us_per_step", ".2f"),
+    field("share", "share", ".0%"),
+)
+
+
+def tables(rows: Rows) -> list[Table]:
+    """Return the table of all parts: medians over the windows."""
+    return [Table(COLUMNS, [line for row in rows for line in _lines(row)])]
+
+
+def _lines(row: dict[str, Any]) -> Rows:
+    """Return a line for each part, for each part of a segment alone, and for the sum."""
+    head = {"env": short_id(row["env"]), "workers": row["workers"]}
     lines = []
-    for row in rows:
-        name, workers = row["env"].partition(":")[2], str(row["workers"])
-        for part, numbers in row["parts"].items():
-            us, cpu_us = numbers["us_per_segment"], numbers["cpu_us_per_segment"]
-            share = f"{us / row['us_per_segment']:.0%}"
-            cells = (f"{us:.1f}", f"{cpu_us:.1f}", f"{numbers['us_per_step']:.2f}", share)
-            lines.append((name, workers, part, *cells))
-            for what, of in (row["segment_alone"] or {}).items() if part == SEGMENT else ():
-                cells = (f"{of['us']:.1f}", f"{of['cpu_us']:.1f}", "", "")
-                lines.append((name, workers, f"alone: {what}", *cells))
-        idle, held = row["share_of_cores_idle"]["median"], row["share_holding_the_lock"]["median"]
-        lock = f"all; cores idle {idle:.0%}, a worker holding the lock {held:.0%}"
-        lines.append(
-            (
-                name,
-                workers,
-                lock,
-                f"{row['us_per_segment']:.1f}",
-                "",
-                f"{row['us_per_step']:.2f}",
-                "100%",
-            )
-        )
-    return table(heads, lines)
+    for part, numbers in row["parts"].items():
+        share = numbers["us_per_segment"] / row["us_per_segment"]
+        lines.append({**head, "part": part, **numbers, "share": share})
+        for what, of in (row["segment_alone"] or {}).items() if part == SEGMENT else ():
+            times = {"us_per_segment": of["us"], "cpu_us_per_segment": of["cpu_us"]}
+            lines.append({**head, "part": f"alone: {what}", **times})
+
+    idle = row["share_of_cores_idle"]["median"]
+    held = row["share_holding_the_lock"]["median"]
+    whole = {name: row[name] for name in ("us_per_segment", "us_per_step")}
+    text = f"all; cores idle {idle:.0%}, a worker holding the lock {held:.0%}"
+    return [*lines, {**head, "part": text, **whole, "share": 1.0}]
 
 
 if __name__ == "__main__":

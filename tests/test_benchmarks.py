@@ -1,21 +1,32 @@
-"""What the benchmarks compute beside time: operation counts, comparisons, tables."""
+"""What the benchmarks compute besides times: operation counts, comparisons, tables."""
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import learning
 import numpy as np
-import peers
 import pytest
-import returns as returns_benchmark
 import rlax
-import startup
-import throughput
-from measure import check_learned, fitting_count, ranged, require_device, spread, table
-from operations import counted_cost, forward_flops, gradient_flops, layers_of, update_flops
 
+from benchmarks import learning, peers, returns, startup, throughput
+from benchmarks.frame.learners import check_learned
+from benchmarks.frame.processes import require_device
+from benchmarks.frame.results import rows_that_hold
+from benchmarks.frame.summaries import ranged, spread, with_range
+from benchmarks.frame.tables import Table, as_html, as_markdown, as_text, field, spread_field
+from benchmarks.frame.timing import fitting_count
+from benchmarks.operations import (
+    counted_cost,
+    forward_flops,
+    gradient_flops,
+    layers_of,
+    update_flops,
+)
 from jax_a3c import envs, networks
+from jax_a3c.settings.run import Settings
 
 pytestmark = pytest.mark.unoptimized
 
@@ -97,16 +108,16 @@ def test_groups_are_the_forms_of_one_seed_and_then_the_seeds():
     assert {case.seeds for group in groups[:-1] for case in group.cases} == {1}
 
 
-@pytest.mark.parametrize("name", returns_benchmark.PAIRS)
+@pytest.mark.parametrize("name", returns.PAIRS)
 def test_both_sides_of_a_comparison_of_returns_agree(name):
-    pair, data = returns_benchmark.PAIRS[name], returns_benchmark.make_data(7, 3)
+    pair, data = returns.PAIRS[name], returns.make_data(7, 3)
     theirs = jax.vmap(lambda x: pair.theirs(rlax, x), in_axes=1, out_axes=1)(data)
-    returns_benchmark.largest_difference(pair.ours(data), theirs)
+    returns.largest_difference(pair.ours(data), theirs)
 
 
 def test_results_that_differ_are_no_comparison():
     with pytest.raises(AssertionError, match="differ"):
-        returns_benchmark.largest_difference(jnp.zeros(3), jnp.ones(3))
+        returns.largest_difference(jnp.zeros(3), jnp.ones(3))
 
 
 def test_a_run_replaces_its_own_row_and_no_other():
@@ -145,16 +156,45 @@ def test_a_missing_device_is_a_message(monkeypatch, capsys, error):
 
 
 @pytest.mark.parametrize(("device", "goal", "met"), [("cpu", 2.0, True), ("gpu", None, None)])
-def test_goals_beside_peers_are_those_of_the_cpu(device, goal, met):
+def test_goals_of_peers_are_those_of_the_cpu(device, goal, met):
     (row,) = peers.rows_of("cartpole-16", {"ours": [3.0], "R1": [1.0]}, device)
     assert (row["device"], row["goal"], row["met"]) == (device, goal, met)
-    assert peers.markdown([row]).splitlines()[2].startswith(f"| {device} | cartpole-16 |")
+    (table,) = peers.tables([row])
+    assert table.lines[1][:2] == [device, "cartpole-16"]
 
 
-def test_tables_are_markdown():
-    assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+def test_a_row_holds_while_its_settings_do():
+    case = {"method": "a2c", "env": "gymnax:X-v1"}
+    new, old = ({**case, "seed": seed, "settings": {"num_envs": n}} for seed, n in ((0, 1), (1, 2)))
+    other = {**new, "method": "a3c", "settings": {"num_envs": 2}}
+    rows, seeds = rows_that_hold([new, old, other], case, Settings(num_envs=1))
+    assert rows == [new, other] and seeds == {0}
+
+
+ROWS = [{"name": "a", "rate": spread([1.0, 2.0, 4.0])}, {"name": "<b>"}]
+TABLE = Table((field("name", "name"), spread_field("steps/s", "rate", ".1f")), ROWS)
+
+
+def test_one_declaration_of_a_table_is_text_markdown_and_html():
+    assert as_text(TABLE).splitlines() == [
+        "name  steps/s",
+        "----  ----------------",
+        "a     2.0 (1.0 to 4.0)",
+        "<b>",
+    ]
+    assert as_markdown(TABLE) == (
+        "| name | steps/s |\n| --- | --- |\n| a | 2.0 (1.0 to 4.0) |\n| <b> |  |"
+    )
+    assert "<tr><td>&lt;b&gt;</td><td></td></tr>" in as_html(TABLE)
+
+
+def test_a_range_shows_about_three_digits():
     assert ranged(spread([1.0, 2.0, 4.0]), ".1f") == "2.0 (1.0 to 4.0)"
-    some = spread([1.0, 2.0])
+    assert with_range(1234.5, 1.0, 2000.0) == "1,234 (1 to 2,000)"
+    assert with_range(0.5, 0.25, 1.0) == "0.50 (0.25 to 1.00)"
+
+
+def test_rows_of_one_form_are_one_line_of_throughput():
     row = {
         "device": "cpu",
         "env": "gymnax:X-v1",
@@ -162,20 +202,32 @@ def test_tables_are_markdown():
         "num_steps": 5,
         "dtype": "float32",
     }
+    some = spread([1.0, 2.0])
     rows = [
         {**row, "seeds": 1, "mode": mode, "env_steps_per_second": some, "ratio_to_first": some}
         for mode in throughput.MODES
     ]
-    assert (
-        throughput.markdown(rows)
-        .splitlines()[2]
-        .startswith("| cpu | X-v1 | 16, 5 | float32 | 1 | 2 (1 to 2)")
-    )
-    assert (
-        len(throughput.markdown([*rows, *rows]).splitlines()) == 4
-    )  # one seed again, beside several
+    (table,) = throughput.tables(rows)
+    assert table.lines[1][:6] == ["cpu", "X-v1", "16, 5", "float32", "1", "2 (1 to 2)"]
+
+    # A form of one seed is measured again with several seeds.
+    (table,) = throughput.tables([*rows, *rows])
+    assert len(table.lines) == 3
+
+
+def test_each_part_of_startup_has_its_table():
+    some = spread([1.0, 2.0])
     rows = [
         {"part": "imports", "what": "nothing", "seconds": some},
-        {"part": "memory", "peak_mib": some},
+        {"part": "memory", "what": "a2c", "updates": 1, "peak_mib": some},
     ]
-    assert startup.markdown(rows).count("---") == 3
+    assert [table.lines[0][0] for table in startup.tables(rows)] == ["process", "method"]
+
+
+def test_a_script_runs_from_any_folder(tmp_path):
+    script = Path(learning.__file__)
+    result = subprocess.run(
+        [sys.executable, str(script), "--table"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "mean return" in result.stdout

@@ -1,4 +1,4 @@
-"""Our update against the plain references that the benchmarks race us with: the same numbers."""
+"""Our update equals the update of the plain references of the benchmarks."""
 
 import jax
 import numpy as np
@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import references
 from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
+from jax_a3c.acting.unroll import unroll
 from jax_a3c.objectives import actor_critic
-from jax_a3c.rollouts import unroll
 
 pytestmark = pytest.mark.unoptimized
 
@@ -18,7 +18,7 @@ UPDATES = 3
 
 
 def renamed(variables):
-    """Our tree of parameters, or of the optimizer's statistics, with the reference's names."""
+    """Return our parameters or moments with the names of the reference."""
     ours = variables["params"]
     return {
         "params": {
@@ -30,19 +30,19 @@ def renamed(variables):
 
 
 def transitions_of(steps, plain, params):
-    """A rollout of ours as the reference stores it."""
+    """Convert our rollout to the format of the reference."""
     observations = steps.observation.reshape(-1, *steps.observation.shape[2:])
     values = plain.apply(params, observations)[1].reshape(steps.action.shape)
     unused = np.zeros(
         steps.action.shape, np.float32
-    )  # what only the gradient through the rollout reads
+    )  # only the gradient through the rollout reads it
     return references.Transition(
         steps.observation, steps.action, steps.reward, steps.terminated, values, unused, unused
     )
 
 
 def assert_equal_to_rounding(ours, expected, before):
-    """Each array to 1e-5 of its own numbers, or of the largest change that the update made to it."""
+    """Compare each array to 1e-5 of its values or of the update's largest change to it."""
     expected = dict(jax.tree.leaves_with_path(expected))
     before = dict(jax.tree.leaves_with_path(before))
     leaves = jax.tree.leaves_with_path(ours)
@@ -67,7 +67,7 @@ def test_our_update_is_the_plain_one(name, torso, num_envs, num_steps):
 
     @jax.jit
     def both(state, opt_state):
-        """Our next state, the reference's next parameters and statistics, and how many episodes ended."""
+        """Return our next state, the reference's parameters and moments, and the ended episodes."""
         _, rollout, _ = unroll(
             env, lambda *args: objective.act(state.params, *args), state.actor, config.num_steps
         )
@@ -82,7 +82,7 @@ def test_our_update_is_the_plain_one(name, torso, num_envs, num_steps):
     for _ in range(UPDATES):
         before, statistics = renamed(state.params), optax.tree.get(opt_state, "nu")
         state, (params, opt_state), terminated, truncated = both(state, opt_state)
-        assert truncated == 0  # the reference takes a time limit for an end
+        assert truncated == 0  # the reference treats a time limit as a termination
         assert_equal_to_rounding(renamed(state.params), params, before)
         ours = renamed(state.opt_state.statistics)
         assert_equal_to_rounding(ours, optax.tree.get(opt_state, "nu"), statistics)

@@ -1,0 +1,1 @@
+"""What the benchmarks share: timers, child processes, learners, result files, tables, pictures."""
