@@ -16,7 +16,7 @@ INSTALLED := .venv/.installed
 BENCHMARKS := throughput peers scaling worker_time returns startup
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-reliability lint format bench clean
+.PHONY: help train test test-reliability lint format bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(INSTALLED)  ## short forms of the benchmarks, some minutes, and a page 
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --short || exit 1; done
 	$(BIN)/python benchmarks/report.py --results runs/bench
 
+docs: $(INSTALLED)  ## the manual as a site, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:  ## remove .venv, caches and builds; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -56,5 +59,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 		exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[plots,tensorboard,video,envpool,gymnasium,test,dev]'
+		-c constraints.txt -e '.[plots,tensorboard,video,envpool,gymnasium,test,dev,docs]'
 	@touch $@
