@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import references
 from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.objectives import actor_critic
-from jax_a3c.rollouts import unroll
 
 pytestmark = pytest.mark.unoptimized
 
@@ -42,7 +42,7 @@ def transitions_of(steps, plain, params):
 
 
 def assert_equal_to_rounding(ours, expected, before):
-    """Each array to 1e-5 of its own numbers, or of the largest change that the update made to it."""
+    """Each array to 1e-5 of its own numbers, or of the largest change of the update to it."""
     expected = dict(jax.tree.leaves_with_path(expected))
     before = dict(jax.tree.leaves_with_path(before))
     leaves = jax.tree.leaves_with_path(ours)
@@ -67,10 +67,9 @@ def test_our_update_is_the_plain_one(name, torso, num_envs, num_steps):
 
     @jax.jit
     def both(state, opt_state):
-        """Our next state, the reference's next parameters and statistics, and how many episodes ended."""
-        _, rollout, _ = unroll(
-            env, lambda *args: objective.act(state.params, *args), state.actor, config.num_steps
-        )
+        """Our next state, the reference's parameters and statistics, and the ends of episodes."""
+        unroll_config = UnrollConfig(config.num_steps)
+        _, rollout, _ = unroll(env, objective.act, state.params, state.actor, unroll_config)
         steps, params = rollout.steps, renamed(state.params)
         last_value = plain.apply(params, steps.next_observation[-1])[1]
         transitions = transitions_of(steps, plain, params)
@@ -84,7 +83,7 @@ def test_our_update_is_the_plain_one(name, torso, num_envs, num_steps):
         state, (params, opt_state), terminated, truncated = both(state, opt_state)
         assert truncated == 0  # the reference takes a time limit for an end
         assert_equal_to_rounding(renamed(state.params), params, before)
-        ours = renamed(state.opt_state.statistics)
+        ours = renamed(state.opt_state.moments)
         assert_equal_to_rounding(ours, optax.tree.get(opt_state, "nu"), statistics)
         ends += int(terminated)
     assert ends > 0
