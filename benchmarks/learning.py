@@ -141,7 +141,7 @@ def train_all(rows: Rows, out: Path, args: argparse.Namespace) -> Rows:
                 if method == RANDOM:
                     params, costs = untrained(experiment)
                 else:
-                    params, costs = trained(experiment, seed, bar)
+                    params, costs = trained(experiment, seed, settings.total_timesteps, bar)
 
                 # Evaluate with keys that training has not used.
                 key = jax.random.key(10_000 + seed)
@@ -196,7 +196,9 @@ def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Setti
     return Settings(env_options=options, eval_episodes=episodes, eval_policy="sampled")
 
 
-def trained(experiment: Experiment, seed: int, bar: tqdm) -> tuple[Params, dict]:
+def trained(
+    experiment: Experiment, seed: int, total_timesteps: int, bar: tqdm
+) -> tuple[Params, dict]:
     """Train; return the final parameters and the cost of the run."""
 
     def show(progress: Progress) -> None:
@@ -204,7 +206,7 @@ def trained(experiment: Experiment, seed: int, bar: tqdm) -> tuple[Params, dict]
         total = progress.metric_sums.get("episode_return", 0.0)
         bar.set_postfix(seed=seed, steps=progress.env_steps, return_so_far=total / max(1.0, ended))
 
-    result = experiment.runner.run(seed, callback=show)
+    result = experiment.runner.run(seed, until=total_timesteps, callback=show)
     experiment.runner.close(result.state)
     return result.params, {
         "env_steps": result.progress.env_steps,

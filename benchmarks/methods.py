@@ -149,7 +149,7 @@ def train(
             copies.append((progress, runner.params(state)))
 
     # Train; the workers do not wait for the callback.
-    result = runner.run(state=state, callback=keep, interval=INTERVAL)
+    result = runner.run(state, until=total, callback=keep, interval=INTERVAL)
     curve = [(row["env_steps"], row["seconds"], row["episode_return"]) for row in training.rows()]
 
     # Evaluate when the workers have ended.

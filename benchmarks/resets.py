@@ -123,7 +123,7 @@ def train_all(args: argparse.Namespace) -> tuple[Rows, dict[str, Any]]:
 def train(runner: Any, seed: int, total_timesteps: int) -> tuple[Any, dict[str, list[float]]]:
     """Train; return the final parameters and the learning curve."""
     curve = Curve(total_timesteps)
-    params = runner.run(seed, callback=curve, interval=INTERVAL).params
+    params = runner.run(seed, until=total_timesteps, callback=curve, interval=INTERVAL).params
     points = curve.rows()
     return params, {
         "env_steps": [point["env_steps"] for point in points],

@@ -191,7 +191,7 @@ def train_one_by_one(method: str, settings: Settings, rates: list[float]) -> Run
     """Train with one learning rate after the other, each on all threads."""
     for seed, rate in enumerate(rates):
         runner = build(method, ENV, dataclasses.replace(settings, learning_rate=rate)).runner
-        result = runner.run(seed)
+        result = runner.run(seed, until=settings.total_timesteps)
         seconds = round(result.progress.seconds, 2)
         yield result.params, {"env_steps": result.progress.env_steps, "seconds": seconds}
 

@@ -22,7 +22,6 @@ the number of cores.
 
 import json
 import statistics
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,28 +74,22 @@ GOALS = (
 )
 
 
-class Counted(SharedParameters):
-    """Shared parameters with a second vector to which each update adds 1.
+def count_updates(shared: SharedParameters) -> np.ndarray:
+    """Let each update also add 1 to a second vector, under the same lock if there is one.
 
-    Attributes:
-      ones: `[P]` float32, exact up to 2^24 updates.
+    Returns:
+      The vector, `[P]` float32, exact up to 2^24 updates.
     """
+    ones = aligned_empty(shared.flat_params.size)
+    ones[:] = 0.0
+    change = shared._change
 
-    def __init__(self, initial: np.ndarray, num_workers: int, *, lock: bool):
-        super().__init__(initial, num_workers, lock=lock)
-        self.ones = aligned_empty(initial.size)
-        self.ones[:] = 0.0
+    def counted(*args: Any) -> None:
+        change(*args)
+        np.add(ones, 1, out=ones)
 
-    def apply(
-        self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]
-    ) -> None:
-        """Apply an update and then, under the same lock if there is one, add 1 to `ones`."""
-
-        def counted(parameters: np.ndarray, statistics: np.ndarray) -> None:
-            change(parameters, statistics)
-            np.add(self.ones, 1, out=self.ones)
-
-        super().apply(worker, version, counted)
+    shared._change = counted  # type: ignore[method-assign]
+    return ones
 
 
 def main() -> None:
@@ -151,7 +144,7 @@ def measure(env_id: str, workers: list[int], timesteps: int, repeats: int) -> Ro
 
     rounds = []
     for round_ in tqdm(range(-1, repeats), desc=f"{env_id}: rounds"):
-        results = {key: train(runner, round_ + 1)[0] for key, runner in runners.items()}
+        results = {key: train(runner, runner.init(round_ + 1)) for key, runner in runners.items()}
         if round_ >= 0:  # the first round compiles and warms up
             rounds.append(results)
 
@@ -168,30 +161,23 @@ def measure(env_id: str, workers: list[int], timesteps: int, repeats: int) -> Ro
     return [{**sizes, **row_of(*key, rounds), "lost_updates": lost[key]} for key in runners]
 
 
-def train(
-    runner: AsynchronousRunner, seed: int, *, counted: bool = False
-) -> tuple[TrainingResult, AsynchronousState]:
-    """Train from fresh parameters, and close the environments."""
-    state = runner.init(seed)
-    if counted:
-        config = runner.config
-        shared = Counted(state.shared.flat_params, config.num_workers, lock=config.lock)
-        state = state._replace(shared=shared)
-
-    # Train, and check that it learned.
+def train(runner: AsynchronousRunner, state: AsynchronousState) -> TrainingResult:
+    """Train from a fresh state, check that it learned, and close the environments."""
     before = copy_of_weights(runner.params(state))
-    result = runner.run(state=state)
+    result = runner.run(state)
     after = copy_of_weights(result.params)
     check_learned(f"A3C with {runner.config.num_workers} workers", before, after)
     runner.close(state)
-    return result, state
+    return result
 
 
 def lost_updates(runner: AsynchronousRunner) -> dict[str, Any]:
     """Return the share of updates that elements lost: the mean, and the worst element's."""
-    _, state = train(runner, 0, counted=True)
-    shared: Any = state.shared
-    lost = 1.0 - shared.ones.astype(np.float64) / shared.updates
+    state = runner.init(0)
+    shared = state.shared
+    ones = count_updates(shared)
+    train(runner, state)
+    lost = 1.0 - ones.astype(np.float64) / shared.updates
     if runner.config.lock and lost.any():
         raise RuntimeError("updates were lost under the lock")
     shares = {"mean": float(lost.mean()), "worst": float(lost.max())}

@@ -45,7 +45,7 @@ from benchmarks.frame.tables import Column, Table
 from benchmarks.frame.timing import fitting_count, interleaved_seconds
 from benchmarks.operations import counted_cost, layers_of, update_flops
 from jax_a3c import A2CConfig, a2c, envs, networks, objectives, optimizers
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.types import Array, Metrics
 
 NETWORKS = {"gymnax:CartPole-v1": "mlp", "gymnax:Breakout-MinAtar": "minatar"}
@@ -273,8 +273,11 @@ def program(group: Group, case: Case) -> tuple[Callable[[Any], tuple[Any, Metric
         num_actions = env.spec.action_space.num_actions
 
         # The programs that only step or act keep no rollout.
-        def random(key: Array, carry: Any, observation: Array, reset: Array) -> tuple[Any, Array]:
-            return carry, jax.random.randint(key, reset.shape, 0, num_actions)
+        def random(params: Any, key: Array, carry: Any, observation: Array, reset: Array, *_: Any):
+            return carry, jax.random.randint(key, reset.shape, 0, num_actions), ()
+
+        policy = random if case.mode == "env" else act
+        unroll_config = UnrollConfig(group.num_steps, config.auto_reset)
 
         def init(key: Array) -> Any:
             state = agent.init(key)
@@ -282,10 +285,7 @@ def program(group: Group, case: Case) -> tuple[Callable[[Any], tuple[Any, Metric
 
         def step(state: Any) -> tuple[Any, Metrics]:
             params, actor = state
-            policy = random if case.mode == "env" else functools.partial(act, params)
-            actor, _, episodes = unroll(
-                env, policy, actor, group.num_steps, auto_reset=config.auto_reset
-            )
+            actor, _, episodes = unroll(env, policy, params, actor, unroll_config)
             return (params, actor), episodes._asdict()
 
     # Several seeds are one program under vmap.

@@ -45,12 +45,13 @@ from benchmarks.frame.results import Rows, parser_of, print_result, publish, res
 from benchmarks.frame.summaries import short_id, spread
 from benchmarks.frame.tables import Table, field
 from benchmarks.frame.timing import Window, watched
-from jax_a3c.acting.unroll import unroll
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.acting.unroll import UnrollConfig, unroll
+from jax_a3c.envs.base import on_device
 from jax_a3c.experiment.build import build
 from jax_a3c.objectives import ActorCriticConfig, actor_critic
 from jax_a3c.runners.asynchronous import use_worker_threads
 from jax_a3c.runners.segments import Segments
+from jax_a3c.runners.updates import Packing
 from jax_a3c.settings.run import Settings, resolve
 
 ENVS = ("gymnax:CartPole-v1", "envpool:Pong-v5")
@@ -60,16 +61,15 @@ CALLS = 50
 PARTS = {
     "step": "environment",
     "act_at": "inference",
-    "gradient_of": "gradient",
-    "_in_one_program": "segment: environment, inference, gradient",
+    "learn_from": "gradient",
+    "act_and_learn": "segment: environment, inference, gradient",
     "split": "parameters as a tree",
-    "update": "optimizer's program",
+    "optax_step": "optimizer's program",
     "read": "shared buffer: read",
-    "count": "shared buffer: count",
     "apply": "shared buffer: apply",
 }
 """The parts of a worker's time, by the name of the method or of the compiled function."""
-SEGMENT = PARTS["_in_one_program"]
+SEGMENT = PARTS["act_and_learn"]
 REST = "Python and the rest"
 
 
@@ -178,15 +178,15 @@ def measure(env_id: str, workers: int, repeats: int, seconds: float) -> dict[str
     experiment = build("a3c", env_id, settings)
     runner: Any = experiment.runner
     state = runner.init(0)
-    in_one_program = isinstance(experiment.env, JaxEnvironment)
-    clock.watch(state.shared, "read", "count", "apply")
+    in_one_program = on_device(experiment.env)
+    clock.watch(state.shared, "read", "apply")
     if not in_one_program:
         for actor in state.actors:
             clock.watch(actor.env_state, "step")
 
     def train(seconds: float) -> Any:
         return runner.run(
-            state=state, callback=lambda progress: progress.seconds >= seconds, interval=INTERVAL
+            state, callback=lambda progress: progress.seconds >= seconds, interval=INTERVAL
         ).progress
 
     # Warm up: CartPole's episodes grow long meanwhile, so that segments are whole.
@@ -299,15 +299,15 @@ def segment_in_parts(
     objective_config = ActorCriticConfig(**{name: getattr(settings, name) for name in names})
     objective = actor_critic(experiment.network, objective_config)
     _, unravel = ravel_pytree(runner.params(state))
-    ends = {"stop_at_episode_end": config.stop_at_episode_end}
     cpu = jax.local_devices(backend="cpu")[0]
     # The program of a segment, as the runner compiles it.
-    segments = Segments(env, objective, unravel, config, **ends, device=cpu)
+    packing = Packing(state.shared.flat_params.size)
+    segments = Segments(env, objective, unravel, config, packing=packing, device=cpu)
     arguments = (np.array(state.shared.flat_params), state.actors[0], None, np.float32(0))
-    whole = segments.compile(*arguments[:3])
+    whole = segments.program(*arguments[:3])
 
     # Programs with the arguments and results of a segment, which compute a part of it.
-    padding = jnp.zeros(len(segments.metric_names) - 2)
+    padding = jnp.zeros(len(packing.names) - 2)
 
     def packed(flat: Any, taken: Any, used: Any) -> Any:
         return jnp.concatenate([flat, jnp.stack([taken, used]), padding])
@@ -317,30 +317,29 @@ def segment_in_parts(
         flat, rest = jax.lax.optimization_barrier((flat, actor._replace(key=None)))
         return rest._replace(key=key), packed(flat, 0.0, env_steps)
 
+    unroll_config = UnrollConfig(
+        config.num_steps, config.auto_reset, config.stop_at_episode_end, objective.discount
+    )
+
     def playing(act: Callable) -> Callable:
         def play(flat: Any, actor: Any, target: Any, env_steps: Any) -> Any:
-            policy = act(unravel(flat), actor.exploration, env_steps)
-            last, rollout, _ = unroll(
-                env, policy, actor, config.num_steps, auto_reset=config.auto_reset, **ends
-            )
+            last, rollout, _ = unroll(env, act, unravel(flat), actor, unroll_config, env_steps)
             # Use all that a gradient would read, so that XLA leaves out no part of the loop.
             used = sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(rollout.steps))
             return last, packed(flat, rollout.steps.mask.sum().astype(jnp.float32), used)
 
         return play
 
-    def by_rule(params: Any, exploration: Any, env_steps: Any) -> Callable:
+    def by_rule(params: Any, key: Any, carry: Any, seen: Any, *_: Any) -> tuple:
         # Push towards the side to which the pole falls: it stays up.
-        return lambda key, carry, seen, reset: (
-            carry,
-            (seen[:, 2] + seen[:, 3] > 0).astype(jnp.int32),
-        )
-
-    def by_network(params: Any, exploration: Any, env_steps: Any) -> Callable:
-        return lambda *args: objective.act(params, *args, exploration, env_steps)
+        return carry, (seen[:, 2] + seen[:, 3] > 0).astype(jnp.int32), ()
 
     # From nothing to the whole, each a part more than the one before.
-    functions = {"call": nothing, "environment": playing(by_rule), "inference": playing(by_network)}
+    functions = {
+        "call": nothing,
+        "environment": playing(by_rule),
+        "inference": playing(objective.act),
+    }
     programs = {
         name: segments.on_one_core(function, *arguments) for name, function in functions.items()
     }

@@ -5,8 +5,7 @@ second is a NumPy rule that updates the flat vectors of the asynchronous runner 
 without a lock.
 
 The `moments` of an optimizer are its moving averages, one number per parameter. Momentum SGD
-averages the gradient (m), RMSProp the squared gradient (g). The code calls them `statistics`, the
-paper's word.
+averages the gradient (m), RMSProp the squared gradient (g). The paper calls them statistics.
 """
 
 import numbers
@@ -38,17 +37,17 @@ class InPlaceRule(Protocol):
     def __call__(
         self,
         parameters: np.ndarray,
-        statistics: np.ndarray,
+        moments: np.ndarray,
         gradient: np.ndarray,
         scratch: np.ndarray,
         env_steps: int,
         /,
     ) -> None:
-        """Update `parameters` and `statistics` in place.
+        """Update `parameters` and `moments` in place.
 
         Args:
           parameters: `[P]` float32, shared by all workers.
-          statistics: `[P]` float32. Moments, shared by all workers or private to the caller.
+          moments: `[P]` float32, shared by all workers or private to the caller.
           gradient: `[P]` float32, private to the caller.
           scratch: `[P]` float32, private to the caller; its content is overwritten.
           env_steps: environment steps taken so far, for the learning-rate schedule.
@@ -86,12 +85,12 @@ class OptimizerState(NamedTuple):
 
     Attributes:
       updates: `[]` int32. Number of updates so far.
-      statistics: tree like the parameters, float32. The moments: g, the moving average of the
+      moments: tree like the parameters, float32: g, the moving average of the
         squared gradient, or m, the moving average of the gradient.
     """
 
     updates: Array
-    statistics: Any
+    moments: Any
 
 
 def linear_schedule(initial_value: float | Array, total_env_steps: float | Array) -> Schedule:
@@ -385,10 +384,10 @@ def _transformation(
         updates: Any, state: OptimizerState, params: Any = None, *, env_steps: Any = None, **_: Any
     ) -> tuple[Any, OptimizerState]:
         del params
-        statistics = jax.tree.map(average, state.statistics, updates)
+        moments = jax.tree.map(average, state.moments, updates)
         eta = schedule(state.updates if env_steps is None else env_steps)
-        updates = jax.tree.map(lambda s, grad: step(eta, s, grad), statistics, updates)
-        return updates, OptimizerState(optax.safe_increment(state.updates), statistics)
+        updates = jax.tree.map(lambda s, grad: step(eta, s, grad), moments, updates)
+        return updates, OptimizerState(optax.safe_increment(state.updates), moments)
 
     return InPlaceTransformation(init, update, in_place, shares_moments=shares_moments)
 

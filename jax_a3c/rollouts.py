@@ -1,4 +1,4 @@
-"""Unroll a policy on JAX environments: T steps of N environments, with resets between episodes."""
+"""One step of data, T of them, and the sums over the episodes that ended in them."""
 
 from typing import Any, NamedTuple
 
@@ -37,8 +37,8 @@ class Transition(NamedTuple):
         need it.
       running_return: r_t + gamma r_{t-1} + ..., back to the start of the episode; None if it is
         not needed.
-      extras: activations of the network's layers, stored when the policy acted on s_t; None if the
-        loss computes them.
+      extras: what the policy stored for its loss when it acted on s_t, such as the activations of
+        the network's layers; `()` if nothing. It belongs to the parameters that acted.
     """
 
     observation: Array
@@ -52,7 +52,7 @@ class Transition(NamedTuple):
     mask: Array
     next_action: Array | None = None
     running_return: Array | None = None
-    extras: Any = None
+    extras: Any = ()
 
 
 class Rollout(NamedTuple):

@@ -11,7 +11,7 @@ from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks
 from jax_a3c.acting.actor import init_actor
 from jax_a3c.acting.groups import finish, init_host_actor
 from jax_a3c.acting.host_unroll import host_unroll
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.envs import Box, Discrete, EnvSpec, HostStep
 from jax_a3c.envs.base import to_bounds
 from jax_a3c.evaluation.play import evaluator
@@ -108,7 +108,8 @@ def test_the_rollout_keeps_the_policys_action_and_the_environment_gets_the_mappe
     env = Reach(100.0, 200.0)
     drawn = jnp.array([[-3.0], [0.0], [0.5], [3.0]])
     actor = init_actor(env, (), jax.random.key(0), 4)
-    _, rollout, _ = unroll(env, lambda key, carry, *_: (carry, drawn), actor, 2)
+    act = lambda params, key, carry, *_: (carry, drawn, ())  # noqa: E731
+    _, rollout, _ = unroll(env, act, None, actor, UnrollConfig(2))
     np.testing.assert_array_equal(rollout.steps.action, np.stack([drawn, drawn]))
     places = np.array([0.0, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(rollout.steps.reward[0], -np.square(places - 0.75), atol=1e-6)
@@ -136,7 +137,8 @@ def test_host_environments_likewise():
     group = Group(Reach(100.0, 200.0).spec, 3)
     drawn = np.array([[-3.0], [0.0], [3.0]], np.float32)
     actor = init_host_actor(group, (), jax.random.key(0))
-    finished = finish(host_unroll(lambda key, t, carry, *_: (carry, drawn), actor, 2), group)
+    act = lambda params, key, t, carry, *_: (carry, drawn, ())  # noqa: E731
+    finished = finish(host_unroll(act, None, actor, UnrollConfig(2)), group)
     np.testing.assert_array_equal(finished.rollout.steps.action, np.stack([drawn, drawn]))
     np.testing.assert_array_equal(group.given, [[[100.0], [150.0], [200.0]]] * 2)
 

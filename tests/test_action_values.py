@@ -16,7 +16,7 @@ from probes import Chain, EitherEnd, Probe, Recall, State, TerminalReward
 
 from jax_a3c import networks, optimizers
 from jax_a3c.acting.actor import init_actor
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.envs.base import Discrete
 from jax_a3c.errors import InputError
 from jax_a3c.objectives import (
@@ -78,13 +78,9 @@ def random_play(env, lstm, stop_at_episode_end=False):
         flat, unravel = ravel_pytree(first)
         noise = jax.random.normal(jax.random.fold_in(key, 1), (2, flat.size))
         params, target_params = unravel(flat + noise[0]), unravel(flat + noise[1])
-        _, rollout, _ = unroll(
-            env,
-            lambda *args: act(params, *args, jnp.ones(NUM_ENVS), 0.0),
-            actor,
-            NUM_STEPS,
-            stop_at_episode_end=stop_at_episode_end,
-        )
+        config = UnrollConfig(NUM_STEPS, stop_at_episode_end=stop_at_episode_end)
+        exploring = actor._replace(exploration=jnp.ones(NUM_ENVS))
+        _, rollout, _ = unroll(env, act, params, exploring, config)
         return params, target_params, rollout
 
     return play(jax.random.key(3))
@@ -289,9 +285,9 @@ class TwoEnds(Probe):
 def signed_act(call):
     """Return an act whose actions encode the call of `unroll`, the observation and the key."""
 
-    def act(key, carry, observation, reset):
+    def act(params, key, carry, observation, reset, exploration, env_steps):
         drawn = jax.random.randint(key, reset.shape, 0, 100)
-        return carry, (10_000 * call + 1000 * observation[:, 0] + drawn).astype(jnp.int32)
+        return carry, (10_000 * call + 1000 * observation[:, 0] + drawn).astype(jnp.int32), ()
 
     return act
 
@@ -300,9 +296,11 @@ def signed_act(call):
 def test_the_next_action_is_the_one_really_taken_across_segments_too(num_envs, stop_at_episode_end):
     env = TwoEnds()
 
+    config = UnrollConfig(3, stop_at_episode_end=stop_at_episode_end)
+
     @jax.jit
     def play(call, actor):
-        return unroll(env, signed_act(call), actor, 3, stop_at_episode_end=stop_at_episode_end)[:2]
+        return unroll(env, signed_act(call), None, actor, config)[:2]
 
     actor = init_actor(env, (), jax.random.key(0), num_envs, needs_next_action=True)
     assert (actor.next_action == -1).all()
@@ -336,8 +334,9 @@ def test_the_next_action_is_the_one_really_taken_across_segments_too(num_envs, s
 
 def test_without_looking_ahead_there_is_no_next_action():
     actor = init_actor(TERMINAL_REWARD, (), jax.random.key(0), 2)
-    act = signed_act(0)
-    actor, rollout = jax.jit(lambda actor: unroll(TERMINAL_REWARD, act, actor, 3)[:2])(actor)
+    act, config = signed_act(0), UnrollConfig(3)
+    play = jax.jit(lambda actor: unroll(TERMINAL_REWARD, act, None, actor, config)[:2])
+    actor, rollout = play(actor)
     assert actor.next_action is None and rollout.steps.next_action is None
     needs_next_action = {build: build(NETWORKS[0], PLAIN).needs_next_action for build in OBJECTIVES}
     assert needs_next_action == {one_step_q: False, one_step_sarsa: True, n_step_q: False}
@@ -415,13 +414,12 @@ def test_the_synchronous_runner_takes_the_actions_that_it_committed_to():
 def test_the_asynchronous_runner_takes_the_actions_that_it_committed_to():
     network = networks.q_network(CHAIN, hidden=())
     objective = one_step_sarsa(network, fixed_epsilon(0.5))
-    config = AsynchronousConfig(num_workers=1, num_envs=16, num_steps=1, total_timesteps=16)
+    config = AsynchronousConfig(num_workers=1, num_envs=16, num_steps=1)
     runner = AsynchronousRunner(CHAIN, network, optimizers.rmsprop(1e-2), objective, config)
     state = runner.init(0)
     for step in range(1, 9):
         committed = np.asarray(state.actors[0].next_action)
-        runner.config = dataclasses.replace(config, total_timesteps=16 * step)
-        runner.run(state=state)
+        runner.run(state, until=16 * step)
         time, last_action = divmod(np.argmax(state.actors[0].observation, axis=-1), 2)
         assert (time == step % 4).all()
         if step % 4 == 1:
@@ -454,7 +452,7 @@ def test_exploration_falls_from_uniform_to_each_environments_final_epsilon():
         (1000, (0.0, 0.5)),
         (5000, (0.0, 0.5)),
     ]:
-        _, actions = act(
+        _, actions, _ = act(
             params, jax.random.key(1), (), observation, reset, finals, np.float32(env_steps)
         )
         for half, epsilon in zip((actions[0::2], actions[1::2]), epsilons, strict=True):
@@ -514,7 +512,7 @@ def telling_objective():
     """Return an objective with action = env steps + `exploration` that learns nothing."""
 
     def act(params, key, carry, observation, reset, exploration, env_steps):
-        return carry, (env_steps + exploration).astype(jnp.int32)
+        return carry, (env_steps + exploration).astype(jnp.int32), ()
 
     def loss(params, rollout, target_params):
         assert target_params is None
@@ -549,11 +547,11 @@ def test_the_behaviour_is_told_the_steps_of_all_workers_on_the_asynchronous_runn
     )
     sums = runner.run(0).progress.metric_sums
     assert sums["first"] == sum(range(0, 60, 6)) and sums["last"] - sums["first"] == 10 * 2000
-    runner.config = dataclasses.replace(alone, num_workers=2, total_timesteps=10**9)
+    runner.config = dataclasses.replace(alone, num_workers=2)
     state = runner.init(0)
-    state.shared.count(0, 100_000)
+    state.shared._env_steps[0] = 100_000
     both = lambda progress: min(progress.updates_per_worker) > 100  # noqa: E731
-    progress = runner.run(state=state, callback=both, interval=0.05).progress
+    progress = runner.run(state, until=10**9, callback=both, interval=0.05).progress
     assert both(progress)
     assert 100_000 <= progress.metric_sums["first"] / progress.updates <= progress.env_steps
 

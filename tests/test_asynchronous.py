@@ -1,6 +1,5 @@
 """The asynchronous runner: one worker equals a plain loop, failures surface, threads end."""
 
-import dataclasses
 import gc
 import itertools
 import os
@@ -23,12 +22,13 @@ from probes import EitherEnd, EndlessReward, MatchingAction, Recall, TerminalRew
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, envs, networks, optimizers
 from jax_a3c.acting.actor import init_actor
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.errors import InputError
 from jax_a3c.objectives import (
     ActionValueConfig,
     actor_critic,
     gradient,
+    guarded,
     n_step_q,
     one_step_q,
     one_step_sarsa,
@@ -84,18 +84,14 @@ def sequential_loop(env, network, objective, config, update, updates, key):
     theta, unravel = ravel_pytree(params)
     theta, env_steps, interval = np.array(theta), 0, objective.target_update_interval
     target = None if interval is None else theta.copy()
+    unroll_config = UnrollConfig(config.num_steps, stop_at_episode_end=config.stop_at_episode_end)
 
     @partial(jax.jit, compiler_options=ONE_CORE)  # they decide the last bits
     def segment(theta, target, actor, env_steps):
         params, target_params = (None if x is None else unravel(x) for x in (theta, target))
-        actor, rollout, _ = unroll(
-            env,
-            lambda *args: objective.act(params, *args, actor.exploration, env_steps),
-            actor,
-            config.num_steps,
-            stop_at_episode_end=config.stop_at_episode_end,
-        )
-        grads, _ = gradient(objective, params, rollout, config.max_grad_norm, target_params)
+        actor, rollout, _ = unroll(env, objective.act, params, actor, unroll_config, env_steps)
+        grads, metrics = gradient(objective, params, rollout, target_params)
+        grads, _ = guarded(grads, metrics, config.max_grad_norm)
         return actor, ravel_pytree(grads)[0], rollout.steps.mask.sum()
 
     for _ in range(updates):
@@ -176,7 +172,7 @@ def test_one_worker_of_a_value_based_method_equals_the_sequential_loop_bit_for_b
     update = in_place_updates(optimizer, statistics)
     theta = sequential_loop(env, network, objective, config, update, updates, jax.random.key(7))
     np.testing.assert_array_equal(shared.flat_params, theta)
-    own = shared.moments if optimizer.shares_moments else result.state.opt_states[0]
+    own = shared.moments if optimizer.shares_moments else shared.worker_moments[0]
     np.testing.assert_array_equal(own, statistics)
 
 
@@ -279,13 +275,63 @@ def test_transformations_that_look_at_names_ranks_or_layers_do_on_threads_what_t
 def test_a_run_with_masked_moments_is_saved_and_restored():
     runner = make_agent(optimizer=TREE_TRANSFORMATIONS["multi_transform"], num_workers=1)
     result = runner.run(0)
-    params, saved = runner.snapshot(result.state)
-    restored = runner.restore(runner.init(1), params, saved)
+    saved = runner.save(result.state)
+    restored = runner.restore(saved)
     np.testing.assert_array_equal(restored.shared.flat_params, result.state.shared.flat_params)
     for ours, theirs in zip(
-        *map(jax.tree.leaves, (restored.opt_states, saved["opt_states"])), strict=True
+        *map(jax.tree.leaves, (restored.opt_states, saved["state"]["opt_states"])), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optimizers.shared_rmsprop(1e-2), optimizers.rmsprop(1e-2), optax.adam(1e-2)],
+    ids=["shared_rmsprop", "rmsprop", "adam"],
+)
+def test_a_saved_run_goes_on_as_if_it_had_not_ended(optimizer):
+    """Training the saved state further changes nothing of what was saved."""
+    env = EitherEnd()
+    network = networks.q_network(env, hidden=(8,))
+    objective = n_step_q(network, ActionValueConfig(target_update_interval=130))
+    config = AsynchronousConfig(num_workers=1, num_steps=2)
+    runner = AsynchronousRunner(env, network, optimizer, objective, config)
+    state = runner.run(0, until=400).state
+    tree, counts = runner.save(state), runner.counts(state)
+    assert set(tree) == {"variables", "state"}
+    runner.run(state, until=800)
+    restored = runner.restore(tree)
+    assert runner.counts(restored) == counts
+    runner.run(restored, until=800)
+    finals = [runner.save(x) for x in (restored, state)]
+    leaves = [jax.tree.map(as_integers, final) for final in finals]
+    jax.tree.map(np.testing.assert_array_equal, *leaves)
+    again = runner.restore(tree, runner.init(5))
+    assert runner.counts(again) == counts
+    jax.tree.map(np.testing.assert_array_equal, runner.params(again), tree["variables"])
+
+
+def as_integers(leaf):
+    """Return a leaf as an array, a random key as integers."""
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def test_a_run_whose_compilation_was_interrupted_starts_anew(monkeypatch):
+    """Without the program of Optax a worker would add its gradient to the parameters."""
+    runner = make_agent(optimizer=optax.sgd(1e-2), num_workers=1, total_timesteps=100)
+    expected = make_agent(optimizer=optax.sgd(1e-2), num_workers=1, total_timesteps=100).run(0)
+    on_one_core = runner._segments.on_one_core
+
+    def interrupted(function, *arguments):
+        if function.__name__ == "step":
+            raise KeyboardInterrupt
+        return on_one_core(function, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner._segments, "on_one_core", interrupted)
+        runner.run(0)
+    jax.tree.map(np.testing.assert_array_equal, runner.run(0).params, expected.params)
 
 
 @pytest.mark.parametrize(
@@ -297,9 +343,10 @@ def test_workers_have_statistics_of_their_own_or_share_one_buffer(make_optimizer
     optimizer = meeting(make_optimizer(1e-3), num_workers=3)
     result = make_agent(env, network, optimizer, num_workers=3, total_timesteps=9000).run(0)
     assert min(result.progress.updates_per_worker) > 0
-    shared, own = result.state.shared, result.state.opt_states
+    shared, own = result.state.shared, result.state.shared.worker_moments
+    assert result.state.opt_states == [None] * 3
     if make_optimizer is optimizers.shared_rmsprop:
-        assert own == [None] * 3 and shared.moments.any()
+        assert own is None and shared.moments.any()
         return
     assert not shared.moments.any() and all(statistics.any() for statistics in own)
     for one, other in itertools.combinations([*own, shared.flat_params, shared.moments], 2):
@@ -324,8 +371,7 @@ def test_equals_the_synchronous_runner_with_one_environment():
     lockstep = synchronous.init(jax.random.key(0))._replace(params=params, actor=state.actors[0])
     for update in range(1, 6):
         lockstep, metrics = jax.jit(synchronous.step)(lockstep)
-        asynchronous.config = A3CConfig(total_timesteps=5 * update, **ours)
-        result = asynchronous.run(state=state)
+        result = asynchronous.run(state, until=5 * update)
         assert result.progress.updates == update
         for name in ("loss", "policy_loss", "value_loss", "entropy", "grad_norm"):
             np.testing.assert_allclose(
@@ -388,8 +434,7 @@ def test_an_lstm_remembers_across_segments_with_several_environments_for_each_wo
     settings = {"num_envs": 8, "num_steps": 4, "stop_at_episode_end": False, "num_workers": 2}
     algorithm = make_agent(env, network, optax.adam(3e-3), total_timesteps=40_000, **settings)
     state = algorithm.run(0).state
-    algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=60_000)
-    progress = algorithm.run(state=state).progress
+    progress = algorithm.run(state, until=60_000).progress
     assert progress.env_steps == 8 * 4 * progress.updates
     assert progress.metric_sums["episode_return"] / progress.metric_sums["episodes"] > 0.8
 
@@ -406,16 +451,18 @@ def test_a_time_limit_is_not_an_end_and_the_segment_stops_there():
 def test_a_state_of_other_workers_is_refused():
     state = make_agent(num_workers=3).init(0)
     with pytest.raises(ValueError, match="num_workers is 2, but state has 3 workers"):
-        make_agent(num_workers=2).run(state=state)
+        make_agent(num_workers=2).run(state)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"key": "abc"}, "key must be a random key or a seed, got 'abc'"),
-        ({"key": 2**70}, "key must be an integer between"),
-        ({"key": jax.random.split(jax.random.key(0))}, "a batch of keys needs jax.vmap"),
-        ({"state": 5}, r"state must be AsynchronousState\(...\), got 5"),
+        ({"state": "abc"}, "key must be a random key or a seed, got 'abc'"),
+        ({"state": 2**70}, "key must be an integer between"),
+        ({"state": jax.random.split(jax.random.key(0))}, "a batch of keys needs jax.vmap"),
+        ({"state": (0, [], [])}, r"key must be a random key or a seed, got \(0, \[\], \[\]\)"),
+        ({"until": 0}, "until must be an integer of at least 1, got 0"),
+        ({"until": 1e6}, "until must be an integer of at least 1, got 1000000.0"),
         ({"callback": 5}, "callback must be a function, got 5"),
         ({"interval": 1e30}, "interval must be a number above 0"),
     ],
@@ -429,8 +476,7 @@ def test_a_run_can_go_on():
     runner = make_agent(num_workers=1, total_timesteps=1000)
     first = runner.run(0)
     before = first.progress.updates
-    runner.config = A3CConfig(num_workers=1, num_steps=5, total_timesteps=2000)
-    second = runner.run(state=first.state)
+    second = runner.run(first.state, until=2000)
     assert second.progress.env_steps >= 2000 and second.progress.updates > before
     assert second.compile_seconds < first.compile_seconds
 
@@ -440,10 +486,8 @@ def test_the_workers_program_is_compiled_once(monkeypatch):
     network = networks.actor_critic(CARTPOLE, hidden=(8,))
     algorithm = make_agent(network=network, num_workers=4)
     segments = algorithm._segments
-    packed = segments._packed_gradient
-    monkeypatch.setattr(
-        segments, "_packed_gradient", lambda *args: traces.append(1) or packed(*args)
-    )
+    packed = segments._packed_update
+    monkeypatch.setattr(segments, "_packed_update", lambda *args: traces.append(1) or packed(*args))
     for seed in range(3):
         algorithm.run(seed)
     assert len(traces) == 1
@@ -457,7 +501,7 @@ def test_a_workers_exception_is_raised_with_its_traceback_and_all_end(num_worker
     )
     state = algorithm.init(jax.random.key(0))
     with pytest.raises(RuntimeError, match="the cat pulled the plug") as caught:
-        algorithm.run(state=state)
+        algorithm.run(state)
     assert not worker_threads()
     assert f"raised in worker {worker} of {num_workers}" in caught.value.__notes__[0]
     assert "in_place" in "".join(traceback.format_exception(caught.value))
@@ -467,7 +511,7 @@ def test_a_workers_exception_is_raised_with_its_traceback_and_all_end(num_worker
 def test_exceptions_surface_without_waiting_for_a_report_100_times_of_100():
     algorithm = make_agent(total_timesteps=10**9, num_workers=5)
     for repeat in range(100):
-        algorithm._in_place = failing_optimizer(repeat % 5, repeat // 5).in_place
+        algorithm._rule = failing_optimizer(repeat % 5, repeat // 5).in_place
         began, reports = time.monotonic(), []
         with pytest.raises(RuntimeError, match="the cat pulled the plug"):
             algorithm.run(repeat, callback=reports.append, interval=PATIENCE)
@@ -488,7 +532,7 @@ def test_ctrl_c_ends_all_workers():
     )  # background jobs of a shell ignore SIGINT
     try:
         with pytest.raises(KeyboardInterrupt):
-            algorithm.run(state=state, callback=interrupt, interval=0.05)
+            algorithm.run(state, callback=interrupt, interval=0.05)
     finally:
         signal.signal(signal.SIGINT, before)
     assert not worker_threads()
@@ -509,8 +553,7 @@ def test_starting_and_stopping_40_times(num_workers):
     algorithm = make_agent(num_workers=num_workers, total_timesteps=1000)
     state, before = algorithm.init(jax.random.key(0)), threading.active_count()
     for cycle in range(1, 41):
-        algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=1000 * cycle)
-        assert algorithm.run(state=state).progress.env_steps >= 1000 * cycle
+        assert algorithm.run(state, until=1000 * cycle).progress.env_steps >= 1000 * cycle
         assert threading.active_count() == before
 
 
@@ -523,8 +566,7 @@ def test_memory_does_not_grow_with_the_number_of_updates():
     state = algorithm.run(0).state
     gc.collect()
     memory, arrays = resident_bytes(), len(jax.live_arrays())
-    algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=100_000)
-    progress = algorithm.run(state=state).progress
+    progress = algorithm.run(state, until=100_000).progress
     gc.collect()
     assert progress.updates > 20_000
     assert len(jax.live_arrays()) <= arrays

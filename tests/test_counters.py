@@ -102,15 +102,15 @@ def test_the_target_follows_and_exploration_ends_beyond_the_border():
 
 def test_a_run_of_the_synchronous_runner_ends_beyond_the_border():
     runner = a2c(ENV, NETWORK, optimizers.shared_rmsprop(1e-3), A2CConfig(num_envs=1, num_steps=1))
-    runner = SynchronousRunner(runner, A2CConfig(num_envs=1, num_steps=1), 2**31 + 10)
+    runner = SynchronousRunner(runner, A2CConfig(num_envs=1, num_steps=1))
     state = runner.init(0)._replace(
         updates=Counter.of(2**31 - 10), env_steps=Counter.of(2**31 - 10)
     )
-    result = runner.run(state=state)
+    result = runner.run(state, until=2**31 + 10)
     assert result.progress.env_steps == result.progress.updates == 2**31 + 10
 
-    params, saved = runner.snapshot(result.state)
-    assert runner.counts(runner.restore(state, params, saved)) == (2**31 + 10, 2**31 + 10)
+    restored = runner.restore(runner.save(result.state))
+    assert runner.counts(restored) == (2**31 + 10, 2**31 + 10)
 
 
 def test_a_run_on_threads_ends_beyond_the_border():
@@ -119,11 +119,10 @@ def test_a_run_on_threads_ends_beyond_the_border():
     state = runner.init(0)
     state.shared._env_steps[1] = 2**32 - 10
     state.shared._updates[1] = 2**32 - 10
-    result = runner.run(state=state)
+    result = runner.run(state)
     assert 2**32 + 10 <= result.progress.env_steps <= 2**32 + 12
 
-    params, saved = runner.snapshot(result.state)
-    restored = runner.restore(runner.init(1), params, saved)
+    restored = runner.restore(runner.save(result.state))
     assert runner.counts(restored) == runner.counts(result.state)
 
 

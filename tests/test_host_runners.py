@@ -1,6 +1,5 @@
 """Both runners on host environments: they use the same transitions as a plain loop."""
 
-import dataclasses
 import threading
 
 import jax
@@ -113,7 +112,7 @@ def test_one_worker_learns_what_a_plain_loop_learns(stop):
     runner = a3c(lambda: factory, network, optimizers.momentum_sgd(RATE, momentum=0.0), config)
     state = runner.init(3)
     params = runner.params(state)
-    result = runner.run(state=state)
+    result = runner.run(state)
     [log] = [group.log for group in factory.groups]
     at = 0
     while at < len(log) - 1:
@@ -185,15 +184,14 @@ def test_every_method_runs_on_both_runners(name, lstm):
     assert all(group.closed for group in factory.groups)
     factory = ScriptedFactory()
     runner = synchronous(factory, network, optimizer, objective, SynchronousConfig(num_envs=3))
-    runner = SynchronousRunner(runner, SynchronousConfig(num_envs=3), 200)
-    result = runner.run(0)
+    runner = SynchronousRunner(runner, SynchronousConfig(num_envs=3))
+    result = runner.run(0, until=200)
     assert (
         result.progress.env_steps >= 200 and result.progress.metric_sums["nonfinite_gradients"] == 0
     )
     assert result.progress.metric_sums["episodes"] > 5
     before = result.progress.env_steps
-    runner._total_timesteps = 400
-    assert runner.run(state=result.state).progress.env_steps >= 400 > before
+    assert runner.run(result.state, until=400).progress.env_steps >= 400 > before
     runner.close(result.state)
     assert all(group.closed for group in factory.groups)
 
@@ -213,7 +211,7 @@ class Matching(ScriptedGroup):
         right = action == self._shown
         answer = super().step(action)
         reward = np.where(answer.reset_step, 0, right).astype(np.float32)
-        return answer._replace(reward=reward, score=reward)
+        return answer._replace(reward=reward, raw_reward=reward)
 
 
 class MatchingFactory(ScriptedFactory):
@@ -229,15 +227,12 @@ def test_both_runners_learn(method):
     optimizer = optax.adam(1e-2)
     if method == "a2c":
         config = A2CConfig(num_envs=8, gamma=0.0)
-        runner = SynchronousRunner(a2c(factory, network, optimizer, config), config, 8_000)
-        state = runner.run(0).state
-        runner._total_timesteps = 16_000
+        runner = SynchronousRunner(a2c(factory, network, optimizer, config), config)
     else:
-        config = A3CConfig(num_workers=2, num_envs=4, num_steps=5, total_timesteps=8_000, gamma=0.0)
+        config = A3CConfig(num_workers=2, num_envs=4, num_steps=5, gamma=0.0)
         runner = a3c(lambda: factory, network, optimizer, config)
-        state = runner.run(0).state
-        runner.config = dataclasses.replace(config, total_timesteps=16_000)
-    sums = runner.run(state=state).progress.metric_sums
+    state = runner.run(0, until=8_000).state
+    sums = runner.run(state, until=16_000).progress.metric_sums
     assert sums["episode_return"] / sums["episode_length"] > 0.9
 
 
@@ -249,7 +244,7 @@ def test_statistics_of_observations_and_rewards_are_learned(method):
     plain = objectives.actor_critic(network, config)
     objective = normalized_objective(plain, network, gamma=0.9)
     if method == "a3c":
-        config = AsynchronousConfig(num_workers=1, num_envs=2, total_timesteps=3000)
+        config = AsynchronousConfig(num_workers=1, num_envs=2)
         runner = AsynchronousRunner(
             factory, network, optimizers.shared_rmsprop(0.0), objective, config
         )
@@ -257,8 +252,8 @@ def test_statistics_of_observations_and_rewards_are_learned(method):
         runner = synchronous(
             factory, network, optax.sgd(0.0), objective, SynchronousConfig(num_envs=2)
         )
-        runner = SynchronousRunner(runner, SynchronousConfig(num_envs=2), 3000)
-    result = runner.run(0)
+        runner = SynchronousRunner(runner, SynchronousConfig(num_envs=2))
+    result = runner.run(0, until=3000)
     statistics = result.params["statistics"]
     steps = result.progress.env_steps
     assert float(statistics["observations"]["count"]) == steps
@@ -291,19 +286,53 @@ def test_an_environment_that_breaks_ends_the_run_and_says_so(method):
     with pytest.raises(HostEnvironmentError, match="broken"):
         if method == "a2c":
             config = A2CConfig(num_envs=4)
-            runner = SynchronousRunner(
-                a2c(factory, network, optax.sgd(1e-3), config), config, 10_000
-            )
+            runner = SynchronousRunner(a2c(factory, network, optax.sgd(1e-3), config), config)
+            state = runner.init(0)
             try:
-                runner.run(0)
+                runner.run(state, until=10_000)
             finally:
-                assert int(runner.latest.updates) == 39 // 5  # complete updates
+                last = runner.last_state(state)
+                assert int(last.updates) == 39 // 5  # complete updates
         else:
             config = A3CConfig(num_workers=2, total_timesteps=10_000)
             a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
     assert all(group.closed for group in factory.groups)  # an aborted rollout cannot be resumed
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("environments", "a3c-worker"))]
+
+
+@pytest.mark.parametrize("method", ["synchronous", "asynchronous"])
+def test_a_saved_run_goes_on_with_new_environments(method):
+    """Keys and exploration of the actors are kept; `fresh` may bring the environments."""
+    factory = ScriptedFactory()
+    network = networks.q_network(factory, hidden=(8,))
+    settings = objectives.ActionValueConfig(target_update_interval=50)
+    parts = factory, network, optimizers.rmsprop(1e-3), objectives.n_step_q(network, settings)
+    if method == "synchronous":
+        config = SynchronousConfig(num_envs=3)
+        runner = SynchronousRunner(synchronous(*parts, config), config)
+        actors = lambda state: state.actor  # noqa: E731
+    else:
+        runner = AsynchronousRunner(*parts, AsynchronousConfig(num_workers=2, num_envs=2))
+        actors = lambda state: state.actors  # noqa: E731
+    state = runner.run(0, until=200).state
+    tree = runner.save(state)
+    runner.close(state)
+    started = len(factory.groups)
+
+    fresh = runner.init(5)
+    groups = factory.groups[started:]
+    for restored in (runner.restore(tree), runner.restore(tree, fresh)):
+        assert runner.counts(restored) == runner.counts(state)
+        jax.tree.map(np.testing.assert_array_equal, runner.params(restored), tree["variables"])
+        for ours, saved in zip(actors(restored), actors(state), strict=True):
+            np.testing.assert_array_equal(*(jax.random.key_data(x.key) for x in (ours, saved)))
+            np.testing.assert_array_equal(ours.exploration, saved.exploration)
+            assert not ours.env_state.closed and ours.reset.all()
+    assert [actor.env_state for actor in actors(restored)] == groups, "those of `fresh`"
+    assert runner.run(restored, until=400).progress.env_steps >= 400
+    runner.close(restored)
+    assert all(group.closed for group in groups)
 
 
 def one_step_episodes():
@@ -330,12 +359,11 @@ def test_a_rollout_that_only_resets_teaches_nothing(method):
     factory, network = one_step_episodes(), make_network()
     if method == "a2c":
         config = A2CConfig(num_envs=1, num_steps=1)
-        result = SynchronousRunner(a2c(factory, network, optax.sgd(1e-3), config), config, 50).run(
-            0
-        )
+        runner = SynchronousRunner(a2c(factory, network, optax.sgd(1e-3), config), config)
     else:
-        config = A3CConfig(num_workers=1, num_steps=1, total_timesteps=50)
-        result = a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config).run(0)
+        config = A3CConfig(num_workers=1, num_steps=1)
+        runner = a3c(lambda: factory, network, optimizers.shared_rmsprop(1e-3), config)
+    result = runner.run(0, until=50)
     assert result.progress.env_steps == 50 and result.progress.updates in (99, 100)
     assert all(np.isfinite(value) for value in result.progress.metric_sums.values())
     assert result.progress.metric_sums["nonfinite_gradients"] == 0
@@ -346,7 +374,7 @@ def test_the_same_seed_gives_the_same_parameters():
 
     def run(seed):
         runner = a2c(ScriptedFactory(), network, optax.sgd(1e-3), config)
-        return jax.tree.leaves(SynchronousRunner(runner, config, 300).run(seed).params)
+        return jax.tree.leaves(SynchronousRunner(runner, config).run(seed, until=300).params)
 
     first, again, other = run(0), run(0), run(1)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))

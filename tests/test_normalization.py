@@ -14,7 +14,7 @@ from probes import EitherEnd, Probe, State
 
 from jax_a3c import networks, objectives, optimizers
 from jax_a3c.acting.actor import init_actor
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.envs.base import Box, Discrete, EnvSpec
 from jax_a3c.normalization import (
     FADING_COUNT,
@@ -113,9 +113,8 @@ def play(env, network, variables, *, num_envs=4, num_steps=6):
     """Return a rollout of a real environment with the fields that are normalised."""
     actor = init_actor(env, network.initial_carry((num_envs,)), jax.random.key(1), num_envs)
     act = objectives.actor_critic(network, objectives.ActorCriticConfig()).act
-    run = jax.jit(
-        lambda actor: unroll(env, lambda *args: act(variables, *args), actor, num_steps)[1]
-    )
+    config = UnrollConfig(num_steps)
+    run = jax.jit(lambda actor: unroll(env, act, variables, actor, config)[1])
     rollout = run(actor)
     returns = jnp.cumsum(rollout.steps.reward, axis=0)
     return rollout._replace(steps=rollout.steps._replace(running_return=returns))
@@ -462,13 +461,11 @@ def test_both_runners_reach_units_whatever_the_data_are(num_workers, scale):
     parts = env, network, optimizers.shared_rmsprop(1e-3), objective
     if num_workers is None:
         config = SynchronousConfig(num_envs=16)
-        runner = SynchronousRunner(synchronous(*parts, config), config, NUM_STEPS)
+        runner = SynchronousRunner(synchronous(*parts, config), config)
     else:
-        config = AsynchronousConfig(
-            num_workers=num_workers, num_envs=4, num_steps=5, total_timesteps=NUM_STEPS
-        )
+        config = AsynchronousConfig(num_workers=num_workers, num_envs=4, num_steps=5)
         runner = AsynchronousRunner(*parts, config)
-    params = runner.run(0).params
+    params = runner.run(0, until=NUM_STEPS).params
     phases = np.linspace(0.0, 2.0 * np.pi, 400)
     samples = jax.vmap(lambda phase: env.observe(State(0, phase)))(phases)
     seen = seen_observations(env.spec, params, samples)
@@ -504,7 +501,7 @@ def test_a_small_deviation_from_a_large_offset_is_learned():
         sums = progress.metric_sums
         rewards.append((sums["episode_return"], sums["episode_length"]))
 
-    SynchronousRunner(runner, config, 16_000).run(0, callback=watch)
+    SynchronousRunner(runner, config).run(0, until=16_000, callback=watch)
     (early, before), (late, after) = rewards[len(rewards) // 2], rewards[-1]
     assert (late - early) / (after - before) > 0.95
 
@@ -739,6 +736,11 @@ def test_a_wrong_number_of_workers_is_refused(num_workers):
         normalized_objective(plain, network, num_workers=num_workers)
 
 
+def guarded_gradient(*arguments):
+    """Return the gradient as a runner applies it."""
+    return objectives.guarded(*objectives.gradient(*arguments), 40.0)
+
+
 def env_network_objective(method, lstm=0):
     env = EitherEnd()
     if method == "actor_critic":
@@ -759,7 +761,7 @@ def test_the_gradient_of_the_statistics_is_zero_and_that_of_the_rest_is_not(meth
     target = make_variables(network, jax.random.key(3, impl="rbg"), (2,))
     step = jax.jit(
         lambda v: (
-            objectives.gradient(objective, v, rollout, 40.0, target),
+            guarded_gradient(objective, v, rollout, target),
             objective.statistics.update(v, rollout)["statistics"],
         )
     )
@@ -809,7 +811,7 @@ def test_optimizers_leave_the_statistics_bit_for_bit(name, history):
 
     @jax.jit
     def step(variables, opt_state):
-        grads, _ = objectives.gradient(objective, variables, rollout, 40.0)
+        grads, _ = guarded_gradient(objective, variables, rollout)
         updates, opt_state = optimizer.update(grads, opt_state, variables, env_steps=1.0)
         return optax.apply_updates(variables, updates), opt_state
 
@@ -826,7 +828,7 @@ def test_optimizers_in_place_leave_the_statistics_bit_for_bit(name):
     variables = with_a_history(network, shape=(2,))
     rollout, tail = play(env, network, variables), num_statistics(variables)
     flat = np.array(ravel_pytree(variables)[0])
-    gradient = jax.jit(lambda v: objectives.gradient(objective, v, rollout, 40.0)[0])
+    gradient = jax.jit(lambda v: guarded_gradient(objective, v, rollout)[0])
     grads = np.array(ravel_pytree(gradient(variables))[0])
     parameters, statistics, scratch = flat.copy(), np.zeros_like(flat), np.empty_like(flat)
     for _ in range(100):
@@ -842,7 +844,7 @@ def test_seeds_under_vmap_are_those_on_their_own():
         variables = make_variables(network, key, (2,))
         for _ in range(2):
             rollout = play(env, network, variables)
-            grads, _ = objectives.gradient(objective, variables, rollout, 40.0)
+            grads, _ = guarded_gradient(objective, variables, rollout)
             changes = objective.statistics.update(variables, rollout)["statistics"]
             variables = optax.apply_updates(variables, jax.tree.map(lambda g: -0.1 * g, grads))
             variables = add(variables, changes)

@@ -9,10 +9,17 @@ from probes import EitherEnd, EndlessReward
 
 from jax_a3c import A2CConfig, A3CConfig, envs, networks
 from jax_a3c.acting.actor import init_actor
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.errors import InputError
-from jax_a3c.objectives import ActorCriticConfig, Objective, actor_critic, gradient, next_values
-from jax_a3c.objectives.gradients import nonfinite_data
+from jax_a3c.objectives import (
+    ActorCriticConfig,
+    Objective,
+    actor_critic,
+    gradient,
+    guarded,
+    next_values,
+)
+from jax_a3c.objectives.gradients import DATA_COUNTS, nonfinite_data
 from jax_a3c.rollouts import Rollout
 
 
@@ -26,15 +33,8 @@ def make_rollout(env, network, *, num_envs=4, num_steps=9, seed=0, stop_at_episo
         lambda x: x + 0.3 * jax.random.normal(jax.random.key(seed + 2), x.shape), params
     )
     act = actor_critic(network, ActorCriticConfig()).act
-    play = jax.jit(
-        lambda actor: unroll(
-            env,
-            lambda *args: act(params, *args),
-            actor,
-            num_steps,
-            stop_at_episode_end=stop_at_episode_end,
-        )
-    )
+    config = UnrollConfig(num_steps, stop_at_episode_end=stop_at_episode_end)
+    play = jax.jit(lambda actor: unroll(env, act, params, actor, config))
     return params, play(actor)[1]
 
 
@@ -120,8 +120,8 @@ def test_rows_after_the_end_of_a_segment_do_not_count():
     assert 0 < taken < 9
     whole = rollout._replace(steps=jax.tree.map(lambda x: x[:taken], rollout.steps))
     objective = actor_critic(network, ActorCriticConfig(normalize_advantages=False))
-    grads, metrics = gradient(objective, params, rollout, None)
-    expected, expected_metrics = gradient(objective, params, whole, None)
+    grads, metrics = guarded(*gradient(objective, params, rollout), None)
+    expected, expected_metrics = guarded(*gradient(objective, params, whole), None)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), grads, expected
     )
@@ -150,7 +150,7 @@ def test_gradient_is_that_of_algorithm_s3():
         log_probs = policy.log_prob(rollout.steps.action)
         return jnp.sum(-advantages * log_probs - 0.7 * advantages * v - 0.3 * policy.entropy())
 
-    grads, _ = gradient(actor_critic(network, config), params, rollout, None)
+    grads, _ = gradient(actor_critic(network, config), params, rollout)
     expected = jax.grad(surrogate)(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), grads, expected
@@ -182,10 +182,11 @@ def test_the_gradient_from_recorded_layers_is_that_of_a_second_pass(shared):
     params, rollout = make_rollout(env, network, num_envs=3, num_steps=8)
     assert rollout.steps.extras
     assert rollout.steps.truncated.any()
-    without = rollout._replace(steps=rollout.steps._replace(extras=None))
+    without = rollout._replace(steps=rollout.steps._replace(extras=()))
     objective = actor_critic(network, ActorCriticConfig(gae_lambda=0.9))
     ours, plain = (
-        jax.jit(lambda r: gradient(objective, params, r, 0.5))(r) for r in (rollout, without)
+        jax.jit(lambda r: guarded(*gradient(objective, params, r), 0.5))(r)
+        for r in (rollout, without)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
 
@@ -207,8 +208,10 @@ def test_clipping_bounds_the_global_norm_and_keeps_the_direction():
     network = networks.actor_critic(env, hidden=(8,))
     params, rollout = make_rollout(env, network)
     objective = actor_critic(network, ActorCriticConfig())
-    free, metrics = gradient(objective, params, rollout, None)
-    clipped, clipped_metrics = gradient(objective, params, rollout, 0.5)
+    plain, plain_metrics = gradient(objective, params, rollout)
+    free, metrics = guarded(plain, plain_metrics, None)
+    clipped, clipped_metrics = guarded(plain, plain_metrics, 0.5)
+    jax.tree.map(np.testing.assert_array_equal, free, plain)
     norm = optax.tree.norm(free)
     assert norm > 0.5
     np.testing.assert_allclose(optax.tree.norm(clipped), 0.5, rtol=1e-5)
@@ -227,7 +230,8 @@ def test_a_gradient_that_is_not_finite_becomes_zero_and_is_counted():
     broken = rollout._replace(
         steps=rollout.steps._replace(reward=rollout.steps.reward.at[2, 1].set(jnp.nan))
     )
-    grads, metrics = gradient(actor_critic(network, ActorCriticConfig()), params, broken, 40.0)
+    objective = actor_critic(network, ActorCriticConfig())
+    grads, metrics = guarded(*gradient(objective, params, broken), 40.0)
     assert all((x == 0).all() for x in jax.tree.leaves(grads))
     assert metrics["nonfinite_gradients"] == 1.0
 
@@ -238,11 +242,28 @@ def test_a_loss_that_is_not_finite_is_refused_even_if_its_gradient_is():
         Objective(None, lambda params, *_: (params["w"].sum(), {"loss": jnp.float32(jnp.inf)})),
         {"w": jnp.ones(3)},
         make_rollout(env, networks.actor_critic(env, hidden=(8,)))[1],
-        40.0,
     )
+    assert (grads["w"] == 1).all()
+    grads, metrics = guarded(grads, metrics, 40.0)
     assert (grads["w"] == 0).all()
     counts = {"nonfinite_gradients": 1.0, "nonfinite_rewards": 0.0, "nonfinite_observations": 0.0}
     assert metrics == {"loss": 0.0, "grad_norm": 0.0, **counts}
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, 1.0])
+def test_the_guard_keeps_the_counts_that_tell_the_cause(value):
+    counts = dict(zip(DATA_COUNTS, (jnp.ones(()), jnp.zeros(())), strict=True))
+    grads = {"w": jnp.array([value, 2.0])}
+    guard = jax.jit(guarded, static_argnums=2)
+    grads, metrics = guard(grads, {"loss": jnp.float32(3.0), **counts}, None)
+    refused = not np.isfinite(value)
+    assert grads["w"].tolist() == ([0.0, 0.0] if refused else [1.0, 2.0])
+    assert {name: float(metrics.pop(name)) for name in DATA_COUNTS} == {
+        "nonfinite_rewards": 1.0,
+        "nonfinite_observations": 0.0,
+    }
+    assert float(metrics.pop("grad_norm")) == (0.0 if refused else pytest.approx(np.sqrt(5.0)))
+    assert metrics == {"loss": 3.0 * (not refused), "nonfinite_gradients": refused}
 
 
 def poisoned(rollout, name, value, row):
@@ -262,7 +283,8 @@ def test_what_an_environment_returned_is_counted_where_it_is_not_finite(field, c
     network = networks.actor_critic(env, hidden=(8,))
     params, rollout = make_rollout(env, network)
     broken = poisoned(rollout, field, value, 2)
-    metrics = gradient(actor_critic(network, ActorCriticConfig()), params, broken, 40.0)[1]
+    objective = actor_critic(network, ActorCriticConfig())
+    metrics = guarded(*gradient(objective, params, broken), 40.0)[1]
     assert (metrics["nonfinite_rewards"], metrics["nonfinite_observations"]) == counts
 
     # The tanh of an infinite final observation is finite, and so are its value and the gradient.

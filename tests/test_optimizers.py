@@ -10,6 +10,7 @@ import pytest
 
 from jax_a3c import optimizers
 from jax_a3c.runners.shared_parameters import SharedParameters
+from jax_a3c.runners.updates import Update
 
 
 def gradients(count: int, size: int) -> np.ndarray:
@@ -67,15 +68,19 @@ def test_momentum_by_hand():
 def test_in_place_equals_optax_form_over_1000_updates(build):
     optimizer = build(optimizers.linear_schedule(0.01, 900))
     initial = np.random.default_rng(1).normal(size=64).astype(np.float32)
-    shared, scratch = SharedParameters(initial, 1), np.empty(64, np.float32)
+    shared = SharedParameters(
+        initial, 1, rule=optimizer.in_place, shares_moments=optimizer.shares_moments
+    )
+    nothing = np.empty(0, np.float32)
     params, state = jnp.asarray(initial), optimizer.init(jnp.asarray(initial))
     update = jax.jit(lambda g, s, t: optimizer.update(g, s, env_steps=t))
     for t, grad in enumerate(gradients(1000, 64)):
-        shared.apply(0, t, lambda p, s, grad=grad, t=t: optimizer.in_place(p, s, grad, scratch, t))
+        shared.apply(0, t, Update(grad, nothing, int(t > 0), nothing))  # T = t
         changes, state = update(grad, state, np.float32(t))
         params = optax.apply_updates(params, changes)
     np.testing.assert_allclose(shared.flat_params, params, rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(shared.moments, state.statistics, rtol=2e-5, atol=1e-6)
+    moments = shared.moments if optimizer.shares_moments else shared.worker_moments[0]
+    np.testing.assert_allclose(moments, state.moments, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("start", [1.0, -1.0, 0.0])

@@ -16,6 +16,9 @@ from scripted import ScriptedFactory
 
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, distributions, envs, networks, optimizers
 from jax_a3c.errors import InputError
+from jax_a3c.objectives import ActorCriticConfig, actor_critic
+from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.types import TimeStep
 
 pytestmark = pytest.mark.unoptimized
@@ -175,6 +178,25 @@ def test_an_optimizer_that_asks_for_the_loss_is_refused(runner):
     plateau = optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau(patience=3))
     message = refusal(runner, optimizer=plateau)
     assert "value" in message and "reduce_on_plateau" in message
+
+
+@pytest.mark.parametrize("build", [synchronous, AsynchronousRunner])
+@pytest.mark.parametrize("env", [ENV, ScriptedFactory()], ids=["jax", "host"])
+def test_an_objective_acts_with_three_results(env, build):
+    network = networks.actor_critic(env, hidden=(4,))
+    objective = actor_critic(network, ActorCriticConfig())
+    build(env, network, OPTIMIZER, objective)
+    for act, count in (
+        (lambda *args: objective.act(*args)[:2], 2),
+        (lambda *args: (*objective.act(*args), ()), 4),
+        (lambda *args: objective.act(*args)[1], 1),
+    ):
+        with pytest.raises(InputError) as refused:
+            build(env, network, OPTIMIZER, objective._replace(act=act))
+        assert str(refused.value) == (
+            f"objective.act must return (carry, action, extras), got {count} results; "
+            "return () as extras if the loss needs none"
+        )
 
 
 @pytest.mark.parametrize(

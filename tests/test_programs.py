@@ -89,7 +89,7 @@ def new_a2c(env, seed):
     network = networks.actor_critic(env, hidden=(8,))
     config = A2CConfig(num_envs=2)
     runner = a2c(env, network, optimizers.shared_rmsprop(1e-3), config)
-    runner = SynchronousRunner(runner, config, 100)
+    runner = SynchronousRunner(runner, config)
     state = runner.init(seed)
     return runner, state
 
@@ -97,9 +97,9 @@ def new_a2c(env, seed):
 @pytest.mark.parametrize("env", [MatchingAction(), ScriptedFactory()], ids=["jax", "host"])
 def test_a_second_run_of_a2c_compiles_no_loop(env):
     runner, state = new_a2c(env, 0)
-    first = compiled_in(lambda: runner.run(state=state))
+    first = compiled_in(lambda: runner.run(state, until=100))
     runner, state = new_a2c(env, 1)
-    assert first > 0 == compiled_in(lambda: runner.run(state=state))
+    assert first > 0 == compiled_in(lambda: runner.run(state, until=100))
 
 
 def test_a_second_run_of_a3c_compiles_no_segment():
@@ -113,7 +113,7 @@ def test_a_second_run_of_a3c_compiles_no_segment():
             config,
         )
         state = runner.init(seed)
-        return compiled_in(lambda: runner.run(state=state))
+        return compiled_in(lambda: runner.run(state))
 
     assert run(0) > 0 == run(1)
 
@@ -130,6 +130,6 @@ def test_host_environments_compile_before_the_clock_starts():
         return stepped[0]
 
     runner.algorithm = runner.algorithm._replace(step=counted)
-    result = runner.run(state=state)
+    result = runner.run(state, until=100)
     assert sum(within) == 0 and len(within) == result.progress.updates >= 10
     assert result.compile_seconds > 0

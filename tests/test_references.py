@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import references
 from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.objectives import actor_critic
 
 pytestmark = pytest.mark.unoptimized
@@ -68,9 +68,8 @@ def test_our_update_is_the_plain_one(name, torso, num_envs, num_steps):
     @jax.jit
     def both(state, opt_state):
         """Return our next state, the reference's parameters and moments, and the ended episodes."""
-        _, rollout, _ = unroll(
-            env, lambda *args: objective.act(state.params, *args), state.actor, config.num_steps
-        )
+        unroll_config = UnrollConfig(config.num_steps)
+        _, rollout, _ = unroll(env, objective.act, state.params, state.actor, unroll_config)
         steps, params = rollout.steps, renamed(state.params)
         last_value = plain.apply(params, steps.next_observation[-1])[1]
         transitions = transitions_of(steps, plain, params)
@@ -84,7 +83,7 @@ def test_our_update_is_the_plain_one(name, torso, num_envs, num_steps):
         state, (params, opt_state), terminated, truncated = both(state, opt_state)
         assert truncated == 0  # the reference treats a time limit as a termination
         assert_equal_to_rounding(renamed(state.params), params, before)
-        ours = renamed(state.opt_state.statistics)
+        ours = renamed(state.opt_state.moments)
         assert_equal_to_rounding(ours, optax.tree.get(opt_state, "nu"), statistics)
         ends += int(terminated)
     assert ends > 0

@@ -18,6 +18,7 @@ from jax_a3c.experiment.build import build
 from jax_a3c.experiment.checkpoints import VARIABLES
 from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.runners.shared_parameters import SharedParameters
+from jax_a3c.runners.updates import Update
 from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training import session
 from jax_a3c.training.session import Session
@@ -285,12 +286,12 @@ def test_what_was_not_saved_is_not_the_best_and_what_is_not_finite_neither(tmp_p
 
 @pytest.mark.parametrize("changed", ["optimizer", "seed", "final_epsilons"])
 def test_what_other_settings_decide_begins_anew_even_if_it_fits(changed):
-    names = ["variables/w", "state/actor/key", "state/opt_state/m", "state/shared/statistics"]
+    names = ["variables/w", "state/actor/key", "state/opt_state/m", "state/shared/moments"]
     stored, fresh = ({name: np.full(2, value) for name in names} for value in (1.0, 0.0))
     fitted = checkpoints.refit(stored, fresh, {changed, "learning_rate"})
     anew = {name for name, array in fitted.items() if not array.any()}
     assert anew == (
-        {"state/opt_state/m", "state/shared/statistics"} if changed == "optimizer" else {names[1]}
+        {"state/opt_state/m", "state/shared/moments"} if changed == "optimizer" else {names[1]}
     )
     assert not [
         name for name in names if not checkpoints.refit(stored, fresh, {"gamma"})[name].all()
@@ -298,17 +299,19 @@ def test_what_other_settings_decide_begins_anew_even_if_it_fits(changed):
 
 
 def test_a_target_follows_after_its_interval_became_longer():
+    nothing = np.empty(0, np.float32)
+
+    def steps(count):
+        return Update(np.zeros(3, np.float32), nothing, count, nothing)
+
     old = SharedParameters(np.zeros(3, np.float32), 1, target_update_interval=10)
     for _ in range(50):
-        old.count(0, 10)
-        old.apply(0, 0, lambda parameters, _: None)
+        old.apply(0, 0, steps(10))
     new = SharedParameters(np.zeros(3, np.float32), 1, target_update_interval=300)
     new.restore(np.ones(3, np.float32), old.snapshot())
-    new.count(0, 99)
-    new.apply(0, 0, lambda parameters, _: None)
+    new.apply(0, 0, steps(99))
     assert not new.target.any()  # 599 steps so far
-    new.count(0, 1)
-    new.apply(0, 0, lambda parameters, _: None)
+    new.apply(0, 0, steps(1))
     assert new.target.all()
 
 
@@ -323,8 +326,9 @@ def test_a_moment_later_than_32_bits_has_a_key_of_its_own():
 
 def test_steps_beyond_32_bits_are_counted_whatever_an_update_has(ended):
     runner = build(*ended.config()).runner
-    params, rest = runner.snapshot(runner.init(0))
-    state = runner.restore(runner.init(0), params, rest | {"env_steps": np.int64(4 * 10**9)})
+    tree = runner.save(runner.init(0))
+    tree["state"]["env_steps"] = np.int64(4 * 10**9)
+    state = runner.restore(tree)
     assert runner.counts(state) == (4 * 10**9, 0)
 
 

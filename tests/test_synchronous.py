@@ -16,11 +16,13 @@ from probes import (
 )
 
 from jax_a3c import A2CConfig, a2c, a3c, envs, networks, optimizers
-from jax_a3c.acting.unroll import unroll
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.envs.base import to_bounds
 from jax_a3c.errors import InputError
-from jax_a3c.objectives import actor_critic, gradient
+from jax_a3c.objectives import ActionValueConfig, actor_critic, gradient, guarded, n_step_q
 from jax_a3c.runners.loop import SynchronousRunner
+from jax_a3c.runners.synchronous import synchronous
+from jax_a3c.settings.parts import SynchronousConfig
 
 pytestmark = pytest.mark.unoptimized
 
@@ -130,10 +132,8 @@ def test_step_is_unroll_gradient_update():
 
     @jax.jit
     def written_out(state, env_steps):
-        _, rollout, _ = unroll(
-            env, lambda *args: objective.act(state.params, *args), state.actor, 5
-        )
-        grads, _ = gradient(objective, state.params, rollout, 0.5)
+        _, rollout, _ = unroll(env, objective.act, state.params, state.actor, UnrollConfig(5))
+        grads, _ = guarded(*gradient(objective, state.params, rollout), 0.5)
         changes, _ = optimizer.update(grads, state.opt_state, env_steps=env_steps)
         return optax.apply_updates(state.params, changes)
 
@@ -193,27 +193,30 @@ def test_every_optax_optimizer_serves():
 
 def test_host_loop_counts_and_stops():
     _, runner = make_agent(ConstantReward(), num_envs=4, num_steps=5)
-    runner = SynchronousRunner(runner, A2CConfig(num_envs=4, num_steps=5), 1001)
+    runner = SynchronousRunner(runner, A2CConfig(num_envs=4, num_steps=5))
     reports = []
-    result = runner.run(0, callback=reports.append)
+    result = runner.run(0, until=1001, callback=reports.append)
     assert result.progress.env_steps == 1020 and result.progress.updates == 51
     assert result.progress.metric_sums["episodes"] == 1020
+    assert result.progress.metric_sums["env_steps"] == 1020
     assert [r.env_steps for r in reports] == sorted(r.env_steps for r in reports)
     assert reports[-1] == result.progress
-    stopped = runner.run(0, callback=lambda progress: progress.updates >= 7)
+    stopped = runner.run(0, until=1001, callback=lambda progress: progress.updates >= 7)
     assert 7 <= stopped.progress.updates < 51
 
 
 def test_wrong_arguments_of_a_run_are_refused():
     _, runner = make_agent(ConstantReward(), num_envs=4)
-    runner = SynchronousRunner(runner, A2CConfig(num_envs=4), 2000)
+    runner = SynchronousRunner(runner, A2CConfig(num_envs=4))
     for arguments, message in (
-        ({"key": 1.5}, "key must be a random key or a seed, got 1.5"),
-        ({"state": 5}, r"state must be SynchronousState\(...\), got 5"),
+        ({"state": 1.5}, "key must be a random key or a seed, got 1.5"),
+        ({"state": (0, 1)}, r"key must be a random key or a seed, got \(0, 1\)"),
+        ({"until": 0}, "until must be an integer of at least 1, got 0"),
+        ({"until": 1e6}, "until must be an integer of at least 1, got 1000000.0"),
         ({"callback": 5}, "callback must be a function, got 5"),
     ):
         with pytest.raises(InputError, match=message):
-            runner.run(**arguments)
+            runner.run(**{"until": 2000} | arguments)
     with pytest.raises(InputError, match="key must be a random key or a seed, got None"):
         runner.init(None)
 
@@ -222,21 +225,46 @@ def test_host_loop_compiles_once_and_can_go_on():
     _, runner = make_agent(ConstantReward(), num_envs=4)
     traces = []
     counting = runner._replace(step=lambda state: traces.append(1) or runner.step(state))
-    runner = SynchronousRunner(counting, A2CConfig(num_envs=4), 2000)
-    first = runner.run(0)
+    runner = SynchronousRunner(counting, A2CConfig(num_envs=4))
+    first = runner.run(0, until=2000)
     traced = len(traces)
     kept = jax.tree.map(np.asarray, first.params)
-    runner.run(1)
-    runner._total_timesteps *= 2
-    second = runner.run(state=first.state)
+    runner.run(1, until=2000)
+    second = runner.run(first.state, until=4000)
     assert len(traces) == traced, "one program serves every run and every number of updates"
     assert second.progress.env_steps == 4000
     jax.tree.map(np.testing.assert_array_equal, first.params, kept)
 
 
+def test_a_saved_run_goes_on_as_if_it_had_not_ended():
+    env = EndlessReward()
+    network = networks.q_network(env, hidden=(8,))
+    objective = n_step_q(network, ActionValueConfig(target_update_interval=130))
+    config = SynchronousConfig(num_envs=4, num_steps=5)
+    optimizer = optimizers.shared_rmsprop(1e-2)
+    runner = SynchronousRunner(synchronous(env, network, optimizer, objective, config), config)
+    state = runner.run(0, until=200).state
+    tree = runner.save(state)
+    assert set(tree) == {"variables", "state"} and tree["variables"] is state.params
+    expected = runner.run(state, until=400).state
+    restored = runner.restore(tree)
+    assert runner.counts(restored) == (200, 10)
+    ours = runner.run(restored, until=400).state
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(jax.tree.map(np.asarray, plain(x)) for x in (ours, expected)),
+    )
+
+
+def plain(state):
+    """Return a state with its random key as integers."""
+    return state._replace(actor=state.actor._replace(key=jax.random.key_data(state.actor.key)))
+
+
 def test_host_loop_equals_the_steps_one_by_one():
     _, runner = make_agent(MatchingAction(), num_envs=4)
-    result = SynchronousRunner(runner, A2CConfig(num_envs=4), 4 * 5 * 30).run(jax.random.key(2))
+    loop = SynchronousRunner(runner, A2CConfig(num_envs=4))
+    result = loop.run(jax.random.key(2), until=4 * 5 * 30)
     state = runner.init(jax.random.key(2))
     for _ in range(30):
         state, _ = jax.jit(runner.step)(state)

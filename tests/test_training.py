@@ -287,7 +287,7 @@ def test_a_workers_failure_leaves_what_was_learned(tmp_path, monkeypatch):
     def broken(*_):
         raise ValueError("the environment broke")
 
-    monkeypatch.setattr("jax_a3c.runners.asynchronous.AsynchronousRunner._change", broken)
+    monkeypatch.setattr("jax_a3c.runners.shared_parameters.SharedParameters._change", broken)
     with pytest.raises(ValueError, match="the environment broke"):
         cli.main(["train", "a3c", CARTPOLE, "--run-dir", str(tmp_path / "run"), "--quiet"])
     run = RunDirectory(tmp_path / "run")

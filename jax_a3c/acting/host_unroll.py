@@ -17,26 +17,21 @@ from jax_a3c import rollouts
 from jax_a3c.acting import actor as acting_actor
 from jax_a3c.acting import unroll as device_unroll
 from jax_a3c.acting.actor import NONE_CHOSEN
+from jax_a3c.acting.unroll import Act, UnrollConfig
 from jax_a3c.envs.base import Box, EnvSpec, HostStep, to_bounds
 from jax_a3c.envs.host import check_step
 from jax_a3c.rollouts import Rollout
-from jax_a3c.types import Array, Carry
+from jax_a3c.types import Array, Carry, Params
 
-HostAct = Callable[[Array, np.int32, Carry, Any, np.ndarray], tuple]
-"""`(key, t, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`.
+HostAct = Callable[..., tuple[Carry, Array, Any]]
+"""`Objective.act` with the number of the step, which makes the key of each step different.
 
-A third result is the layers' activations, as in `rollouts.Act`. t makes the key of each step
-different.
+`(params, key, t, carry, observation, reset, exploration, env_steps) -> (carry, action, extras)`.
 """
-
 
 # Aliases for type checkers: the same tuples, but with NumPy arrays.
 Transition: Any = rollouts.Transition
-
-
 ActorState: Any = acting_actor.ActorState
-
-
 EpisodeSums: Any = device_unroll.EpisodeSums
 
 
@@ -47,9 +42,9 @@ class HostRollout(NamedTuple):
       carry: `[N, ...]`. Recurrent state before the first step.
       last_carry: `[N, ...]`. Recurrent state after the last step.
       observations: T + 1 arrays `[N, ...]` on the device where the policy acted.
-      steps: a `Transition` of NumPy arrays `[T, N]` without observations and layers.
-      extras: the layers' activations `[N, ...]` of each of the T steps, on that device; empty if
-        the policy does not store them.
+      steps: a `Transition` of NumPy arrays `[T, N]` without observations and extras.
+      extras: the policy's extras `[N, ...]` of each of the T steps, on that device; empty if it
+        stores none.
     """
 
     carry: Carry
@@ -65,7 +60,7 @@ class Finished(NamedTuple):
     Attributes:
       actor: acting state to continue from.
       rollout: the rollout of T rows.
-      episodes: sums over the games that ended.
+      episodes: what acting counted; for games, not for lost lives.
     """
 
     actor: ActorState
@@ -78,34 +73,40 @@ Unroll = Generator[np.ndarray, HostStep, Finished]
 
 def host_unroll(
     act: HostAct,
+    params: Params,
     actor: ActorState,
-    num_steps: int,
+    config: UnrollConfig,
+    env_steps: np.float32 | float = 0.0,
     *,
     device: jax.Device | None = None,
-    stop_at_episode_end: bool = False,
-    discount: float = 1.0,
 ) -> Unroll:
     """Act for `num_steps` steps, as a generator that yields actions and receives `HostStep`s.
 
     It yields actions within the bounds of the environments. The rollout keeps the policy's actions.
 
     Args:
-      act: the policy.
+      act: the compiled behaviour.
+      params: theta', parameters of the behaviour.
       actor: acting state to continue from.
-      num_steps: T, the paper's t_max, at least 1.
+      config: number of steps, and when to stop.
+      env_steps: T, environment steps of all environments so far, for the exploration schedule.
       device: device where the policy acts; JAX's default if None.
-      stop_at_episode_end: end the rollout after a step that ended the episode in every environment.
-        The remaining rows have `mask` False.
-      discount: gamma of `running_return`, if the actor has one.
 
     Returns:
-      At the end, the next acting state, the rollout, and the sums over the games that ended in it,
-      in unclipped reward.
+      At the end, the next acting state, the rollout, and what acting counted, in unclipped reward.
 
     References:
       Mnih et al. (2016), Algorithm S3, the inner loop.
     """
     state: Any = actor  # of NumPy arrays
+    num_steps = config.num_steps
+    discount = np.float32(config.discount)
+
+    def choose(t: int, carry: Carry, observation: Any, reset: np.ndarray) -> tuple:
+        return act(
+            params, state.key, np.int32(t), carry, observation, reset, state.exploration, env_steps
+        )
+
     spec = state.env_state.spec
     observation = jax.device_put(state.observation, device)
     reset = state.reset
@@ -120,15 +121,15 @@ def host_unroll(
     observations = [observation]
     extras: list[Any] = []
     rows: list[Any] = []
-    episodes = np.zeros(3)  # EpisodeSums of the games that end
+    episodes = np.zeros(3)  # number, returns and lengths of the games that end
 
     # Repeat until t - t_start = t_max, or until the episode ends.
     for t in range(num_steps):
         start = reset
 
         # a_t ~ pi(.|s_t; theta'), unless the rollout before has already chosen it.
-        carry, chosen, *kept = act(state.key, np.int32(t), carry, observation, reset)
-        extras += kept
+        carry, chosen, kept = choose(t, carry, observation, reset)
+        extras.append(kept)
         action = np.asarray(chosen)
         if next_action is not None:
             action = np.where(next_action == NONE_CHOSEN, action, next_action)
@@ -143,9 +144,7 @@ def host_unroll(
 
         if discounted is not None:
             # A row that resets starts the sum at 0; it has no reward.
-            discounted = np.where(
-                taken, np.float32(discount) * discounted + step.reward, np.float32(0)
-            )
+            discounted = np.where(taken, discount * discounted + step.reward, np.float32(0))
 
         row = Transition(
             observation=None,  # kept in `observations`
@@ -179,7 +178,7 @@ def host_unroll(
         observation = jax.device_put(step.observation, device)
         reset = step.reset_step
         observations.append(observation)
-        if stop_at_episode_end and ended.all():
+        if config.stop_at_episode_end and ended.all():
             break
 
     # Stack the rows, [N, ...] -> [T, N, ...], with zeros after an early end.
@@ -188,16 +187,16 @@ def host_unroll(
 
     # Choose the action after the last step now, so that Sarsa's target uses the action then taken.
     if needs_next_action:
-        next_action = np.asarray(act(state.key, np.int32(num_steps), carry, observation, reset)[1])
+        next_action = np.asarray(choose(num_steps, carry, observation, reset)[1])
         following = np.concatenate([steps.action[1:], next_action[None]])
         following[count - 1] = next_action
         steps = steps._replace(next_action=following)
 
     # The row after the last step gives the value of the final observation; repeat it up to T rows.
-    if extras and count < num_steps:
-        extras += [act(state.key, np.int32(num_steps), carry, observation, reset)[2]] * (
-            num_steps - count
-        )
+    if not jax.tree.leaves(extras):
+        extras = []
+    elif count < num_steps:
+        extras += [choose(num_steps, carry, observation, reset)[2]] * (num_steps - count)
     observations += [observation] * (num_steps - count)
 
     last = state._replace(
@@ -211,15 +210,35 @@ def host_unroll(
         running_return=discounted,
     )
     rollout = HostRollout(state.carry, carry, tuple(observations), steps, tuple(extras))
-    return Finished(last, rollout, EpisodeSums(*episodes.astype(np.float32)))
+    taken_steps = steps.mask.sum(dtype=np.uint32)
+    return Finished(last, rollout, EpisodeSums(taken_steps, *episodes.astype(np.float32)))
 
 
-def rollout_like(
-    actor: ActorState, spec: EnvSpec, num_steps: int, extras: Sequence[Any] = ()
-) -> HostRollout:
+def total(episodes: Sequence[EpisodeSums]) -> EpisodeSums:
+    """Add what acting counted in several groups."""
+    env_steps, *sums = np.sum(episodes, axis=0)
+    return EpisodeSums(np.uint32(env_steps), *map(np.float32, sums))
+
+
+def host_act(act: Act) -> HostAct:
+    """Return the function to compile for `host_unroll`, from `Objective.act`."""
+
+    def act_at(params: Params, key: Array, t: Array, *args: Any) -> tuple[Carry, Array, Any]:
+        return act(params, jax.random.fold_in(key, t), *args)
+
+    return act_at
+
+
+def host_act_arguments(params: Params, actor: ActorState) -> tuple:
+    """Return arguments with the shapes and dtypes to compile `host_act` for."""
+    observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
+    return (params, actor.key, np.int32(0), *observed, np.float32(0))
+
+
+def rollout_like(actor: ActorState, spec: EnvSpec, num_steps: int, extras: Any = ()) -> HostRollout:
     """Return a rollout of zeros, with the shapes and dtypes to compile for.
 
-    `extras` are the activations of one step.
+    `extras` are those of one step.
     """
     # Discrete actions are [T, N], real actions [T, N, A].
     space = spec.action_space
@@ -244,7 +263,8 @@ def rollout_like(
         running_return=None if actor.running_return is None else reals,
     )
     observations = (actor.observation,) * (num_steps + 1)
-    return HostRollout(actor.carry, actor.carry, observations, steps, tuple(extras) * num_steps)
+    kept = (extras,) * num_steps if jax.tree.leaves(extras) else ()
+    return HostRollout(actor.carry, actor.carry, observations, steps, kept)
 
 
 def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:

@@ -11,27 +11,49 @@ from jax_a3c.envs.base import JaxEnvironment, to_bounds
 from jax_a3c.objectives.bootstrap import row_after_each_step
 from jax_a3c.rollouts import Rollout, Transition, select_rows
 from jax_a3c.settings.parts import AutoReset
-from jax_a3c.types import Array, Carry
+from jax_a3c.types import Array, Carry, Params
 
-Act = Callable[[Array, Carry, Array, Array], tuple]
-"""`(key, carry, observation [N, ...], reset [N]) -> (carry, action [N, ...])`.
+Act = Callable[[Params, Array, Carry, Array, Array, Any, Array | float], tuple[Carry, Array, Any]]
+"""`(params, key, carry, observation, reset, exploration, env_steps) -> (carry, action, extras)`.
 
-A third result, `extras [N, ...]`, holds the activations of the network's layers if the loss uses
-them.
+See `Objective.act`.
 """
 
 
+class UnrollConfig(NamedTuple):
+    """How a rollout is collected.
+
+    Attributes:
+      num_steps: T, the paper's t_max, at least 1.
+      auto_reset: how the next episode gets its start state, on JAX environments. `"exact"` draws a
+        new start state for each environment at each step and uses it if the episode ended.
+        `"pooled"` draws one start state for each environment and rollout, T times less work. The
+        distribution of start states is the same, but an environment that ends two episodes within a
+        rollout starts the next two in the same state.
+      stop_at_episode_end: end the rollout after a step that ended the episode in every environment.
+        The paper's segments do so with one environment. The remaining rows have `mask` False.
+      discount: gamma of `running_return`, if the actor has one.
+    """
+
+    num_steps: int
+    auto_reset: AutoReset = "pooled"
+    stop_at_episode_end: bool = False
+    discount: float = 1.0
+
+
 class EpisodeSums(NamedTuple):
-    """Sums over the episodes that ended, so that no per-step data has to leave the device.
+    """What acting counts, so that no per-step data has to leave the device.
 
     An episode whose return is not finite does not count.
 
     Attributes:
+      env_steps: `[]` uint32. Environment steps taken: the unmasked rows of the rollout.
       episodes: `[]` float32. Number of episodes that ended.
       episode_return: `[]` float32. Sum of their returns, in reward units, undiscounted.
       episode_length: `[]` float32. Sum of their lengths, in environment steps.
     """
 
+    env_steps: Array
     episodes: Array
     episode_return: Array
     episode_length: Array
@@ -40,36 +62,33 @@ class EpisodeSums(NamedTuple):
 def unroll(
     env: JaxEnvironment,
     act: Act,
+    params: Params,
     actor: ActorState,
-    num_steps: int,
-    *,
-    auto_reset: AutoReset = "pooled",
-    stop_at_episode_end: bool = False,
-    discount: float = 1.0,
+    config: UnrollConfig,
+    env_steps: Array | float = 0.0,
 ) -> tuple[ActorState, Rollout, EpisodeSums]:
     """Act for `num_steps` steps in all environments, in one loop on the device.
 
     Args:
       env: the environment; its functions step one instance.
-      act: the policy, `(key, carry, observation, reset) -> (carry, action)`.
+      act: the behaviour, as `Objective.act`. It receives the actor's `exploration`.
+      params: theta', parameters of the behaviour.
       actor: acting state to continue from.
-      num_steps: T, the paper's t_max, at least 1.
-      auto_reset: how the next episode gets its start state. `"exact"` draws a new start state for
-        each environment at each step and uses it if the episode ended. `"pooled"` draws one start
-        state for each environment and rollout, T times less work. The distribution of start states
-        is the same, but an environment that ends two episodes within a rollout starts the next two
-        in the same state.
-      stop_at_episode_end: end the rollout after a step that ended the episode in every environment.
-        The paper's segments do so with one environment. The remaining rows have `mask` False.
-      discount: gamma of `running_return`, if the actor has one.
+      config: number of steps, resets, and when to stop.
+      env_steps: T, environment steps of all environments so far, for the exploration schedule.
 
     Returns:
-      The next acting state, the rollout `[T, N, ...]`, and the sums over its ended episodes.
+      The next acting state, the rollout `[T, N, ...]`, and what acting counted.
 
     References:
       Mnih et al. (2016), Algorithm S3, the inner loop.
     """
     num_envs = actor.reset.shape[0]
+    num_steps = config.num_steps
+    exploration = actor.exploration
+
+    def choose(key: Array, carry: Carry, observation: Array, reset: Array) -> tuple:
+        return act(params, key, carry, observation, reset, exploration, env_steps)
 
     # Draw the keys of all steps at once: inside the loop each draw would cost a kernel.
     action_key, env_key, reset_key, key = jax.random.split(actor.key, 4)
@@ -77,14 +96,14 @@ def unroll(
 
     # Draw one start state per environment for the whole rollout, unless resets are exact.
     start = jax.vmap(env.reset)
-    pool = start(jax.random.split(reset_key, num_envs)) if auto_reset == "pooled" else None
+    pool = start(jax.random.split(reset_key, num_envs)) if config.auto_reset == "pooled" else None
 
     def step(state: tuple[ActorState, EpisodeSums], keys: tuple[Array, Array, Array]) -> Any:
         actor, sums = state
         action_key, env_key, reset_key = keys
 
         # a_t ~ pi(.|s_t; theta'), unless the rollout before has already chosen it.
-        carry, action, *extras = act(action_key, actor.carry, actor.observation, actor.reset)
+        carry, action, extras = choose(action_key, actor.carry, actor.observation, actor.reset)
         if actor.next_action is not None:
             action = jnp.where(actor.next_action == NONE_CHOSEN, action, actor.next_action)
 
@@ -104,7 +123,7 @@ def unroll(
         episode_length = actor.episode_length + 1
         running_return = actor.running_return
         if running_return is not None:
-            running_return = discount * running_return + timestep.reward
+            running_return = config.discount * running_return + timestep.reward
 
         # The transition keeps s_{t+1} from before the reset.
         transition = Transition(
@@ -118,15 +137,15 @@ def unroll(
             next_carry=carry,
             mask=jnp.ones(num_envs, bool),
             running_return=running_return,
-            extras=extras[0] if extras else None,
+            extras=extras,
         )
 
         # Count the episodes that ended.
         counted = ended & jnp.isfinite(episode_return)
-        sums = EpisodeSums(
-            sums.episodes + counted.sum(),
-            sums.episode_return + jnp.sum(episode_return, where=counted),
-            sums.episode_length + jnp.sum(episode_length, where=counted),
+        sums = sums._replace(
+            episodes=sums.episodes + counted.sum(),
+            episode_return=sums.episode_return + jnp.sum(episode_return, where=counted),
+            episode_length=sums.episode_length + jnp.sum(episode_length, where=counted),
         )
 
         # Restart the sums where the episode ended; `reset` makes the network reset its carry.
@@ -147,20 +166,26 @@ def unroll(
         return (actor, sums), transition
 
     # t_start <- t; repeat until t - t_start = t_max, or until the episode ends.
-    loop: Callable = _scan_until_episode_end if stop_at_episode_end else jax.lax.scan
-    zero = jnp.zeros((), jnp.float32)
-    (last, sums), steps = loop(step, (actor, EpisodeSums(zero, zero, zero)), step_keys)
+    loop: Callable = _scan_until_episode_end if config.stop_at_episode_end else jax.lax.scan
+    (last, sums), steps = loop(step, (actor, no_episodes()), step_keys)
     last = last._replace(key=key)
+    sums = sums._replace(env_steps=steps.mask.sum(dtype=jnp.uint32))
 
     # Choose the action after the last step now, so that Sarsa's target uses the action then taken.
     if actor.next_action is not None:
-        next_action = _next_actions(act, jax.random.fold_in(action_key, num_steps), steps)
+        next_action = _next_actions(choose, jax.random.fold_in(action_key, num_steps), steps)
         steps = steps._replace(next_action=next_action)
         last = last._replace(next_action=jnp.where(last.reset, NONE_CHOSEN, next_action[-1]))
     return last, Rollout(actor.carry, steps), sums
 
 
-def _next_actions(act: Act, key: Array, steps: Transition) -> Array:
+def no_episodes() -> EpisodeSums:
+    """Return the sums before the first step."""
+    zero = jnp.zeros((), jnp.float32)
+    return EpisodeSums(jnp.zeros((), jnp.uint32), zero, zero, zero)
+
+
+def _next_actions(choose: Callable[..., tuple], key: Array, steps: Transition) -> Array:
     """Return a_{t+1} for every step, `[T, N]`.
 
     Within an episode it is the action of the next row. After the last row, and for the final
@@ -169,7 +194,7 @@ def _next_actions(act: Act, key: Array, steps: Transition) -> Array:
     """
 
     def draw(key: Array, row: Transition) -> Array:
-        return act(key, row.next_carry, row.next_observation, jnp.zeros_like(row.reset))[1]
+        return choose(key, row.next_carry, row.next_observation, jnp.zeros_like(row.reset))[1]
 
     last_key, key = jax.random.split(key)
     last = draw(last_key, jax.tree.map(lambda x: x[-1], steps))

@@ -332,9 +332,27 @@ class Info:
 class Presets:
     """List the presets: tuned settings with their measured results."""
 
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """parts of a method or an environment, such as a2c or pong; all of them must match."""
+    json: bool = False
+    """whether to print JSON for programs."""
+
     def __call__(self) -> int:
         """Run the command."""
-        for (method, env_id), preset in PRESETS.items():
+        chosen = {
+            (method, env_id): preset
+            for (method, env_id), preset in PRESETS.items()
+            if _matches(self.words, method, env_id)
+        }
+        if self.json:
+            rows = [
+                {"method": m, "env": e, "settings": preset.settings, "result": preset.result}
+                for (m, e), preset in chosen.items()
+            ]
+            print(json.dumps(rows, indent=2))
+            return ExitCode.DONE
+
+        for (method, env_id), preset in chosen.items():
             settings = " ".join(f"{name}={value}" for name, value in preset.settings.items())
             print(f"{method} {env_id}\n  {settings}\n  {preset.result}")
         print(
@@ -349,13 +367,20 @@ class Presets:
 class Envs:
     """List the environments of the installed libraries."""
 
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """parts of an environment id, such as gymnax or pong; all of them must match."""
+    json: bool = False
+    """whether to print JSON for programs."""
+
     def __call__(self) -> int:
         """Run the command."""
         from jax_a3c import envs
 
         # One row per environment.
-        rows = []
+        rows: list[dict[str, Any]] = []
         for env_id in envs.available():
+            if not _matches(self.words, env_id):
+                continue
             spec = envs.make(env_id).spec
             actions = spec.action_space
             rows.append(
@@ -371,8 +396,17 @@ class Envs:
                 }
             )
 
-        _print_table(rows)
+        if self.json:
+            print(json.dumps(rows, indent=2))
+        else:
+            _print_table(rows)
         return ExitCode.DONE
+
+
+def _matches(words: tuple[str, ...], *names: str) -> bool:
+    """Return whether each word is a method's name, or part of an environment id, in any case."""
+    *methods, env_id = names
+    return all(word.lower() in env_id.lower() or word.lower() in methods for word in words)
 
 
 def _print_unbounded_actions(space: Any) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import itertools
 import os
@@ -28,9 +29,19 @@ from jax_a3c.cli.commands import (
 from jax_a3c.errors import HostEnvironmentError, InputError, WorkerHangError
 from jax_a3c.machine import current_folder, searches_current_folder
 from jax_a3c.messages import tell
-from jax_a3c.settings.run import resolve
+from jax_a3c.settings.run import RunOptions, Settings, resolve
 from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end
 
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "eval": Eval,
+    "record": Record,
+    "export": Export,
+    "plot": Plot,
+    "info": Info,
+    "presets": Presets,
+    "envs": Envs,
+}
 BUILDS = (Train, Eval, Record, Export)
 """Commands that build an environment and so may import modules of the user."""
 
@@ -73,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _reserve_descriptors()
 
     try:
+        _check_flags(arguments)
         train = tyro.conf.subcommand("train", default=_train_defaults(arguments))
         command: Any = tyro.cli(
             Annotated[Train, train]
@@ -119,6 +131,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("jax-a3c: interrupted")
         return ExitCode.INTERRUPTED
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Refuse an unknown flag in one line that names the nearest one."""
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None:
+        return
+    parts = [command, Settings, RunOptions] if command is Train else [command]
+    names = [field.name for part in parts for field in dataclasses.fields(part)]
+    names = [name.replace("_", "-") for name in names]
+    known = [f"--{name}" for name in names]
+
+    for word in arguments[1:]:
+        flag = word.partition("=")[0].replace("_", "-")
+        if not flag.startswith("--") or flag in ("--", "--help", *known):
+            continue
+        if flag.removeprefix("--no-") in names:
+            continue
+        nearest = difflib.get_close_matches(flag, known, n=1)
+        way_out = f"did you mean {nearest[0]}?" if nearest else "--help lists the flags"
+        raise InputError(f"unknown flag {flag} of jax-a3c {arguments[0]}; {way_out}")
 
 
 def _reserve_descriptors() -> None:

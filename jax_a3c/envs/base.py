@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 
@@ -188,6 +188,11 @@ class JaxEnvironment(Protocol):
 
     def step(self, key: Array, state: Any, action: Array) -> tuple[Any, TimeStep]:
         """Act once. The step that ends an episode returns its final observation."""
+
+
+def on_device(env: Any) -> TypeGuard[JaxEnvironment]:
+    """Return whether an environment steps on the device; False for host environments."""
+    return isinstance(env, JaxEnvironment)
 
 
 class HostStep(NamedTuple):

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_a3c.checks import MAX_EPISODES, MAX_STEPS, check_choice, check_integer
-from jax_a3c.envs.base import HostFactory, JaxEnvironment, to_bounds
+from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device, to_bounds
 from jax_a3c.exploration import epsilon_greedy
 from jax_a3c.networks.base import Network
 from jax_a3c.programs import shared_jit
@@ -121,11 +121,12 @@ def evaluator(
         check_integer("max_episode_steps", max_episode_steps, 1, MAX_STEPS)
         limit = min(limit, max_episode_steps)
 
-    if isinstance(env, JaxEnvironment):
+    if on_device(env):
         return _on_device(env, network, num_episodes, policy, limit, progress)
     act = acting(network, policy)
+    factory = cast("HostFactory", env)
     return lambda params, key: _on_host(
-        env, network, act, params, key, num_episodes, limit, progress
+        factory, network, act, params, key, num_episodes, limit, progress
     )
 
 

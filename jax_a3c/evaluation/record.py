@@ -17,6 +17,7 @@ from jax_a3c.envs.base import (
     HostStep,
     JaxEnvironment,
     RenderedEnvironment,
+    on_device,
     to_bounds,
 )
 from jax_a3c.errors import InputError
@@ -148,7 +149,7 @@ def rendered(env: JaxEnvironment | HostFactory, seed: int) -> RenderedEnvironmen
       InputError: if the environment cannot be drawn. The message gives the reason.
     """
     try:
-        if isinstance(env, JaxEnvironment):
+        if on_device(env):
             if isinstance(env, DrawableEnvironment):
                 return JaxStage(env, seed)
         elif isinstance(env, DrawableFactory):

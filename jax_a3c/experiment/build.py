@@ -10,10 +10,11 @@ import jax
 import optax
 
 from jax_a3c import envs, networks, objectives, optimizers
-from jax_a3c.envs.base import HostFactory, JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.errors import InputError
 from jax_a3c.normalization import normalized_network, normalized_objective
 from jax_a3c.runners.asynchronous import AsynchronousRunner
+from jax_a3c.runners.base import Runner
 from jax_a3c.runners.loop import SynchronousRunner
 from jax_a3c.runners.parts import params_like
 from jax_a3c.runners.synchronous import synchronous
@@ -29,12 +30,12 @@ class Experiment(NamedTuple):
     Attributes:
       env: the environment.
       network: the network; it normalizes its inputs if the settings ask for that.
-      trainer: the runner of the method. Both kinds have `init`, `run` and `params`.
+      runner: the runner of the method.
     """
 
     env: JaxEnvironment | HostFactory
     network: Any
-    runner: SynchronousRunner | AsynchronousRunner
+    runner: Runner
 
     def params_like(self) -> Params:
         """Return the tree of the network's variables as shapes and dtypes; compute nothing."""
@@ -70,7 +71,7 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
 
     # Only the rollouts of JAX environments choose how an episode restarts.
     env = envs.make(env_id, **_env_options(settings.env_options))
-    if not isinstance(env, JaxEnvironment) and settings.auto_reset != Settings.auto_reset:
+    if not on_device(env) and settings.auto_reset != Settings.auto_reset:
         raise InputError(
             f"auto_reset applies only to JAX environments, and {env_id!r} is a host environment; "
             f"leave auto_reset out"
@@ -90,12 +91,13 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
             objective, network, gamma=settings.gamma, num_workers=workers
         )
 
+    runner: Runner
     if asynchronous:
-        return Experiment(
-            env, network, AsynchronousRunner(env, network, optimizer, objective, config)
-        )
-    runner = synchronous(env, network, optimizer, objective, config)
-    return Experiment(env, network, SynchronousRunner(runner, config, settings.total_timesteps))
+        runner = AsynchronousRunner(env, network, optimizer, objective, config)
+    else:
+        algorithm = synchronous(env, network, optimizer, objective, config)
+        runner = SynchronousRunner(algorithm, config)
+    return Experiment(env, network, runner)
 
 
 def evaluation_env(experiment: Experiment, settings: Settings) -> JaxEnvironment | HostFactory:

@@ -45,6 +45,7 @@ BEGINS_ANEW = {
 """Parts of the state that can start again (actors, moments) and the settings that reset them."""
 RENAMED = {
     rf"^{STATE}shared/statistics$": f"{STATE}shared/moments",
+    rf"^({STATE}opt_state/(?:\d+/)*)statistics(?=/)": r"\1moments",
     rf"^({STATE}actors?/.*)\bdiscounted_return$": r"\1running_return",
 }
 """Arrays of the checkpoints of version 0.1, and their names today."""

@@ -190,7 +190,7 @@ def _action_value_objective(
         reset: Array,
         exploration: Array,
         env_steps: Array | float,
-    ) -> tuple[Carry, Array]:
+    ) -> tuple[Carry, Array, tuple[()]]:
         # [N, ...] -> [T=1, N, ...] -> Q(s_t, .; theta') [1, N, A].
         carry, _, q_values = network.apply(params, carry, observation[None], reset[None])
         if q_values.ndim != reset.ndim + 2:
@@ -202,7 +202,7 @@ def _action_value_objective(
 
         # a_t ~ epsilon-greedy(Q(s_t, .; theta')), with epsilon annealed over T.
         epsilon = annealed_epsilon(env_steps, exploration, float(config.epsilon_anneal_steps))
-        return carry, epsilon_greedy(key, q_values[0], epsilon)
+        return carry, epsilon_greedy(key, q_values[0], epsilon), ()
 
     def loss(params: Params, rollout: Rollout, target_params: Params) -> tuple[Array, Metrics]:
         steps = rollout.steps

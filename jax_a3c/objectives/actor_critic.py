@@ -1,5 +1,7 @@
 """The actor-critic objective of A3C and A2C."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -48,13 +50,13 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         reset: Array,
         exploration: None = None,
         env_steps: Array | float = 0.0,
-    ) -> tuple:
+    ) -> tuple[Carry, Array, Any]:
         del exploration, env_steps  # exploration comes from sampling the policy
 
         # a_t ~ pi(.|s_t; theta'), [N, ...] -> [T=1, N, ...] -> [N, ...].
         if apply_and_store is None:
             carry, policy, _ = network.apply(params, carry, observation[None], reset[None])
-            return carry, policy.sample(key)[0]
+            return carry, policy.sample(key)[0], ()
 
         (carry, policy, _), extras = apply_and_store(params, carry, observation[None], reset[None])
         return carry, policy.sample(key)[0], extras
@@ -65,7 +67,7 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
 
         # pi(.|s_t; theta') and V(s_t; theta'_v) of all steps at once, [T, N].
         inputs = (rollout.carry, steps.observation, steps.reset)
-        if steps.extras is None or apply_stored is None:
+        if apply_stored is None or not jax.tree.leaves(steps.extras):
             _, policy, values = network.apply(params, *inputs)
         else:
             _, policy, values = apply_stored(params, steps.extras, *inputs)

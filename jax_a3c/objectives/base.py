@@ -29,9 +29,9 @@ class Objective(NamedTuple):
 
     Attributes:
       act: `(params, key, carry, observation [*B, ...], reset [*B], exploration, env_steps) ->
-        (carry, action [*B, ...])`, the behaviour that collects data. A third result may be the
-        layers' activations, as in `rollouts.Act`. `env_steps` is T, the environment steps of all
-        environments so far.
+        (carry, action [*B, ...], extras)`, the behaviour that collects data. `extras` is whatever
+        the loss wants to find in `Transition.extras`, `()` for nothing. `env_steps` is T, the
+        environment steps of all environments so far.
       loss: `(params, rollout [T, *B], target_params) -> (loss, metrics)`, differentiable in
         `params`.
       explore: `(key, num_envs) -> exploration [num_envs]`, a value for each environment, drawn once
@@ -55,16 +55,15 @@ class Objective(NamedTuple):
     @property
     def actor_needs(self) -> dict[str, Any]:
         """Return the keyword arguments for `init_actor` and `init_host_actor`."""
-        needs_running_return = self.statistics is not None
         return {
             "explore": self.explore,
             "needs_next_action": self.needs_next_action,
-            "needs_running_return": needs_running_return,
+            "needs_running_return": self.statistics is not None,
         }
 
     @property
     def discount(self) -> float:
-        """Return gamma of `running_return`, for `unroll` and `host_unroll`."""
+        """Return gamma of `running_return`, for `UnrollConfig`."""
         return 1.0 if self.statistics is None else self.statistics.discount
 
 

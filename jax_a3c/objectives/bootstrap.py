@@ -1,6 +1,12 @@
-"""The value after each step, v(s_{t+1}), for both ways of storing final observations."""
+"""The value after each step, v(s_{t+1}). No other module knows how final observations are stored.
+
+A rollout of JAX environments stores s_{t+1} of every step in `next_observation`. A rollout of host
+environments stores each final observation as a masked row, so s_{t+1} is always the next row, and
+`last_observation` follows the last one.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +56,23 @@ def row_after_each_step(
         return i + 1, cut & ~chosen, select_rows(chosen, own(row, i)[None], result)
 
     return jax.lax.while_loop(lambda loop: jnp.any(loop[1]), replace, (0, cut, following))[2]
+
+
+def next_observations(rollout: Rollout) -> Array:
+    """Return s_{t+1} of every step, `[T, *B, ...]`; at an episode's end the final observation."""
+    steps = rollout.steps
+    if steps.next_observation is not None:
+        return steps.next_observation
+    last: Any = rollout.last_observation
+    return jnp.concatenate([steps.observation[1:], last[None]])
+
+
+def last_observation_and_carry(rollout: Rollout) -> tuple[Array, Carry]:
+    """Return s_T, the observation after the last step, `[*B, ...]`, and the carry to value it."""
+    if rollout.last_observation is not None:
+        return rollout.last_observation, rollout.last_carry
+    steps = rollout.steps
+    return jax.tree.map(lambda x: x[-1], (steps.next_observation, steps.next_carry))
 
 
 def values_after_each_step(network: Network, params: Params, steps: Transition) -> Array:
@@ -136,12 +159,7 @@ def next_values(
     steps = rollout.steps
 
     # v(s_T), from the observation after the last step.
-    observation = rollout.last_observation
-    carry = rollout.last_carry
-    if observation is None:
-        observation, carry = jax.tree.map(
-            lambda x: x[-1], (steps.next_observation, steps.next_carry)
-        )
+    observation, carry = last_observation_and_carry(rollout)
     if last_carry is not None:
         carry = jax.lax.stop_gradient(last_carry)
     last = _values(network, params, carry, observation, steps.reset.shape[1:])

@@ -1,40 +1,57 @@
-"""The gradient of an objective on a rollout, averaged and guarded."""
+"""The gradient of an objective on a rollout, and its guard against values that are not finite.
+
+A runner takes three steps: `gradient`, an average over devices if there are several, and `guarded`.
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jax_a3c.objectives.base import Objective
+from jax_a3c.objectives.bootstrap import next_observations
 from jax_a3c.rollouts import Rollout
 from jax_a3c.types import Array, Metrics, Params
 
+DATA_COUNTS = ("nonfinite_rewards", "nonfinite_observations")
+"""Metrics of `gradient` that stay as they are where an update is skipped: they tell its cause."""
+
 
 def gradient(
-    objective: Objective,
-    params: Params,
-    rollout: Rollout,
-    max_grad_norm: float | None,
-    target_params: Params = None,
+    objective: Objective, params: Params, rollout: Rollout, target_params: Params = None
 ) -> tuple[Params, Metrics]:
-    """Return d theta, the gradient of an objective on a rollout, clipped by its global norm.
-
-    If the gradient, the loss or another metric is not finite, the gradient is replaced by zeros and
-    counted. So no parameter and no sum of metrics becomes NaN.
+    """Return d theta, the gradient of an objective on a rollout.
 
     Args:
       objective: the objective to differentiate.
       params: theta, the parameters at which to differentiate.
       rollout: `[T, *B]`.
-      max_grad_norm: bound of the global L2 norm; None for no bound.
       target_params: theta^-, parameters of the target network; None for an objective without one.
 
     Returns:
-      The gradient, shaped like `params`, and the metrics. These are the objective's metrics and
-      `grad_norm` (before clipping), all 0 where the gradient was replaced, and three counts, each 0
-      or 1: `nonfinite_gradients`, and the counts of `nonfinite_data`, its possible causes.
+      The gradient, shaped like `params`, and the metrics, scalars: the objective's, and the counts
+      of `nonfinite_data`.
     """
     # d theta of all steps at once: the gradient of their summed or averaged loss.
     grads, metrics = jax.grad(objective.loss, has_aux=True)(params, rollout, target_params)
+    return grads, {**metrics, **nonfinite_data(rollout)}
+
+
+def guarded(grads: Params, metrics: Metrics, max_grad_norm: float | None) -> tuple[Params, Metrics]:
+    """Clip a gradient by its global norm, and replace one that is not finite by zeros.
+
+    A gradient also counts as not finite if one of its metrics is not. So no parameter and no sum of
+    metrics becomes NaN.
+
+    Args:
+      grads: the gradient, a tree.
+      metrics: of `gradient`, scalars.
+      max_grad_norm: bound of the global L2 norm; None for no bound.
+
+    Returns:
+      The gradient and the metrics with `grad_norm`, the norm before clipping, and
+      `nonfinite_gradients`, 1 where the gradient was replaced, else 0. Where it was replaced, all
+      other metrics except `DATA_COUNTS` are 0.
+    """
     norm = optax.tree.norm(grads)
     metrics = {**metrics, "grad_norm": norm}
 
@@ -48,8 +65,10 @@ def gradient(
     grads = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0).astype(g.dtype), grads)
 
     # Metrics are summed over many updates, so one NaN would make the sums NaN.
-    metrics = {name: jnp.where(finite, x, 0.0) for name, x in metrics.items()}
-    return grads, {**metrics, "nonfinite_gradients": 1.0 - finite, **nonfinite_data(rollout)}
+    metrics = {
+        name: x if name in DATA_COUNTS else jnp.where(finite, x, 0.0) for name, x in metrics.items()
+    }
+    return grads, {**metrics, "nonfinite_gradients": 1.0 - finite}
 
 
 def nonfinite_data(rollout: Rollout) -> Metrics:
@@ -63,18 +82,12 @@ def nonfinite_data(rollout: Rollout) -> Metrics:
       The observations before and after a step count, since the loss uses the values of both.
     """
     steps = rollout.steps
-
-    # s_{t+1} of every step.
-    following = steps.next_observation
-    if following is None:
-        last = jax.tree.map(lambda x: x[None], rollout.last_observation)
-        following = jnp.concatenate([steps.observation[1:], last])
-
-    # Masked rows do not count.
     rewards = ~jnp.isfinite(steps.reward)
     observations = _nonfinite_rows(steps.observation, steps.mask)
-    observations |= _nonfinite_rows(following, steps.mask)
-    found = {"nonfinite_rewards": rewards, "nonfinite_observations": observations}
+    observations |= _nonfinite_rows(next_observations(rollout), steps.mask)
+
+    # Masked rows do not count.
+    found = dict(zip(DATA_COUNTS, (rewards, observations), strict=True))
     return {name: (rows & steps.mask).any().astype(jnp.float32) for name, rows in found.items()}
 
 

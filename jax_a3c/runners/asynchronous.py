@@ -1,5 +1,6 @@
 """The asynchronous runner: threads that update one shared parameter vector without a lock."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,20 +13,23 @@ import optax
 from jax_a3c.acting.actor import ActorState, actor_to_save, as_key, init_actor, restore_actor
 from jax_a3c.acting.groups import close_all, init_host_actors
 from jax_a3c.checks import (
+    MAX_STEPS,
     MAX_TIMEOUT,
     check_callable,
+    check_integer,
     check_kind,
     check_number,
 )
-from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores
+from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores, on_device
 from jax_a3c.errors import InputError
 from jax_a3c.networks.base import Network
 from jax_a3c.objectives import Objective, actor_critic
 from jax_a3c.programs import shared_jit
-from jax_a3c.runners.base import Progress, TrainingResult
+from jax_a3c.runners.base import Callback, Progress, TrainingResult
 from jax_a3c.runners.parts import check_parts
-from jax_a3c.runners.segments import Segments, ravel, unraveller
+from jax_a3c.runners.segments import Segment, Segments
 from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
+from jax_a3c.runners.updates import Packing, Update, ravel, unraveller
 from jax_a3c.runners.workers import Workers
 from jax_a3c.settings.parts import A3CConfig, AsynchronousConfig
 from jax_a3c.types import Array, Params
@@ -37,7 +41,8 @@ class AsynchronousState(NamedTuple):
     Attributes:
       shared: theta, theta^-, the shared moments and the counters.
       actors: the acting state of each worker.
-      opt_states: the optimizer's state of each worker, None for Shared RMSProp.
+      opt_states: the state of an Optax optimizer of each worker; None for an optimizer of
+        `jax_a3c.optimizers`, whose moments are in `shared`.
     """
 
     shared: SharedParameters
@@ -118,26 +123,24 @@ class AsynchronousRunner:
         shapes = check_parts(env, network, optimizer, objective)
         check_kind("config", config, AsynchronousConfig)
 
-        self._env = env
+        self._env: Any = env
         self._network = network
         self._objective = objective
         self._optimizer = optax.with_extra_args_support(optimizer)
-        self._in_place = getattr(optimizer, "in_place", None)
+        self._rule = getattr(optimizer, "in_place", None)
         self._shares_moments = getattr(optimizer, "shares_moments", False)
 
         # Threads update one buffer in host memory, so every program runs on the CPU.
         self._device = jax.local_devices(backend="cpu")[0]
         with jax.default_device(self._device):
             self._unravel = unraveller(shapes)
+        num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        self._packing = Packing(num_params)
         self._segments = Segments(
-            env,
-            objective,
-            self._unravel,
-            config,
-            stop_at_episode_end=config.stop_at_episode_end,
-            device=self._device,
+            env, objective, self._unravel, config, packing=self._packing, device=self._device
         )
-        self._compiled = False
+        self._segment: Segment | None = None
+        self._optax_step: Callable[..., tuple[Array, Any]] | None = None
         self._init_flat = shared_jit(lambda *args: ravel(self._init_params(*args)))
 
     def init(self, key: Array | int) -> AsynchronousState:
@@ -156,96 +159,33 @@ class AsynchronousRunner:
             # Running statistics start at the first observation, so start the actors first.
             actors = self._init_actors(actors_key)
             flat = self._init_flat(params_key, actors[0].observation)
-            opt_states = [self._init_moments(flat) for _ in range(num_workers)]
+            opt_states = [self._init_opt_state(flat) for _ in range(num_workers)]
 
         shared = SharedParameters(
             np.asarray(flat),
             num_workers,
+            rule=self._rule,
+            shares_moments=self._shares_moments,
             lock=self.config.lock,
             target_update_interval=self._objective.target_update_interval,
         )
         return AsynchronousState(shared, actors, opt_states)
 
-    def close(self, state: AsynchronousState) -> None:
-        """Close the host environments of a run. JAX environments need no closing.
-
-        Args:
-          state: of the run. With host environments it cannot be trained further.
-        """
-        if not isinstance(self._env, JaxEnvironment):
-            close_all([actor.env_state for actor in state.actors])
-
-    def params(self, state: AsynchronousState) -> Params:
-        """Return the network's variables.
-
-        Args:
-          state: of this run.
-
-        Returns:
-          A copy of the current shared parameters, in the tree of `network.init`.
-        """
-        with jax.default_device(self._device):
-            return self._unravel(jnp.array(state.shared.flat_params, copy=True))
-
-    def counts(self, state: AsynchronousState) -> tuple[int, int]:
-        """Return T, the environment steps of all workers, and their updates so far."""
-        return state.shared.env_steps, state.shared.updates
-
-    def snapshot(self, state: AsynchronousState) -> tuple[Params, Any]:
-        """Return the network's variables, and a tree of arrays with the rest of the run's state.
-
-        Host environments cannot be saved, so the tree leaves them out.
-
-        Args:
-          state: of a run whose workers have stopped.
-        """
-        actors: list[Any] = state.actors
-        if not isinstance(self._env, JaxEnvironment):
-            actors = [actor_to_save(actor) for actor in actors]
-        rest = {"shared": state.shared.snapshot(), "actors": actors, "opt_states": state.opt_states}
-        return self.params(state), rest
-
-    def restore(self, state: AsynchronousState, params: Params, rest: Any) -> AsynchronousState:
-        """Return the state of a run that was saved.
-
-        Args:
-          state: from `init`. Host environments are taken from it.
-          params: the network's variables.
-          rest: the tree that `snapshot` returned.
-        """
-        state.shared.restore(self._flat(params), rest["shared"])
-        actors = rest["actors"]
-        if not isinstance(self._env, JaxEnvironment):
-            actors = [restore_actor(*both) for both in zip(state.actors, actors, strict=True)]
-        return AsynchronousState(state.shared, actors, rest["opt_states"])
-
-    def start_from(self, state: AsynchronousState, params: Params) -> AsynchronousState:
-        """Write these network variables to the parameters and the target of a fresh state."""
-        flat = self._flat(params)
-        for vector in (state.shared.flat_params, state.shared.target):
-            if vector is not None:
-                vector[:] = flat
-        return state
-
-    def _flat(self, params: Params) -> np.ndarray:
-        with jax.default_device(self._device):
-            return np.asarray(ravel(params))
-
     def run(
         self,
-        key: Array | int = 0,
+        state: AsynchronousState | Array | int = 0,
         *,
-        state: AsynchronousState | None = None,
-        callback: Callable[[Progress], bool | None] | None = None,
+        until: int | None = None,
+        callback: Callback | None = None,
         interval: float = 0.5,
     ) -> TrainingResult:
-        """Train until all workers together have taken `total_timesteps` environment steps.
+        """Train until all workers together have taken `until` environment steps.
 
         Args:
-          key: random key, or a seed, of a new run; unused if `state` is given.
-          state: state to continue from. It is changed in place, so it holds what was learned even
-            after a failure or an interrupt. Host environments are closed in that case, and the
-            state cannot be trained further.
+          state: state to continue from, or a random key or a seed of a new run. A state is changed
+            in place, so it holds what was learned even after a failure or an interrupt. Host
+            environments are closed in that case, and the state cannot be trained further.
+          until: environment steps since the start of the run; None for `config.total_timesteps`.
           callback: called in this thread about every `interval` seconds, and once at the end.
             Training stops early when it returns True.
           interval: seconds between two calls of `callback`, above 0.
@@ -258,12 +198,13 @@ class AsynchronousRunner:
             All workers have ended when it is raised; the same holds for Ctrl-C.
           WorkerHangError: if a worker finished no segment within `worker_timeout`.
         """
+        until = self.config.total_timesteps if until is None else until
+        check_integer("until", until, 1, MAX_STEPS)
         check_number("interval", interval, above=0.0, high=MAX_TIMEOUT)
         if callback is not None:
             check_callable("callback", callback)
-        if state is None:
-            state = self.init(key)
-        check_kind("state", state, AsynchronousState)
+        state = state if isinstance(state, AsynchronousState) else self.init(state)
+        shared = state.shared
         if len(state.actors) != self.config.num_workers:
             raise InputError(
                 f"num_workers is {self.config.num_workers}, but state has {len(state.actors)} "
@@ -274,17 +215,19 @@ class AsynchronousRunner:
         compiling = time.perf_counter()
         self._compile(state)
         start = time.perf_counter()
-        first_step = state.shared.env_steps
-        sums = np.zeros((self.config.num_workers, len(self._segments.metric_names)))
+        first_step = shared.env_steps
+        shared.start_metrics(len(self._packing.names))
 
         def report() -> bool:
-            return callback is not None and bool(callback(self._progress(state, sums, start)))
+            return callback is not None and bool(callback(self._progress(shared, start)))
 
         # Run the threads until T >= T_max, a callback stops them, or one fails.
         workers = Workers(self.config.num_workers, timeout=self.config.worker_timeout)
         try:
             workers.run(
-                lambda worker: self._work(worker, state, sums, workers),
+                lambda worker: work(
+                    worker, shared, self._segment_of(worker, state), state.actors, until, workers
+                ),
                 interval=interval,
                 report=report,
             )
@@ -293,103 +236,80 @@ class AsynchronousRunner:
             self.close(state)
             raise
 
-        progress = self._progress(state, sums, start)
+        progress = self._progress(shared, start)
         report()
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
         return TrainingResult(self.params(state), state, progress, rate, start - compiling)
 
-    def _work(
-        self, worker: int, state: AsynchronousState, sums: np.ndarray, workers: Workers
-    ) -> None:
-        """Run one worker: the thread of Algorithm 1, S2 or S3, as the objective determines.
+    def params(self, state: AsynchronousState) -> Params:
+        """Return a copy of the current shared parameters, in the tree of `network.init`."""
+        with jax.default_device(self._device):
+            return self._unravel(jnp.array(state.shared.flat_params, copy=True))
 
-        The paper repeats until T > T_max. Here a worker begins no segment once T >= T_max.
-        """
-        shared = state.shared  # theta, theta^- and T
-        size = shared.flat_params.size
-        end = size + sums.shape[1]  # of the metrics in a packed vector
-        max_steps = self.config.total_timesteps  # T_max
-        theta = aligned_empty(size)  # theta', this worker's copy
-        scratch = aligned_empty(size)
+    def counts(self, state: AsynchronousState) -> tuple[int, int]:
+        """Return T, the environment steps of all workers, and their updates so far."""
+        return state.shared.env_steps, state.shared.updates
 
-        while (env_steps := shared.env_steps) < max_steps and workers.go_on(worker):
-            # theta' <- theta. XLA reads theta' in place, so it must be a copy.
-            version = shared.read(theta)
+    def save(self, state: AsynchronousState) -> dict[str, Any]:
+        """Return the state of a run whose workers have stopped, see `Runner.save`."""
+        actors: list[Any] = state.actors
+        if not on_device(self._env):
+            actors = [actor_to_save(actor) for actor in actors]
+        moments = state.shared.worker_moments
+        rest = {
+            "shared": state.shared.snapshot(),
+            "actors": actors,
+            "opt_states": state.opt_states if moments is None else moments,
+        }
+        return {"variables": self.params(state), "state": rest}
 
-            # Act for up to t_max steps with theta' and accumulate d theta, in compiled programs.
-            state.actors[worker], packed = self._segment(
-                theta, state.actors[worker], shared.target, np.float32(env_steps)
-            )
-            # Wait for the segment; other workers may hold the interpreter lock meanwhile.
-            vector = np.asarray(packed)
+    def restore(
+        self, tree: dict[str, Any], fresh: AsynchronousState | None = None
+    ) -> AsynchronousState:
+        """Return the state that was saved, see `Runner.restore`."""
+        state = self.init(0) if fresh is None else fresh
+        rest = tree["state"]
+        state.shared.restore(self._flat(tree["variables"]), rest["shared"])
 
-            # Slices take a tenth of the time of `np.split`, all of it under the interpreter lock.
-            gradient = vector[:size]  # d theta
-            metrics = vector[size:end]
-            changes = vector[end:]  # of running statistics
-            sums[worker] += metrics
+        # An optimizer of this package keeps its moments with the shared parameters.
+        opt_states = rest["opt_states"]
+        if state.shared.worker_moments is not None:
+            for moments, saved in zip(state.shared.worker_moments, opt_states, strict=True):
+                moments[:] = saved
+            opt_states = state.opt_states
 
-            # T <- T + t, once per segment.
-            total = shared.count(worker, int(metrics[0]))
+        actors = rest["actors"]
+        if not on_device(self._env):
+            actors = [restore_actor(*both) for both in zip(state.actors, actors, strict=True)]
+        return AsynchronousState(state.shared, actors, opt_states)
 
-            # Asynchronous update: theta <- theta - update(d theta), by default without a lock.
-            change = self._change(state, worker, theta, gradient, changes, scratch, total)
-            shared.apply(worker, version, change)
+    def start_from(self, state: AsynchronousState, params: Params) -> AsynchronousState:
+        """Write these network variables to the parameters and the target of a fresh state."""
+        flat = self._flat(params)
+        for vector in (state.shared.flat_params, state.shared.target):
+            if vector is not None:
+                vector[:] = flat
+        return state
 
-    def _change(
-        self,
-        state: AsynchronousState,
-        worker: int,
-        theta: np.ndarray,
-        gradient: np.ndarray,
-        changes: np.ndarray,
-        scratch: np.ndarray,
-        env_steps: int,
-    ) -> Callable[[np.ndarray, np.ndarray], None]:
-        """Return the function that applies a gradient to the shared buffers in place.
+    def last_state(self, state: AsynchronousState) -> AsynchronousState:
+        """Return `state`: workers change it in place."""
+        return state
 
-        The last entries of the parameters may be running statistics. They have no gradient:
-        `changes` is added to them.
-        """
-        opt_state = state.opt_states[worker]
-        rule = self._in_place
-        weights = slice(gradient.size - changes.size)  # all but the running statistics
-
-        # Optax computes the update outside of the lock, from theta' and this worker's state.
-        if rule is None:
-            delta, state.opt_states[worker] = self._update(
-                gradient, opt_state, theta, np.float32(env_steps)
-            )
-
-        def change(parameters: np.ndarray, shared: np.ndarray) -> None:
-            # theta <- theta - update(d theta).
-            if rule is None:
-                np.add(parameters[weights], np.asarray(delta)[weights], out=parameters[weights])
-            else:
-                vectors = (
-                    parameters,
-                    shared if self._shares_moments else opt_state,
-                    gradient,
-                    scratch,
-                )
-                rule(*(vector[weights] for vector in vectors), env_steps)
-
-            parameters[weights.stop :] += changes
-
-        return change
+    def close(self, state: AsynchronousState) -> None:
+        """Close the host environments of a run, which cannot be trained further then."""
+        if not on_device(self._env):
+            close_all([actor.env_state for actor in state.actors])
 
     def _compile(self, state: AsynchronousState) -> None:
         """Compile the programs that all workers run, once, in the calling thread."""
-        if self._compiled:
+        if self._segment is not None:
             return
-
         theta = state.shared.flat_params
-        target = state.shared.target
-        self._segment = self._segments.compile(theta, state.actors[0], target)
+        self._segment = self._segments.compile(theta, state.actors[0], state.shared.target)
 
-        if not self._in_place:
+        if self._rule is None:
             # Give Optax trees: many transformations need names, ranks or layers.
-            def update(
+            def optax_step(
                 grad: Array, opt_state: Any, flat: Array, env_steps: Array
             ) -> tuple[Array, Any]:
                 grads = self._unravel(grad)  # [P] -> tree
@@ -400,8 +320,27 @@ class AsynchronousRunner:
                 return ravel(updates), opt_state  # tree -> [P]
 
             arguments = (theta, state.opt_states[0], theta, np.float32(0))
-            self._update = self._segments.on_one_core(update, *arguments)
-        self._compiled = True
+            self._optax_step = self._segments.on_one_core(optax_step, *arguments)
+
+    def _segment_of(self, worker: int, state: AsynchronousState) -> Segment:
+        """Return a worker's segment. With Optax it also computes the step that is to be added."""
+        assert self._segment is not None
+        if self._optax_step is None:
+            return self._segment
+        run = self._segment
+        optax_step = self._optax_step
+        shared = state.shared
+
+        def segment(theta: np.ndarray, *args: Any) -> tuple[ActorState, Update]:
+            actor, update = run(theta, *args)
+            # Optax works outside of the lock, from theta' and this worker's state.
+            env_steps = np.float32(shared.env_steps + update.env_steps)
+            step, state.opt_states[worker] = optax_step(
+                update.gradient, state.opt_states[worker], theta, env_steps
+            )
+            return actor, update._replace(gradient=np.asarray(step))
+
+        return segment
 
     def _init_actors(self, key: Array) -> list[ActorState]:
         """Return an acting state for each worker, each with separate environments."""
@@ -411,7 +350,7 @@ class AsynchronousRunner:
         needs = self._objective.actor_needs
 
         # One JAX environment serves all workers, because its functions are pure.
-        if isinstance(env, JaxEnvironment):
+        if on_device(env):
             carry = self._network.initial_carry((num_envs,))
             start = shared_jit(lambda key: init_actor(env, carry, key, num_envs, **needs))
             return [start(worker_key) for worker_key in jax.random.split(key, num_workers)]
@@ -421,27 +360,53 @@ class AsynchronousRunner:
         sizes = [num_envs] * num_workers
         return init_host_actors(env, self._network, key, sizes, num_threads=num_threads, **needs)
 
-    def _init_moments(self, flat: Array) -> Any:
-        """Return the optimizer's state for one worker; None if all workers share the moments."""
-        if self._in_place is None:
-            return self._optimizer.init(self._unravel(flat))
-        return None if self._shares_moments else np.zeros(flat.size, np.float32)
+    def _init_opt_state(self, flat: Array) -> Any:
+        """Return the state of an Optax optimizer; None for a rule that works in place."""
+        return self._optimizer.init(self._unravel(flat)) if self._rule is None else None
 
     def _init_params(self, key: Array, observation: Array) -> Params:
         num_envs = self.config.num_envs
         carry = self._network.initial_carry((num_envs,))
         return self._network.init(key, carry, observation[None], jnp.ones((1, num_envs), bool))
 
-    def _progress(self, state: AsynchronousState, sums: np.ndarray, start: float) -> Progress:
-        shared = state.shared
+    def _flat(self, params: Params) -> np.ndarray:
+        with jax.default_device(self._device):
+            return np.asarray(ravel(params))
+
+    def _progress(self, shared: SharedParameters, start: float) -> Progress:
+        sums = shared.metric_sums.sum(axis=0).tolist()
         return Progress(
             env_steps=shared.env_steps,
             updates=shared.updates,
             updates_per_worker=shared.updates_per_worker,
             mean_staleness=shared.mean_staleness,
             max_staleness=shared.max_staleness,
-            metric_sums=dict(
-                zip(self._segments.metric_names, sums.sum(axis=0).tolist(), strict=True)
-            ),
+            metric_sums=dict(zip(self._packing.names, sums, strict=True)),
             seconds=time.perf_counter() - start,
         )
+
+
+def work(
+    worker: int,
+    shared: SharedParameters,
+    segment: Segment,
+    actors: list[ActorState],
+    until: int,
+    workers: Workers,
+) -> None:
+    """Run one worker: the thread of Algorithm 1, S2 or S3, as the objective determines.
+
+    The paper repeats until T > T_max. Here a worker begins no segment once T >= T_max.
+    """
+    theta = aligned_empty(shared.flat_params.size)  # theta', this worker's copy
+
+    while workers.go_on(worker) and shared.env_steps < until:
+        # theta' <- theta. XLA reads theta' in place, so it must be a copy.
+        version = shared.read(theta)
+
+        # Take t_max steps with theta' and accumulate d theta.
+        actor, update = segment(theta, actors[worker], shared.target, shared.env_steps)
+        actors[worker] = actor
+
+        # T <- T + t; theta <- theta - step(d theta), by default without a lock.
+        shared.apply(worker, version, update)

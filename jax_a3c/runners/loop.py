@@ -10,9 +10,9 @@ import numpy as np
 
 from jax_a3c.acting.actor import actor_to_save, as_key, restore_actor
 from jax_a3c.acting.groups import close_all
-from jax_a3c.checks import check_callable, check_kind
+from jax_a3c.checks import MAX_STEPS, check_callable, check_integer
 from jax_a3c.programs import compile_program, shared_jit
-from jax_a3c.runners.base import Progress, TrainingResult
+from jax_a3c.runners.base import Callback, Progress, TrainingResult
 from jax_a3c.runners.counters import Counter
 from jax_a3c.runners.synchronous import Algorithm, SynchronousState
 from jax_a3c.settings.parts import SynchronousConfig
@@ -26,19 +26,16 @@ class SynchronousRunner:
     """Trains a synchronous method; the counterpart of `AsynchronousRunner`.
 
     Attributes:
-      agent: the method, a pair of pure functions.
+      algorithm: the method, a pair of pure functions.
       config: settings of the runner.
-      latest: with host environments, the state after the last complete update, even if the run
-        failed (its environments are then closed). None with JAX environments.
     """
 
-    def __init__(self, algorithm: Algorithm, config: SynchronousConfig, total_timesteps: int):
+    def __init__(self, algorithm: Algorithm, config: SynchronousConfig):
         """Store the parts; nothing is compiled before `run`."""
         self.config = config
         self.algorithm = algorithm
-        self.latest: SynchronousState | None = None
+        self._latest: SynchronousState | None = None
         self._steps_per_update = config.num_envs * config.num_steps
-        self._total_timesteps = total_timesteps
         self._init: Callable[..., SynchronousState] = (
             shared_jit(algorithm.init) if algorithm.traceable else algorithm.init
         )
@@ -50,11 +47,6 @@ class SynchronousRunner:
         """Return the first state of a run, from a random key or a seed."""
         return self._init(as_key(key))
 
-    def close(self, state: SynchronousState) -> None:
-        """Close the host environments of a run; JAX environments need no closing."""
-        if not self.algorithm.traceable:
-            close_all([actor.env_state for actor in state.actor])
-
     def params(self, state: SynchronousState) -> Params:
         """Return the network's variables in a state."""
         return state.params
@@ -63,14 +55,11 @@ class SynchronousRunner:
         """Return the environment steps and the updates so far."""
         return int(state.env_steps), int(state.updates)
 
-    def snapshot(self, state: SynchronousState) -> tuple[Params, Any]:
-        """Return the network's variables, and the rest of the state, as trees of arrays.
-
-        Host environments cannot be saved. Only the actor's key and exploration are kept for them.
-        """
-        actor = (
-            state.actor if self.algorithm.traceable else [actor_to_save(one) for one in state.actor]
-        )
+    def save(self, state: SynchronousState) -> dict[str, Any]:
+        """Return a state as a tree of arrays, see `Runner.save`."""
+        actor = state.actor
+        if not self.algorithm.traceable:
+            actor = [actor_to_save(one) for one in state.actor]
         rest = {
             "opt_state": state.opt_state,
             "actor": actor,
@@ -78,16 +67,20 @@ class SynchronousRunner:
             "updates": np.int64(int(state.updates)),
             "env_steps": np.int64(int(state.env_steps)),
         }
-        return state.params, rest
+        return {"variables": state.params, "state": rest}
 
-    def restore(self, state: SynchronousState, params: Params, rest: Any) -> SynchronousState:
-        """Return the state of a saved run from a fresh state and the two parts of a `snapshot`."""
+    def restore(
+        self, tree: dict[str, Any], fresh: SynchronousState | None = None
+    ) -> SynchronousState:
+        """Return the state that was saved, see `Runner.restore`."""
+        rest = tree["state"]
         actor = rest["actor"]
         if not self.algorithm.traceable:
             # Host environments start new episodes with the saved keys.
+            state = self.init(0) if fresh is None else fresh
             actor = [restore_actor(*both) for both in zip(state.actor, actor, strict=True)]
         return SynchronousState(
-            params=params,
+            params=tree["variables"],
             opt_state=rest["opt_state"],
             actor=actor,
             updates=Counter.of(rest["updates"]),
@@ -102,19 +95,32 @@ class SynchronousRunner:
             target = target._replace(params=jax.tree.map(jnp.array, params))
         return state._replace(params=jax.tree.map(jnp.array, params), target=target)
 
+    def last_state(self, state: SynchronousState) -> SynchronousState | None:
+        """Return the state after the last complete update of a run that failed.
+
+        With JAX environments it is lost: the program took over its buffers.
+        """
+        del state
+        return self._latest
+
+    def close(self, state: SynchronousState) -> None:
+        """Close the host environments of a run; JAX environments need no closing."""
+        if not self.algorithm.traceable:
+            close_all([actor.env_state for actor in state.actor])
+
     def run(
         self,
-        key: Array | int = 0,
+        state: SynchronousState | Array | int = 0,
         *,
-        state: SynchronousState | None = None,
-        callback: Callable[[Progress], bool | None] | None = None,
+        until: int,
+        callback: Callback | None = None,
         interval: float = 0.5,
     ) -> TrainingResult:
-        """Train until `total_timesteps` environment steps are taken.
+        """Train until `until` environment steps are taken.
 
         Args:
-          key: random key or seed of a fresh run; unused if `state` is given.
-          state: state to continue from.
+          state: state to continue from, or a random key or a seed of a new run.
+          until: environment steps since the start of the run.
           callback: function called with the progress about every `interval` seconds and at the
             end. Training ends early if it returns True.
           interval: seconds that one call to the device may take.
@@ -123,41 +129,37 @@ class SynchronousRunner:
           Parameters, state and counts.
 
         Raises:
-          InputError: if `callback` is not callable or `state` is not an `SynchronousState`.
+          InputError: if `callback` is not callable, or `state` is neither a state nor a key.
         """
+        check_integer("until", until, 1, MAX_STEPS)
         if callback is not None:
             check_callable("callback", callback)
-        if state is None:
-            state = self.init(key)
-        else:
-            check_kind("state", state, SynchronousState)
-            if self.algorithm.traceable:
-                # Copy: the program takes over the buffers of its argument.
-                state = jax.tree.map(lambda x: x.copy(), state)
+        now = self._begin(state)
 
+        # Compile before the clock of training starts.
         compiling = time.perf_counter()
-        program = self._compile(state)
+        program = self._compile(now)
 
         start = time.perf_counter()
-        first = int(state.updates)
+        first = int(now.updates)
         done = first
         chunk = 1
-        most = self._total_timesteps // self._steps_per_update // REPORTS
+        most = until // self._steps_per_update // REPORTS
         sums: dict[str, float] = {}
-        first_step = int(state.env_steps)
+        first_step = int(now.env_steps)
         progress = Progress(first_step, done, 0.0, sums, [done])
-        while progress.env_steps < self._total_timesteps:
+        while progress.env_steps < until:
             called = time.perf_counter()
             # Round up: the last update may exceed the total.
-            left = -(-(self._total_timesteps - progress.env_steps) // self._steps_per_update)
+            left = -(-(until - progress.env_steps) // self._steps_per_update)
             count = min(chunk, left)
-            state, metrics = program(state, np.int32(count))
+            now, metrics = program(now, np.int32(count))
             metrics = jax.device_get(metrics)
 
             done += count
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in metrics.items()}
             seconds = time.perf_counter() - start
-            progress = Progress(int(state.env_steps), done, seconds, sums, [done])
+            progress = Progress(int(now.env_steps), done, seconds, sums, [done])
             if callback is not None and callback(progress):
                 break
 
@@ -169,7 +171,13 @@ class SynchronousRunner:
         if done == first and callback is not None:
             callback(progress)
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
-        return TrainingResult(state.params, state, progress, rate, start - compiling)
+        return TrainingResult(now.params, now, progress, rate, start - compiling)
+
+    def _begin(self, state: SynchronousState | Array | int) -> SynchronousState:
+        """Return the state to continue from, with buffers that the program may take over."""
+        if not isinstance(state, SynchronousState):
+            return self.init(state)
+        return jax.tree.map(lambda x: x.copy(), state) if self.algorithm.traceable else state
 
     def _compile(self, state: SynchronousState) -> Callable:
         """Return the program `(state, count) -> (state, sums of metrics)` of `count` updates.
@@ -205,13 +213,13 @@ class SynchronousRunner:
     def _host_updates(
         self, state: SynchronousState, count: Array
     ) -> tuple[SynchronousState, Metrics]:
-        """Take `count` updates in a Python loop; `latest` follows in case one of them fails."""
+        """Take `count` updates in a Python loop; `_latest` follows in case one of them fails."""
         rows = []
         for _ in range(count):
-            self.latest = state
+            self._latest = state
             state, metrics = self.algorithm.step(state)
             rows.append(metrics)
-        self.latest = state
+        self._latest = state
 
         fetched = jax.device_get(rows)
         return state, {name: np.sum([row[name] for row in fetched]) for name in fetched[0]}

@@ -22,6 +22,7 @@ from jax_a3c.envs.base import (
     HostEnvironment,
     HostFactory,
     JaxEnvironment,
+    on_device,
 )
 from jax_a3c.errors import InputError
 from jax_a3c.messages import shown
@@ -59,7 +60,7 @@ def check_parts(env: Any, network: Any, optimizer: Any, objective: Any) -> Param
     _check_declared_actions(network, env.spec)
 
     # Trace each part.
-    if isinstance(env, JaxEnvironment):
+    if on_device(env):
         check_environment(env)
     params = check_network(network, env.spec)
     _check_optimizer(optimizer, params)
@@ -424,10 +425,17 @@ def _check_act(objective: Objective, network: Any, params: Params, spec: EnvSpec
         exploration = None if objective.explore is None else objective.explore(key, 1)
         carry = network.initial_carry((1,))
         reset = jnp.ones(1, bool)
-        return objective.act(params, key, carry, observation, reset, exploration, jnp.float32(0))[1]
+        return objective.act(params, key, carry, observation, reset, exploration, jnp.float32(0))
 
     observation = jax.ShapeDtypeStruct((1, *spec.observation_shape), spec.observation_dtype)
-    action = jax.eval_shape(act, params, jax.random.key(0), observation)
+    results = jax.eval_shape(act, params, jax.random.key(0), observation)
+    if not isinstance(results, tuple) or len(results) != 3:
+        count = len(results) if isinstance(results, tuple) else 1
+        raise InputError(
+            f"objective.act must return (carry, action, extras), got {count} results; return () as "
+            "extras if the loss needs none"
+        )
+    action = results[1]
     _check_action("the action of the objective", spec, action, (1,))
 
 

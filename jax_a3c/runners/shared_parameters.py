@@ -5,8 +5,7 @@ This module uses NumPy only.
 
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +14,40 @@ ALIGNMENT = 64
 
 COUNTERS = ("env_steps", "updates", "staleness_sum", "staleness_max")
 """The counters; each worker has a separate slot in every one."""
+
+
+class Update(Protocol):
+    """One update; `updates.Update` is one."""
+
+    @property
+    def gradient(self) -> np.ndarray:
+        """d theta `[P]`; or the step to add, without a rule."""
+
+    @property
+    def statistics(self) -> np.ndarray:
+        """What to add to the running statistics, the last `[S]` entries of the parameters."""
+
+    @property
+    def env_steps(self) -> int:
+        """t, the environment steps of the segment."""
+
+    @property
+    def metrics(self) -> np.ndarray:
+        """Metrics of the segment, `[M]`."""
+
+
+class Rule(Protocol):
+    """The rule of an optimizer that updates buffers in place."""
+
+    def __call__(
+        self,
+        flat_params: np.ndarray,
+        moments: np.ndarray,
+        gradient: np.ndarray,
+        scratch: np.ndarray,
+        env_steps: int,
+    ) -> None:
+        """Apply a gradient at T = `env_steps`; all vectors have one size."""
 
 
 class SharedParameters:
@@ -32,8 +65,10 @@ class SharedParameters:
     Attributes:
       flat_params: `[P]` float32, 64-byte aligned. theta.
       moments: `[P]` float32, 64-byte aligned. g, the optimizer's shared moments, initially 0.
+      worker_moments: a vector `[P]` per worker for a rule that does not share moments, else None.
       target: `[P]` float32, 64-byte aligned. theta^-, the target network's parameters; None without
         one.
+      metric_sums: `[workers, M]`. Sums of the updates' metrics since `start_metrics`.
     """
 
     def __init__(
@@ -41,6 +76,8 @@ class SharedParameters:
         initial: np.ndarray,
         num_workers: int,
         *,
+        rule: Rule | None = None,
+        shares_moments: bool = True,
         lock: bool = False,
         target_update_interval: int | None = None,
     ):
@@ -48,7 +85,10 @@ class SharedParameters:
 
         Args:
           initial: `[P]` parameters.
-          num_workers: threads that will count, read and apply.
+          num_workers: threads that will read and apply.
+          rule: how a gradient changes the parameters and the moments; None if updates bring the
+            step to add instead of a gradient.
+          shares_moments: whether the rule's moments are shared, or each worker has its own.
           lock: reads and updates exclude each other.
           target_update_interval: I_target, environment steps between two copies of the parameters
             to `target`; None for no target.
@@ -58,6 +98,11 @@ class SharedParameters:
         self.flat_params[:] = initial
         self.moments = aligned_empty(initial.size)
         self.moments[:] = 0.0
+        self.worker_moments: list[np.ndarray] | None = None
+        if rule is not None and not shares_moments:
+            self.worker_moments = [np.zeros(initial.size, np.float32) for _ in range(num_workers)]
+        self._rule = rule
+        self._scratch = [aligned_empty(initial.size) for _ in range(num_workers if rule else 0)]
 
         # Locks, and the target theta^-.
         self._guard = threading.Lock() if lock else contextlib.nullcontext()
@@ -72,6 +117,7 @@ class SharedParameters:
         self._updates = [0] * num_workers
         self._staleness_sum = [0] * num_workers
         self._staleness_max = [0] * num_workers
+        self.metric_sums = np.zeros((num_workers, 0))
 
     @property
     def env_steps(self) -> int:
@@ -131,15 +177,12 @@ class SharedParameters:
             np.copyto(out, self.flat_params)  # theta' <- theta
         return version
 
-    def count(self, worker: int, env_steps: int) -> int:
-        """Add environment steps of `worker` and return T, the steps of all workers."""
-        self._env_steps[worker] += env_steps  # T <- T + t
-        return self.env_steps
+    def start_metrics(self, num_metrics: int) -> None:
+        """Start the sums of M metrics at 0."""
+        self.metric_sums = np.zeros((len(self._updates), num_metrics))
 
-    def apply(
-        self, worker: int, version: int, change: Callable[[np.ndarray, np.ndarray], None]
-    ) -> None:
-        """Let `change(flat_params, moments)` update the shared buffers in place.
+    def apply(self, worker: int, version: int, update: Update) -> None:
+        """Count an update's steps and metrics, and apply it to the shared buffers in place.
 
         Then copy the parameters to the target if T has crossed one or more multiples of the
         interval since the last copy. Steps of all workers count.
@@ -147,11 +190,15 @@ class SharedParameters:
         Args:
           worker: number of the worker whose update this is.
           version: returned by `read` for the parameters from which the update was computed.
-          change: function that writes to both buffers. It runs under the lock if there is one.
+          update: the update.
         """
+        self._env_steps[worker] += update.env_steps  # T <- T + t, once per segment
+        env_steps = self.env_steps
+        self.metric_sums[worker] += update.metrics
+
         with self._guard:
             staleness = self.updates - version
-            change(self.flat_params, self.moments)  # theta <- theta - update(d theta)
+            self._change(worker, update, env_steps)  # theta <- theta - step(d theta)
             self._updates[worker] += 1
 
             # theta^- <- theta if T has crossed a multiple of I_target.
@@ -160,6 +207,20 @@ class SharedParameters:
 
         self._staleness_sum[worker] += staleness
         self._staleness_max[worker] = max(self._staleness_max[worker], staleness)
+
+    def _change(self, worker: int, update: Update, env_steps: int) -> None:
+        """Write an update to the buffers; running statistics stand at the end of the parameters."""
+        end = self.flat_params.size - update.statistics.size  # of the weights
+        weights = self.flat_params[:end]
+
+        if self._rule is None:
+            np.add(weights, update.gradient[:end], out=weights)
+        else:
+            moments = self.moments if self.worker_moments is None else self.worker_moments[worker]
+            scratch = self._scratch[worker]
+            self._rule(weights, moments[:end], update.gradient[:end], scratch[:end], env_steps)
+
+        self.flat_params[end:] += update.statistics
 
     def _follow(self, multiple: int) -> None:
         """Copy the parameters to the target unless it was already copied at this multiple."""

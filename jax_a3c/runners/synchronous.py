@@ -14,12 +14,21 @@ import optax
 
 from jax_a3c.acting.actor import ActorState, as_key, init_actor
 from jax_a3c.acting.groups import alternate, close_all, init_host_actors, refuse_tracer
-from jax_a3c.acting.host_unroll import HostRollout, Unroll, as_rollout, host_unroll, rollout_like
-from jax_a3c.acting.unroll import EpisodeSums, unroll
+from jax_a3c.acting.host_unroll import (
+    HostRollout,
+    Unroll,
+    as_rollout,
+    host_act,
+    host_act_arguments,
+    host_unroll,
+    rollout_like,
+    total,
+)
+from jax_a3c.acting.unroll import EpisodeSums, UnrollConfig, no_episodes, unroll
 from jax_a3c.checks import check_kind
-from jax_a3c.envs.base import HostFactory, JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.networks.base import Network
-from jax_a3c.objectives import Objective, actor_critic, gradient
+from jax_a3c.objectives import Objective, actor_critic, gradient, guarded
 from jax_a3c.programs import compile_program, shared_jit
 from jax_a3c.rollouts import Rollout
 from jax_a3c.runners.counters import Counter
@@ -160,9 +169,8 @@ def synchronous(
     check_parts(env, network, optimizer, objective)
     check_kind("config", config, SynchronousConfig)
     learner = _learner(network, optax.with_extra_args_support(optimizer), objective, config)
-    if isinstance(env, JaxEnvironment):
-        return _on_device(env, network, objective, learner, config)
-    return _on_host(env, network, objective, learner, config)
+    build = _on_device if on_device(env) else _on_host
+    return build(env, network, objective, learner, config)
 
 
 class _Learner(NamedTuple):
@@ -170,11 +178,11 @@ class _Learner(NamedTuple):
 
     Attributes:
       init: `(key, observation [N, ...]) -> state`, a state without an actor.
-      learn: `(state, rollout) -> (state, metrics)`, one update.
+      learn: `(state, rollout, episodes) -> (state, metrics)`, one update.
     """
 
     init: Callable[[Array, Array], SynchronousState]
-    learn: Callable[[SynchronousState, Rollout], tuple[SynchronousState, Metrics]]
+    learn: Callable[[SynchronousState, Rollout, EpisodeSums], tuple[SynchronousState, Metrics]]
 
 
 def _learner(
@@ -183,56 +191,60 @@ def _learner(
     objective: Objective,
     config: SynchronousConfig,
 ) -> _Learner:
-    interval = objective.target_update_interval  # I_target
-
     def init(key: Array, observation: Array) -> SynchronousState:
         carry = network.initial_carry((config.num_envs,))
         reset = jnp.ones((1, config.num_envs), bool)
         params = network.init(key, carry, observation[None], reset)  # [N, ...] -> [T=1, N, ...]
 
         # theta^- <- theta; T <- 0.
-        target = None if interval is None else Target(params, jnp.zeros((), jnp.uint32))
+        target = None
+        if objective.target_update_interval is not None:
+            target = Target(params, jnp.zeros((), jnp.uint32))
         return SynchronousState(
             params, optimizer.init(params), None, Counter.of(0), Counter.of(0), target
         )
 
-    def learn(state: SynchronousState, rollout: Rollout) -> tuple[SynchronousState, Metrics]:
-        params = state.params  # theta
-        target = state.target  # theta^-
+    def learn(
+        state: SynchronousState, rollout: Rollout, episodes: EpisodeSums
+    ) -> tuple[SynchronousState, Metrics]:
+        target_params = None if state.target is None else state.target.params
 
-        # T <- T + t. Masked rows are not environment steps.
-        taken = rollout.steps.mask.sum(dtype=jnp.uint32)
-        env_steps = state.env_steps.add(taken)
+        # d theta, over all steps and environments.
+        grads, metrics = gradient(objective, state.params, rollout, target_params)
+        grads, metrics = guarded(grads, metrics, config.max_grad_norm)
 
-        # d theta: the gradient of the objective over all steps and environments, clipped.
-        target_params = None if target is None else target.params
-        grads, metrics = gradient(objective, params, rollout, config.max_grad_norm, target_params)
-
-        # theta <- theta - update(d theta).
+        # T <- T + t; theta <- theta - step(d theta).
+        env_steps = state.env_steps.add(episodes.env_steps)
         updates, opt_state = optimizer.update(
-            grads, state.opt_state, params, env_steps=env_steps.as_float()
+            grads, state.opt_state, state.params, env_steps=env_steps.as_float()
         )
         if objective.statistics is not None:
             # Running statistics have no gradient: add what this rollout contributes.
-            updates = {**updates, **objective.statistics.update(params, rollout)}
-        params = optax.apply_updates(params, updates)
+            updates = {**updates, **objective.statistics.update(state.params, rollout)}
+        params = optax.apply_updates(state.params, updates)
 
-        # theta^- <- theta if T has crossed a multiple of I_target.
-        if target is not None and interval is not None:
-            target = _follow(target, params, taken, interval)
-        counts = {"updates": state.updates.add(1), "env_steps": env_steps}
-        return state._replace(params=params, opt_state=opt_state, target=target, **counts), metrics
+        learned = state._replace(
+            params=params,
+            opt_state=opt_state,
+            updates=state.updates.add(1),
+            env_steps=env_steps,
+            target=_follow(objective, state.target, params, episodes.env_steps),
+        )
+        return learned, {**metrics, **episodes._asdict()}
 
     return _Learner(init, learn)
 
 
 def _on_device(
-    env: JaxEnvironment,
+    env: Any,
     network: Network,
     objective: Objective,
     learner: _Learner,
     config: SynchronousConfig,
 ) -> Algorithm:
+    """Build the runner for JAX environments: two pure functions."""
+    unroll_config = UnrollConfig(config.num_steps, config.auto_reset, discount=objective.discount)
+
     def init(key: Array) -> SynchronousState:
         params_key, actor_key = jax.random.split(as_key(key))
 
@@ -243,25 +255,19 @@ def _on_device(
 
     def step(state: SynchronousState) -> tuple[SynchronousState, Metrics]:
         # Take t_max steps in each environment with the current theta.
-        env_steps = state.env_steps.as_float()  # T, for the exploration schedule
+        env_steps = state.env_steps.as_float()
         actor, rollout, episodes = unroll(
-            env,
-            lambda *args: objective.act(state.params, *args, state.actor.exploration, env_steps),
-            state.actor,
-            config.num_steps,
-            auto_reset=config.auto_reset,
-            discount=objective.discount,
+            env, objective.act, state.params, state.actor, unroll_config, env_steps
         )
 
         # Compute d theta on the rollout and apply it to theta.
-        state, metrics = learner.learn(state._replace(actor=actor), rollout)
-        return state, {**metrics, **episodes._asdict()}
+        return learner.learn(state._replace(actor=actor), rollout, episodes)
 
     return Algorithm(init, step)
 
 
 def _on_host(
-    env: HostFactory,
+    env: Any,
     network: Network,
     objective: Objective,
     learner: _Learner,
@@ -274,30 +280,30 @@ def _on_host(
     """
     half = config.num_envs // 2
     sizes = [config.num_envs - half] + [half] * (half > 0)
+    unroll_config = UnrollConfig(config.num_steps, discount=objective.discount)
     init_learner = shared_jit(learner.init)
+    act = host_act(objective.act)
     programs: dict[str, Callable] = {}
 
-    def act(params: Params, key: Array, t: Array, *args: Any) -> tuple:
-        return objective.act(params, jax.random.fold_in(key, t), *args)
-
     def learn(
-        state: SynchronousState, rollouts: list[HostRollout]
+        state: SynchronousState, rollouts: list[HostRollout], episodes: EpisodeSums
     ) -> tuple[SynchronousState, Metrics]:
-        return learner.learn(state, as_rollout(rollouts))
+        return learner.learn(state, as_rollout(rollouts), episodes)
 
     def compile_for(state: SynchronousState) -> None:
         rollouts = []
 
         # Compile one acting program for each size of group.
         for actor in state.actor:
-            observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
-            arguments = (state.params, actor.key, np.int32(0), *observed, np.float32(0))
+            arguments = host_act_arguments(state.params, actor)
             programs[f"act {len(actor.reset)}"] = compile_program(act, *arguments)
-            _, _, *extras = jax.eval_shape(act, *arguments)
+            extras = jax.eval_shape(act, *arguments)[2]
             rollouts.append(rollout_like(actor, env.spec, config.num_steps, extras))
 
         # Compile one learning program for the rollouts of all groups.
-        programs["learn"] = compile_program(learn, state._replace(actor=None), rollouts)
+        programs["learn"] = compile_program(
+            learn, state._replace(actor=None), rollouts, no_episodes()
+        )
 
     def init(key: Array) -> SynchronousState:
         refuse_tracer(key)
@@ -311,17 +317,11 @@ def _on_host(
     def step(state: SynchronousState) -> tuple[SynchronousState, Metrics]:
         if not programs:
             compile_for(state)
-        on_device = state._replace(actor=None)
-        env_steps = np.float32(int(state.env_steps))  # T, for the exploration schedule
+        env_steps = np.float32(int(state.env_steps))
 
         def play(actor: ActorState) -> Unroll:
-            act_in_group = programs[f"act {len(actor.reset)}"]
-            return host_unroll(
-                lambda *args: act_in_group(state.params, *args, actor.exploration, env_steps),
-                actor,
-                config.num_steps,
-                discount=objective.discount,
-            )
+            program = programs[f"act {len(actor.reset)}"]
+            return host_unroll(program, state.params, actor, unroll_config, env_steps)
 
         # Take t_max steps in each environment with the current theta.
         groups = [actor.env_state for actor in state.actor]
@@ -334,18 +334,22 @@ def _on_host(
         actors, rollouts, episodes = map(list, zip(*ends, strict=True))
 
         # Compute d theta on the joined rollouts and apply it to theta.
-        learned, metrics = programs["learn"](on_device, rollouts)
-        totals = EpisodeSums(*np.sum(episodes, axis=0))
-        return learned._replace(actor=actors), {**metrics, **totals._asdict()}
+        learned, metrics = programs["learn"](state._replace(actor=None), rollouts, total(episodes))
+        return learned._replace(actor=actors), metrics
 
     return Algorithm(init, step, compile_for)
 
 
-def _follow(target: Target, params: Params, env_steps: Array, interval: int) -> Target:
-    """Return the target after `env_steps` more steps.
+def _follow(
+    objective: Objective, target: Target | None, params: Params, env_steps: Array
+) -> Target | None:
+    """Return the target network after `env_steps` more steps: theta^- <- theta every I_target.
 
-    The parameters are copied once if these steps cross one or more multiples of `interval`.
+    The parameters are copied once if these steps cross one or more multiples of the interval.
     """
+    interval = objective.target_update_interval
+    if target is None or interval is None:
+        return None
     since = target.env_steps + env_steps
     copied = jax.tree.map(
         lambda old, new: jnp.where(since >= interval, new, old), target.params, params

@@ -28,7 +28,7 @@ class Recorder:
     """Turns progress into lines of `metrics.jsonl`, a progress bar and optional TensorBoard events.
 
     Attributes:
-      progress: progress of the whole run. A trainer reports seconds and sums since its last start
+      progress: progress of the whole run. A runner reports seconds and sums since its last start
         only; they are added up here.
     """
 
@@ -58,23 +58,35 @@ class Recorder:
         self._accepted_before = self._accepted = self.progress
 
         self._refused = False
-        self._bar = tqdm(
-            total=total_timesteps,
-            initial=min(self.progress.env_steps, total_timesteps),
-            unit=" steps",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=quiet,
-            file=Terminal(),
-        )
+        self._total = total_timesteps
+        self._quiet = quiet
+        self._bar: tqdm | None = None
         self._events = Events(run.path) if tensorboard else None
 
     def begin(self) -> None:
-        """Prepare for a new start of the trainer, whose seconds and sums begin at 0."""
+        """Prepare for a new start of the runner, whose seconds and sums begin at 0."""
         self._base = self.progress
+        if self._bar is None and not self._quiet:
+            tell("compiling ...")
+
+    def _draw_bar(self, steps: int) -> None:
+        """Move the progress bar, which starts with training, so that its rate is true at once."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._total,
+                initial=min(self._base.env_steps, self._total),
+                unit=" steps",
+                unit_scale=True,
+                dynamic_ncols=True,
+                mininterval=0.1,
+                disable=self._quiet,
+                file=Terminal(),
+            )
+        # The last update may exceed the total.
+        self._bar.update(min(steps, self._total) - self._bar.n)
 
     def __call__(self, progress: Progress) -> None:
-        """Take a report of the trainer, and write a line once an interval of steps has passed."""
+        """Take a report of the runner, and write a line once an interval of steps has passed."""
         # Add the report to the progress before this start of the trainer.
         before = self._base.metric_sums
         sums = {name: before.get(name, 0.0) + value for name, value in progress.metric_sums.items()}
@@ -84,8 +96,7 @@ class Recorder:
             seconds=seconds, metric_sums={**before, **sums}
         )
 
-        # The last update may exceed the total.
-        self._bar.update(min(progress.env_steps, self._bar.total) - self._bar.n)
+        self._draw_bar(progress.env_steps)
 
         # With threads a sum may be ahead of the update count, so that an accepted update looks
         # skipped. A later report corrects this.
@@ -141,7 +152,9 @@ class Recorder:
         # The line is written: show it in the bar and in TensorBoard.
         self._refused = False
         self._last = self.progress
-        self._bar.set_postfix_str(f"return {row['episode_return']:.1f}" if row["episodes"] else "")
+        if self._bar is not None:
+            text = f"return {row['episode_return']:.1f}" if row["episodes"] else ""
+            self._bar.set_postfix_str(text, refresh=False)
         if self._events is not None:
             try:
                 self._events.add(row)
@@ -154,7 +167,8 @@ class Recorder:
         try:
             self.write()
         finally:
-            self._bar.close()
+            if self._bar is not None:
+                self._bar.close()
 
 
 def accepted_updates(progress: Progress) -> int:

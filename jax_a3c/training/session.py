@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_a3c.envs.base import JaxEnvironment
+from jax_a3c.envs.base import on_device
 from jax_a3c.errors import InputError
 from jax_a3c.evaluation.score import EvaluationStopped, evaluate
 from jax_a3c.experiment import plots
@@ -19,7 +19,6 @@ from jax_a3c.experiment.build import Experiment
 from jax_a3c.experiment.checkpoints import STATE, VARIABLES, Checkpoint, flatten, refit, unflatten
 from jax_a3c.experiment.run_directory import RunDirectory, environment
 from jax_a3c.messages import tell
-from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.base import Progress
 from jax_a3c.settings.run import RunOptions, Settings
 from jax_a3c.training.metrics import MAX_NONFINITE, NONFINITE, Recorder
@@ -187,7 +186,12 @@ class Session:
             while True:
                 recorder.begin()
                 try:
-                    result = runner.run(state=state, callback=self._report, interval=REPORTS)
+                    result = runner.run(
+                        state,
+                        until=self._settings.total_timesteps,
+                        callback=self._report,
+                        interval=REPORTS,
+                    )
                 except BaseException:
                     self._rescue(state)
                     raise
@@ -214,24 +218,18 @@ class Session:
         key = self._training_key
         env_steps = self._recorder.progress.env_steps
         # If episodes restart, another key avoids repeating the first episodes of the run.
-        if checkpoint is not None and (
-            self._changed or not isinstance(self._experiment.env, JaxEnvironment)
-        ):
+        if checkpoint is not None and (self._changed or not on_device(self._experiment.env)):
             key = _at(key, env_steps)
 
         state: Any = runner.init(key)
         try:
             if checkpoint is not None:
                 # Replace the arrays of the fresh state by the saved ones.
-                fresh = runner.snapshot(state)
+                fresh = runner.save(state)
                 arrays = checkpoint.arrays
                 if self._changed:
-                    arrays = refit(arrays, flatten(fresh[1], STATE), self._changed)
-                parts = [
-                    unflatten(like, arrays, prefix, checkpoint.path)
-                    for like, prefix in zip(fresh, (VARIABLES, STATE), strict=True)
-                ]
-                state = runner.restore(state, *parts)
+                    arrays = refit(arrays, flatten(fresh["state"], STATE), self._changed)
+                state = runner.restore(unflatten(fresh, arrays, "", checkpoint.path), state)
 
                 # XLA and NumPy of another version may round differently.
                 if (
@@ -282,8 +280,7 @@ class Session:
         self._recorder.write()
         began = time.monotonic()
         progress = self._recorder.progress
-        params, rest = self._experiment.runner.snapshot(state)
-        arrays = flatten(params, VARIABLES) | flatten(rest, STATE)
+        arrays = flatten(self._experiment.runner.save(state))
 
         # Never save parameters that are NaN or infinite.
         for name, array in arrays.items():
@@ -319,15 +316,9 @@ class Session:
         self._next_checkpoint = time.monotonic() + wait
 
     def _rescue(self, state: Any) -> None:
-        """Save what was learned before a failure.
-
-        The asynchronous trainer changes `state` in place. The synchronous one keeps its newest
-        state in `latest`, but only with host environments; else nothing is saved here.
-        """
+        """Save what was learned before a failure, if the runner still has it."""
         runner = self._experiment.runner
-        if not isinstance(runner, AsynchronousRunner):
-            state = runner.latest
-
+        state = runner.last_state(state)
         if state is not None:
             self._recorder.skip_to(*runner.counts(state))  # the last report may be older
             try:

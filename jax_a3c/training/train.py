@@ -1,7 +1,10 @@
 """Train a run from start to end, or resume one: train, save, evaluate, summarize."""
 
+import math
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jax_a3c.checks import check_kind
 from jax_a3c.errors import InputError
@@ -75,9 +78,25 @@ def train(
     run = RunDirectory.create(run_dir, method, env_id, settings, options, params)
     if origin is not None:
         tell(origin)
+    if not options.quiet:
+        _introduce(run, method, settings, experiment)
 
     with locked(run.path), stop_on_signal() as stopped:
         return Session(run, method, settings, options, experiment, stopped).run()
+
+
+def _introduce(run: RunDirectory, method: str, settings: Settings, experiment: Experiment) -> None:
+    """Print what is trained, with how many parameters, where, and where the run is written."""
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(experiment.params_like())]
+    device = jax.devices()[0].device_kind
+    if METHODS[method].runner == "asynchronous":
+        device = (
+            f"{settings.num_workers} threads of {jax.local_devices(backend='cpu')[0].device_kind}"
+        )
+    tell(f"training {method} on {experiment.env.spec.id}")
+    tell(f"  network: {sum(sizes):,} parameters")
+    tell(f"  device: {device}")
+    tell(f"  run directory: {run.path}")
 
 
 def resume(

@@ -111,9 +111,9 @@ class FailingRuns:
         self.state = self._init(key)
         return self.state
 
-    def _timed(self, **kwargs):
+    def _timed(self, *args, **kwargs):
         try:
-            return self._run(**kwargs)
+            return self._run(*args, **kwargs)
         finally:
             self.ended_at = time.perf_counter()
 

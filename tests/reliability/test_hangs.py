@@ -121,9 +121,9 @@ def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monke
         blocking_agent(lambda: 1.0 if lock else wait(), num_workers=3, lock=lock),
         10**12,
     )
-    rule = algorithm._in_place
+    rule = algorithm._rule
     if lock:
-        algorithm._in_place = lambda *args: wait() and rule(*args)
+        algorithm._rule = lambda *args: wait() and rule(*args)
     state = algorithm.init(0)
     total = count(1, 5)
     try:
@@ -132,7 +132,7 @@ def test_a_segment_or_an_update_that_blocks(lock, count, figure, tmp_path, monke
             blocked_at.clear()
             calls, stop_at = itertools.count(), 500
             with pytest.raises(WorkerHangError, match="no segment ended within 2 seconds"):
-                algorithm.run(state=state)
+                algorithm.run(state)
             seconds.append(time.monotonic() - blocked_at[0])
             release.set()
             wait_until(lambda: not worker_threads())  # abandoned threads end when they are released

@@ -125,9 +125,7 @@ def learner(setup):
     if setup.method == "a2c":
         config: Any = A2CConfig(num_envs=NUM_ENVS, **settings)
     else:
-        config = A3CConfig(
-            num_workers=NUM_WORKERS, total_timesteps=1, stop_at_episode_end=False, **settings
-        )
+        config = A3CConfig(num_workers=NUM_WORKERS, stop_at_episode_end=False, **settings)
     if setup.normalized:
         normalized = normalized_network(network, env, observations=True, rewards=True)
         network = normalized
@@ -188,13 +186,13 @@ class Threads:
 
     def __init__(self, algorithm):
         self._agent, self.state, self._zeros = algorithm, algorithm.init(0), []
-        algorithm.run(state=self.state)
-        segment, size = algorithm._segment, self.state.shared.flat_params.size
+        algorithm.run(self.state, until=1)
+        segment = algorithm._segment
 
         def counting(*args):
-            actor, packed = segment(*args)
-            self._zeros.append(not np.asarray(packed)[:size].any())
-            return actor, packed
+            actor, update = segment(*args)
+            self._zeros.append(not update.gradient.any())
+            return actor, update
 
         algorithm._segment = counting
 
@@ -211,10 +209,10 @@ class Threads:
             done < least for done, least in zip(shared.updates_per_worker, goal, strict=True)
         ):
             more = shared.env_steps + 5 * NUM_WORKERS * updates
-            algorithm.config = dataclasses.replace(algorithm.config, total_timesteps=more)
-            progress = algorithm.run(state=self.state).progress
+            progress = algorithm.run(self.state, until=more).progress
             total += int(progress.metric_sums["nonfinite_gradients"])
-            assert finite((shared.flat_params, shared.moments, self.state.opt_states))
+            moments = shared.moments, shared.worker_moments, self.state.opt_states
+            assert finite((shared.flat_params, moments))
             assert finite(list(progress.metric_sums.values()))
         assert total == sum(self._zeros), "as many as had a gradient of zeros"
         return total

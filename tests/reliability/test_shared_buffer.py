@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
+from jax_a3c.runners.updates import Update
 
 SIZE, NUM_THREADS = 4096, 8
 MAX_LOST = 1e-3
@@ -48,10 +49,12 @@ def test_unit_updates(lock, count, figure):
     shared = SharedParameters(np.zeros(SIZE, np.float32), NUM_THREADS, lock=lock)
     sizes = [1 + number for number in range(NUM_THREADS)]  # environment steps per update
 
+    one, nothing = np.ones(SIZE, np.float32), np.empty(0, np.float32)
+
     def work(number):
+        update = Update(one, nothing, sizes[number], nothing)
         for _ in range(updates):
-            shared.count(number, sizes[number])
-            shared.apply(number, shared.updates, lambda p, s: np.add(p, 1.0, out=p))
+            shared.apply(number, shared.updates, update)
 
     together(work)
     total = NUM_THREADS * updates
@@ -79,14 +82,20 @@ def test_no_word_is_torn(count, figure):
     """Half of the threads write words that differ in every byte; the others read."""
     repeats = count(20_000, 500_000) // (NUM_THREADS // 2)
     words = np.array([0x3F9D1B2C, 0xC062E4D3], np.uint32)
-    shared = SharedParameters(np.full(SIZE, words.view(np.float32)[0]), NUM_THREADS)
+    nothing = np.empty(0, np.float32)
+
+    def overwrite(flat_params, moments, gradient, scratch, env_steps):
+        np.copyto(flat_params, gradient)
+
+    initial = np.full(SIZE, words.view(np.float32)[0])
+    shared = SharedParameters(initial, NUM_THREADS, rule=overwrite)
     mixed = [0] * NUM_THREADS
 
     def work(number):
         if number % 2:
             whole = np.full(SIZE, words.view(np.float32)[number // 2 % 2])
             for _ in range(repeats):
-                shared.apply(number, 0, lambda p, s: np.copyto(p, whole))
+                shared.apply(number, 0, Update(whole, nothing, 0, nothing))
             return
         seen = aligned_empty(SIZE)
         for _ in range(repeats):

@@ -1,7 +1,6 @@
 """Workers that raise, start and stop: the caller learns it at once, and no thread remains."""
 
 import contextlib
-import dataclasses
 import threading
 import time
 
@@ -46,10 +45,10 @@ def test_exceptions_in_workers(count, figure, tmp_path, monkeypatch):
     total, num_workers, seconds = count(10, 100), 5, []
     runs = FailingRuns(monkeypatch, tmp_path, "a3c", "gymnax:CartPole-v1", num_workers=num_workers)
     monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no monitor thread
-    rule, before = runs.runner._in_place, set(threading.enumerate())
+    rule, before = runs.runner._rule, set(threading.enumerate())
     for _ in range(total):
         worker = int(rng.integers(num_workers))
-        runs.runner._in_place = Unplugged(rule, worker, int(rng.geometric(0.01)))
+        runs.runner._rule = Unplugged(rule, worker, int(rng.geometric(0.01)))
         error, run = runs.train(TimedError)
         seconds.append(runs.ended_at - error.raised_at)
         assert f"raised in worker {worker} of {num_workers}" in error.__notes__[0]
@@ -80,29 +79,26 @@ def test_starts_and_stops(count, figure):
     segments, slowest = None, 0.0
     for cycle in range(total):
         num_workers = int(rng.choice(sizes))
-        config = A3CConfig(num_workers=num_workers, num_steps=5, total_timesteps=FOREVER)
         if num_workers not in agents:
+            config = A3CConfig(num_workers=num_workers, num_steps=5)
             runner = a3c(lambda: env, network, optimizers.shared_rmsprop(1e-3), config)
             segments = runner._segments = segments or runner._segments
-            agents[num_workers] = runner, runner.init(num_workers), runner._in_place
+            agents[num_workers] = runner, runner.init(num_workers), runner._rule
         runner, state, rule = agents[num_workers]
-        runner.config, runner._in_place, way = config, rule, list(ways)[cycle % 3]
+        until, state.shared._rule, way = FOREVER, rule, list(ways)[cycle % 3]
         began, expected, callback = time.monotonic(), contextlib.nullcontext(), None
         if way == "by steps":
-            more = int(rng.integers(1, 1000))
-            runner.config = dataclasses.replace(
-                config, total_timesteps=state.shared.env_steps + more
-            )
+            until = state.shared.env_steps + int(rng.integers(1, 1000))
         elif way == "by callback":
             end = began + rng.exponential(0.01)
             callback = lambda progress: time.monotonic() > end  # noqa: E731, B023
         else:
-            runner._in_place = Unplugged(
+            state.shared._rule = Unplugged(
                 rule, int(rng.integers(num_workers)), int(rng.integers(0, 20))
             )
             expected = pytest.raises(TimedError)
         with expected:
-            result = runner.run(state=state, callback=callback, interval=0.001)
+            result = runner.run(state, until=until, callback=callback, interval=0.001)
             assert isinstance(result.progress, Progress)
         ways[way] += 1
         slowest = max(slowest, time.monotonic() - began)

@@ -12,7 +12,15 @@ import pytest
 from jax_a3c import returns
 from jax_a3c.acting.actor import NONE_CHOSEN
 from jax_a3c.acting.groups import alternate, finish, init_host_actor, init_host_actors
-from jax_a3c.acting.host_unroll import as_rollout, host_unroll
+from jax_a3c.acting.host_unroll import (
+    as_rollout,
+    host_act,
+    host_act_arguments,
+    host_unroll,
+    rollout_like,
+    total,
+)
+from jax_a3c.acting.unroll import UnrollConfig
 from jax_a3c.objectives import next_values
 from tests.scripted import SCRIPTS, ScriptedFactory, ScriptedGroup
 
@@ -35,14 +43,14 @@ class Values:
         return carry, None, values
 
 
-def act(key, t, carry, observation, reset):
-    del key
+def act(params, key, t, carry, observation, reset, exploration, env_steps):
     carry = jnp.where(reset, 0.0, carry) + 1.0
-    return carry, jnp.asarray(observation[:, 0] + t, jnp.int32) % 5
+    return carry, jnp.asarray(observation[:, 0] + t, jnp.int32) % 5, ()
 
 
-def recording_act(key, t, carry, observation, reset):
-    return *act(key, t, carry, observation, reset), {"seen": 2.0 * jnp.asarray(observation)}
+def recording_act(params, key, t, carry, observation, *others):
+    carry, action, _ = act(params, key, t, carry, observation, *others)
+    return carry, action, {"seen": 2.0 * jnp.asarray(observation)}
 
 
 def play(groups, segments, *, stop=False, discount=GAMMA, needs_next_action=False, act=act):
@@ -61,13 +69,18 @@ def play(groups, segments, *, stop=False, discount=GAMMA, needs_next_action=Fals
     rollouts, sums = [], []
     for _ in range(segments):
         playing = [
-            host_unroll(act, actor, STEPS, stop_at_episode_end=stop, discount=discount)
+            host_unroll(
+                act,
+                None,
+                actor,
+                UnrollConfig(STEPS, stop_at_episode_end=stop, discount=discount),
+            )
             for actor in actors
         ]
         ends = [finish(playing[0], groups[0])] if len(groups) == 1 else alternate(playing, groups)
         actors = [end.actor for end in ends]
         rollouts.append(as_rollout([end.rollout for end in ends]))
-        sums.append(np.sum([end.episodes for end in ends], axis=0))
+        sums.append(total([end.episodes for end in ends]))
     return rollouts, sums
 
 
@@ -154,18 +167,19 @@ def test_every_return_is_that_of_a_plain_loop(num_groups):
 def test_games_are_counted_with_unclipped_scores_and_a_lost_life_is_none():
     groups, segments = [ScriptedGroup(SCRIPTS)], 20
     _, sums = play(groups, segments)
-    games = returned = length = 0
+    games = returned = length = taken = 0
     for script in SCRIPTS:
         score = steps = 0
         for row in plain(script, segments * STEPS):
             if row is None:
                 continue
             episode, _, reward, terminated, truncated = row
-            score, steps = score + 2 * reward, steps + 1
+            score, steps, taken = score + 2 * reward, steps + 1, taken + 1
             if (terminated or truncated) and script[episode][3]:
                 games, returned, length = games + 1, returned + score, length + steps
                 score = steps = 0
-    np.testing.assert_allclose(np.sum(sums, axis=0), [games, returned, length])
+    np.testing.assert_allclose(np.sum(sums, axis=0), [taken, games, returned, length])
+    assert all(one.env_steps.dtype == np.uint32 for one in sums)
     assert games > 20
 
 
@@ -221,6 +235,50 @@ def test_a_cut_segment_looks_ahead_from_its_own_last_step():
         cut += taken < STEPS
         assert before.steps.next_action[taken - 1, 0] == after.steps.action[0, 0]
     assert cut
+
+
+def test_the_behaviour_gets_its_parameters_its_exploration_and_the_steps_so_far():
+    """Each step has another number, from which `host_act` makes another key."""
+    seen = []
+
+    def telling(params, key, t, carry, observation, reset, exploration, env_steps):
+        seen.append((params, int(t), exploration.tolist(), float(env_steps)))
+        return carry, np.zeros(reset.shape, np.int32), ()
+
+    group = ScriptedGroup(SCRIPTS[:2])
+    explore = lambda key, num_envs: np.arange(num_envs) + 0.5  # noqa: E731
+    actor = init_host_actor(group, (), jax.random.key(0), explore=explore)
+    playing = host_unroll(telling, "theta", actor, UnrollConfig(3), 60.0)
+    end = finish(playing, group)
+    assert seen == [("theta", t, [0.5, 1.5], 60.0) for t in range(3)]
+    assert end.actor.exploration.tolist() == [0.5, 1.5] and end.rollout.extras == ()
+    assert (jax.random.key_data(end.actor.key) != jax.random.key_data(actor.key)).any()
+
+
+@pytest.mark.parametrize("extras", [False, True])
+def test_programs_compiled_for_zeros_take_real_rollouts(extras):
+    """`host_act_arguments` and `rollout_like` have the shapes and dtypes of what is played."""
+
+    def behaviour(params, key, carry, observation, reset, exploration, env_steps):
+        action = jax.random.randint(key, reset.shape, 0, 5)
+        carry = jnp.where(reset, 0.0, carry) + params
+        return carry, action, {"seen": 2.0 * observation} if extras else ()
+
+    group = ScriptedGroup(SCRIPTS[:2])
+    actor = init_host_actor(group, jnp.zeros(2), jax.random.key(0), needs_running_return=True)
+    arguments = host_act_arguments(np.float32(1), actor)
+    compiled = jax.jit(host_act(behaviour)).lower(*arguments).compile()
+    kept = jax.eval_shape(host_act(behaviour), *arguments)[2]
+    like = rollout_like(actor, group.spec, STEPS, kept)
+    config = UnrollConfig(STEPS, discount=GAMMA)
+    played = finish(host_unroll(compiled, np.float32(1), actor, config), group).rollout
+    kinds = [
+        jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(as_rollout, [rollout]))
+        for rollout in (like, played)
+    ]
+    assert kinds[0] == kinds[1]
+    assert (kinds[0].steps.extras == ()) == (not extras)
+    assert len(set(map(tuple, np.asarray(played.steps.action).tolist()))) > 1, "one key per step"
 
 
 def test_groups_share_no_seed():
