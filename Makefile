@@ -16,7 +16,7 @@ INSTALLED := .venv/.installed
 BENCHMARKS := throughput peers scaling worker_time returns startup
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-reliability lint format bench docs clean
+.PHONY: help train test test-slow test-reliability lint format bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,13 @@ train: $(INSTALLED)  ## train A2C and A3C on CartPole in a new runs/<time> and p
 	$(BIN)/jax-a3c train a3c gymnax:CartPole-v1 --run-dir $(RUNS)/a3c-cartpole
 	$(BIN)/jax-a3c plot $(RUNS)/a2c-cartpole $(RUNS)/a3c-cartpole --output $(RUNS)/learning_curve.png
 
-test: $(INSTALLED)  ## all tests and the doctests, on up to eight processes of 2 GB at most
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+test: $(INSTALLED)  ## the tests and doctests, on up to eight processes of 2 GB at most
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: $(INSTALLED)  ## the tests that take longer, listed in tests/slow.txt
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-reliability: $(INSTALLED)  ## kill, damage, starve and fuzz it, with full counts; hours
 	$(BIN)/python -m pytest tests/reliability --full -v -p no:cacheprovider $(PYTEST_ARGS)

@@ -29,6 +29,24 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that slow.txt lists, and refuse a name there that no test has."""
+    lines = (Path(__file__).parent / "slow.txt").read_text().splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    found = set()
+    for item in items:
+        names = {item.nodeid, item.nodeid.partition("[")[0]} & listed
+        found |= names
+        if names:
+            item.add_marker("slow")
+
+    # Only whole files tell: a run may select some tests of a file.
+    files = {item.nodeid.partition("::")[0] for item in items}
+    if len(files) > 40:
+        unknown = listed - found
+        assert not unknown, f"tests/slow.txt names tests that do not exist: {sorted(unknown)}"
+
+
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory(request):
     """Check the peak memory of each module, and drop its compiled programs at its end."""

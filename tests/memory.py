@@ -17,6 +17,11 @@ MAX_BYTES = 2 * 10**9
 RELEASED_ABOVE = 10**9
 """Resident memory in bytes after a test above which compiled programs are dropped at once."""
 
+RELEASED_GROWTH = 300 * 10**6
+"""Bytes by which the memory must have grown since the last time that they were dropped."""
+
+_after_release = 0
+
 
 @contextlib.contextmanager
 def bounded(what: str, max_bytes: int = MAX_BYTES) -> Iterator[None]:
@@ -38,10 +43,20 @@ def bounded(what: str, max_bytes: int = MAX_BYTES) -> Iterator[None]:
     )
 
 
-def release_above(max_bytes: int = RELEASED_ABOVE) -> None:
-    """Drop all compiled programs if the resident memory exceeds `max_bytes`."""
-    if resident_bytes() > max_bytes:
+def release_above(max_bytes: int = RELEASED_ABOVE, growth: int = RELEASED_GROWTH) -> None:
+    """Drop all compiled programs if the process is large and has grown since the last time.
+
+    Libraries and fragments alone may exceed `max_bytes`: dropping the programs after every test
+    would then only compile them again.
+
+    Args:
+      max_bytes: resident memory above which programs are dropped.
+      growth: bytes by which the memory must also have grown since programs were dropped.
+    """
+    global _after_release
+    if resident_bytes() > max(max_bytes, _after_release + growth):
         release()
+        _after_release = resident_bytes()
 
 
 def release() -> None:

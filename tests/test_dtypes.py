@@ -100,7 +100,7 @@ def test_both_runners_train_in_strict_modes(strict, env_id, parts, optimizer):
     runner = synchronous(
         env, network, optimizer_of(optimizer), objective, SynchronousConfig(num_envs=2, num_steps=3)
     )
-    state = runner.init(jax.random.key(0))
+    state = jax.jit(runner.init)(jax.random.key(0))
     expected = kinds((state.params, state.opt_state))
     state, _ = jax.lax.scan(lambda state, _: runner.step(state), state, length=2)
     assert kinds((state.params, state.opt_state)) == expected
@@ -125,7 +125,7 @@ def test_parameters_of_half_precision_keep_their_dtype_on_both_runners(dtype, op
     objective = objectives.actor_critic(network, objectives.ActorCriticConfig())
     rule = optimizer_of(optimizer, learning_rate=0.1)  # smaller steps are lost in 8 bits
     runner = synchronous(env, network, rule, objective, SynchronousConfig(num_envs=4))
-    state = runner.init(jax.random.key(0))
+    state = jax.jit(runner.init)(jax.random.key(0))
     before = state.params
     state, _ = jax.lax.scan(lambda state, _: runner.step(state), state, length=3)
     assert kinds(state.params) == kinds(before)

@@ -14,8 +14,7 @@ from jax_a3c.acting.actor import NONE_CHOSEN
 from jax_a3c.acting.groups import alternate, finish, init_host_actor, init_host_actors
 from jax_a3c.acting.host_unroll import (
     as_rollout,
-    host_act,
-    host_act_arguments,
+    compile_host_act,
     host_unroll,
     rollout_like,
     total,
@@ -238,7 +237,7 @@ def test_a_cut_segment_looks_ahead_from_its_own_last_step():
 
 
 def test_the_behaviour_gets_its_parameters_its_exploration_and_the_steps_so_far():
-    """Each step has another number, from which `host_act` makes another key."""
+    """Each step has another number, from which `compile_host_act` makes another key."""
     seen = []
 
     def telling(params, key, t, carry, observation, reset, exploration, env_steps):
@@ -257,7 +256,7 @@ def test_the_behaviour_gets_its_parameters_its_exploration_and_the_steps_so_far(
 
 @pytest.mark.parametrize("extras", [False, True])
 def test_programs_compiled_for_zeros_take_real_rollouts(extras):
-    """`host_act_arguments` and `rollout_like` have the shapes and dtypes of what is played."""
+    """`compile_host_act` and `rollout_like` have the shapes and dtypes of what is played."""
 
     def behaviour(params, key, carry, observation, reset, exploration, env_steps):
         action = jax.random.randint(key, reset.shape, 0, 5)
@@ -266,9 +265,9 @@ def test_programs_compiled_for_zeros_take_real_rollouts(extras):
 
     group = ScriptedGroup(SCRIPTS[:2])
     actor = init_host_actor(group, jnp.zeros(2), jax.random.key(0), needs_running_return=True)
-    arguments = host_act_arguments(np.float32(1), actor)
-    compiled = jax.jit(host_act(behaviour)).lower(*arguments).compile()
-    kept = jax.eval_shape(host_act(behaviour), *arguments)[2]
+    compiled, kept = compile_host_act(
+        behaviour, np.float32(1), actor, lambda act, *args: jax.jit(act).lower(*args).compile()
+    )
     like = rollout_like(actor, group.spec, STEPS, kept)
     config = UnrollConfig(STEPS, discount=GAMMA)
     played = finish(host_unroll(compiled, np.float32(1), actor, config), group).rollout

@@ -15,17 +15,22 @@ from jax_a3c.objectives import (
     ActorCriticConfig,
     Objective,
     actor_critic,
-    gradient,
-    guarded,
+    gradients,
     next_values,
 )
-from jax_a3c.objectives.gradients import DATA_COUNTS, nonfinite_data
+from jax_a3c.objectives.gradients import DATA_COUNTS
 from jax_a3c.rollouts import Rollout
+
+# Compiled: without it each operation is a program.
+gradient = jax.jit(gradients.gradient, static_argnums=0)
+guarded = jax.jit(gradients.guarded, static_argnums=2)
+nonfinite_data = jax.jit(gradients.nonfinite_data)
 
 
 def make_rollout(env, network, *, num_envs=4, num_steps=9, seed=0, stop_at_episode_end=False):
-    actor = init_actor(env, network.initial_carry((num_envs,)), jax.random.key(seed), num_envs)
-    params = network.init(
+    start = jax.jit(lambda key: init_actor(env, network.initial_carry((num_envs,)), key, num_envs))
+    actor = start(jax.random.key(seed))
+    params = jax.jit(network.init)(
         jax.random.key(seed + 1), actor.carry, actor.observation[None], actor.reset[None]
     )
     # Heads far from zero, so that no term of the loss is small by accident.
@@ -95,7 +100,7 @@ def test_loss_equals_a_plain_loop_through_terminations_and_truncations(lstm, gae
     assert (rollout.steps.truncated & rollout.steps.terminated).any(), (
         "both flags at once: it terminated"
     )
-    loss, metrics = actor_critic(network, config).loss(params, rollout)
+    loss, metrics = jax.jit(actor_critic(network, config).loss)(params, rollout)
     expected, _ = reference_loss(network, params, rollout, config)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
@@ -106,7 +111,9 @@ def test_sum_is_the_mean_times_the_steps():
     network = networks.actor_critic(env, hidden=(8,))
     params, rollout = make_rollout(env, network, num_steps=9)
     mean, total = (
-        actor_critic(network, ActorCriticConfig(loss_reduction=reduction)).loss(params, rollout)[0]
+        jax.jit(actor_critic(network, ActorCriticConfig(loss_reduction=reduction)).loss)(
+            params, rollout
+        )[0]
         for reduction in ("mean", "sum")
     )
     np.testing.assert_allclose(total, 9 * mean, rtol=1e-6)

@@ -220,19 +220,29 @@ def total(episodes: Sequence[EpisodeSums]) -> EpisodeSums:
     return EpisodeSums(np.uint32(env_steps), *map(np.float32, sums))
 
 
-def host_act(act: Act) -> HostAct:
-    """Return the function to compile for `host_unroll`, from `Objective.act`."""
+def compile_host_act(
+    act: Act, params: Params, actor: ActorState, compile_: Callable[..., Callable]
+) -> tuple[HostAct, Any]:
+    """Compile the programs that `host_unroll` calls for an actor.
+
+    Args:
+      act: the behaviour, `Objective.act`.
+      params: parameters with the shapes to compile for.
+      actor: acting state with the shapes to compile for.
+      compile_: `(function, *args) -> program`.
+
+    Returns:
+      The compiled behaviour, and the shapes of its extras.
+    """
 
     def act_at(params: Params, key: Array, t: Array, *args: Any) -> tuple[Carry, Array, Any]:
         return act(params, jax.random.fold_in(key, t), *args)
 
-    return act_at
-
-
-def host_act_arguments(params: Params, actor: ActorState) -> tuple:
-    """Return arguments with the shapes and dtypes to compile `host_act` for."""
     observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
-    return (params, actor.key, np.int32(0), *observed, np.float32(0))
+    arguments = (params, actor.key, np.int32(0), *observed, np.float32(0))
+    program = compile_(act_at, *arguments)
+    _next_key(actor.key)  # its first call compiles it
+    return program, jax.eval_shape(act_at, *arguments)[2]
 
 
 def rollout_like(actor: ActorState, spec: EnvSpec, num_steps: int, extras: Any = ()) -> HostRollout:

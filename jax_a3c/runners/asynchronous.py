@@ -252,14 +252,16 @@ class AsynchronousRunner:
 
     def save(self, state: AsynchronousState) -> dict[str, Any]:
         """Return the state of a run whose workers have stopped, see `Runner.save`."""
-        actors: list[Any] = state.actors
+        actors: list[Any] = list(state.actors)
         if not on_device(self._env):
             actors = [actor_to_save(actor) for actor in actors]
+        # Copy what workers change in place.
         moments = state.shared.worker_moments
+        opt_states = state.opt_states if moments is None else [own.copy() for own in moments]
         rest = {
             "shared": state.shared.snapshot(),
             "actors": actors,
-            "opt_states": state.opt_states if moments is None else moments,
+            "opt_states": list(opt_states),
         }
         return {"variables": self.params(state), "state": rest}
 
@@ -281,7 +283,8 @@ class AsynchronousRunner:
         actors = rest["actors"]
         if not on_device(self._env):
             actors = [restore_actor(*both) for both in zip(state.actors, actors, strict=True)]
-        return AsynchronousState(state.shared, actors, opt_states)
+        # Workers change both lists in place.
+        return AsynchronousState(state.shared, list(actors), list(opt_states))
 
     def start_from(self, state: AsynchronousState, params: Params) -> AsynchronousState:
         """Write these network variables to the parameters and the target of a fresh state."""
@@ -305,7 +308,7 @@ class AsynchronousRunner:
         if self._segment is not None:
             return
         theta = state.shared.flat_params
-        self._segment = self._segments.compile(theta, state.actors[0], state.shared.target)
+        segment = self._segments.compile(theta, state.actors[0], state.shared.target)
 
         if self._rule is None:
             # Give Optax trees: many transformations need names, ranks or layers.
@@ -321,6 +324,7 @@ class AsynchronousRunner:
 
             arguments = (theta, state.opt_states[0], theta, np.float32(0))
             self._optax_step = self._segments.on_one_core(optax_step, *arguments)
+        self._segment = segment  # last: an interrupted compilation starts anew
 
     def _segment_of(self, worker: int, state: AsynchronousState) -> Segment:
         """Return a worker's segment. With Optax it also computes the step that is to be added."""

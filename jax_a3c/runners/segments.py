@@ -11,8 +11,7 @@ from jax_a3c.acting.groups import finish
 from jax_a3c.acting.host_unroll import (
     HostRollout,
     as_rollout,
-    host_act,
-    host_act_arguments,
+    compile_host_act,
     host_unroll,
     rollout_like,
 )
@@ -132,11 +131,9 @@ class Segments:
 
         # Compile the program of one action.
         split = self.on_one_core(self._unravel, theta)  # [P] -> tree
-        arguments = host_act_arguments(split(theta), actor)
-        act = self.on_one_core(host_act(self._objective.act), *arguments)
+        act, extras = compile_host_act(self._objective.act, split(theta), actor, self.on_one_core)
 
         # Compile the program of the gradient, for a rollout of the right shapes.
-        extras = jax.eval_shape(host_act(self._objective.act), *arguments)[2]
         rollout = rollout_like(actor, self._env.spec, self._unroll_config.num_steps, extras)
         learn = self.on_one_core(learn_from, theta, target, rollout, no_episodes())
 

@@ -18,8 +18,7 @@ from jax_a3c.acting.host_unroll import (
     HostRollout,
     Unroll,
     as_rollout,
-    host_act,
-    host_act_arguments,
+    compile_host_act,
     host_unroll,
     rollout_like,
     total,
@@ -282,7 +281,6 @@ def _on_host(
     sizes = [config.num_envs - half] + [half] * (half > 0)
     unroll_config = UnrollConfig(config.num_steps, discount=objective.discount)
     init_learner = shared_jit(learner.init)
-    act = host_act(objective.act)
     programs: dict[str, Callable] = {}
 
     def learn(
@@ -295,9 +293,8 @@ def _on_host(
 
         # Compile one acting program for each size of group.
         for actor in state.actor:
-            arguments = host_act_arguments(state.params, actor)
-            programs[f"act {len(actor.reset)}"] = compile_program(act, *arguments)
-            extras = jax.eval_shape(act, *arguments)[2]
+            program, extras = compile_host_act(objective.act, state.params, actor, compile_program)
+            programs[f"act {len(actor.reset)}"] = program
             rollouts.append(rollout_like(actor, env.spec, config.num_steps, extras))
 
         # Compile one learning program for the rollouts of all groups.
