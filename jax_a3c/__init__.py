@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jax_a3c.evaluation.load import load
     from jax_a3c.runners.asynchronous import AsynchronousState, a3c, use_worker_threads
     from jax_a3c.runners.synchronous import Algorithm, SynchronousState, a2c
     from jax_a3c.settings.parts import A2CConfig, A3CConfig
@@ -36,6 +37,7 @@ _NAMES = {
     "A3CConfig": "runners.asynchronous",
     "AsynchronousState": "runners.asynchronous",
     "a3c": "runners.asynchronous",
+    "load": "evaluation.load",
     "use_worker_threads": "runners.asynchronous",
 }
 
@@ -51,6 +53,7 @@ __all__ = [
     "distributions",
     "envs",
     "exploration",
+    "load",
     "losses",
     "networks",
     "normalization",

@@ -47,7 +47,8 @@ RULES: dict[str, set[str]] = {
     "evaluation": LIBRARY | {"experiment", "evaluation"},
     "training": LIBRARY | {"experiment", "evaluation", "training", PACKAGE},
     "cli": LIBRARY | {"experiment", "evaluation", "training", "cli", PACKAGE},
-    PACKAGE: LIBRARY,  # jax_a3c/__init__.py, for type checkers; at run time its names are lazy
+    PACKAGE: LIBRARY
+    | {"evaluation"},  # jax_a3c/__init__.py, for type checkers; at run time its names are lazy
 }
 
 ENVIRONMENT_LIBRARIES = {"gymnax", "envpool", "gymnasium"}
