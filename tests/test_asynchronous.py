@@ -324,7 +324,7 @@ def test_a_run_whose_compilation_was_interrupted_starts_anew(monkeypatch):
     on_one_core = runner._segments.on_one_core
 
     def interrupted(function, *arguments):
-        if function.__name__ == "step":
+        if function.__name__ == "optax_step":
             raise KeyboardInterrupt
         return on_one_core(function, *arguments)
 

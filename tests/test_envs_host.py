@@ -170,14 +170,14 @@ def test_a_step_that_fits_passes():
         (a_step(reward=[None, 1.0]), "reward of shape .*, got shape .* and dtype object"),
         (
             a_step(raw_reward=np.float32(1)),
-            r"score of shape \(2,\) and dtype float32, got shape \(\)",
+            r"raw_reward of shape \(2,\) and dtype float32, got shape \(\)",
         ),
         (
             a_step(terminated=np.zeros(2)),
             "terminated of shape .* and dtype bool, got .* and dtype float64",
         ),
         (a_step(truncated=np.zeros(2, int)), "truncated of shape"),
-        (a_step(reset_step=np.zeros(1, bool)), "ignored of shape"),
+        (a_step(reset_step=np.zeros(1, bool)), "reset_step of shape"),
         (a_step(game_over=None), "game_over of shape"),
         (a_step(observation=np.zeros((2, 1))), r"observation of shape \(2,\) and dtype float64"),
         ((0, 0.0, False, False, {}), "a HostStep, got"),
@@ -423,7 +423,7 @@ def check_against(plain, env_id, steps, num_envs=2, options=None, settings=None,
     assert episodes > 0
     assert played[0].observation.shape == (num_envs, *factory.spec.observation_shape)
     assert played[0].observation.dtype == factory.spec.observation_dtype
-    assert played[0].reward.dtype == played[0].score.dtype == np.float32
+    assert played[0].reward.dtype == played[0].raw_reward.dtype == np.float32
     return played
 
 

@@ -277,7 +277,7 @@ def test_returns_that_are_not_finite_are_told(capsys):
         group = make(num_envs, **options)
         step = group.step
         group.step = lambda action: (result := step(action))._replace(
-            score=result.raw_reward * np.nan
+            raw_reward=result.raw_reward * np.nan
         )
         return group
 

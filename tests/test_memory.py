@@ -33,5 +33,13 @@ def test_programs_are_dropped_early_where_they_are_many():
     assert double(1) == 2
     memory.release_above(memory.resident_bytes() + SIZE)
     assert double._cache_size() == 1
-    memory.release_above(memory.resident_bytes() // 2)
+    memory.release_above(memory.resident_bytes() // 2, growth=-memory.MAX_BYTES)
     assert double._cache_size() == 0
+
+
+def test_programs_are_kept_where_the_rest_of_the_process_is_large():
+    memory.release_above(0, growth=-memory.MAX_BYTES)
+    double = jax.jit(lambda x: 2 * x)
+    assert double(1) == 2
+    memory.release_above(0, growth=memory.MAX_BYTES)
+    assert double._cache_size() == 1

@@ -378,10 +378,10 @@ def test_every_method_trains_an_lstm_and_is_evaluated_its_own_way(method, tmp_pa
 def test_a_methods_name_stands_for_its_objective_and_runner(method, objective, runner, monkeypatch):
     calls, original = [], getattr(objectives, objective)
     monkeypatch.setattr(objectives, objective, lambda *args: calls.append(args) or original(*args))
-    runner = build(method, CARTPOLE, resolve(method, CARTPOLE, gamma=0.7, hidden=(4,))).runner
+    built = build(method, CARTPOLE, resolve(method, CARTPOLE, gamma=0.7, hidden=(4,))).runner
     ((network, config),) = calls
     assert config.gamma == 0.7 and network.torso.features == (4,)
-    assert isinstance(runner, AsynchronousRunner if runner == "asynchronous" else SynchronousRunner)
+    assert isinstance(built, AsynchronousRunner if runner == "asynchronous" else SynchronousRunner)
 
 
 @pytest.mark.parametrize(

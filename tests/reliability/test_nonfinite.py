@@ -316,7 +316,7 @@ def test_a_short_run_without_an_accepted_update_is_no_success(
     assert summary["status"] == "failed" and summary["eval_return_mean"] is None
     assert (
         f"no gradient was finite in any of {updates} updates" in told
-        and told[-200:] in summary["error"]
+        and told.partition("error: ")[2] in summary["error"]
     )
     returned = returned.format(updates)
     blamed = f"gymnasium:breaking:NotANumber-v0 returned {returned}: fix the environment"
