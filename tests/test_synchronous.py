@@ -222,9 +222,9 @@ def test_wrong_arguments_of_a_run_are_refused():
 
 
 def test_host_loop_compiles_once_and_can_go_on():
-    _, runner = make_agent(ConstantReward(), num_envs=4)
+    _, algorithm = make_agent(ConstantReward(), num_envs=4)
     traces = []
-    counting = runner._replace(step=lambda state: traces.append(1) or runner.step(state))
+    counting = algorithm._replace(step=lambda state: traces.append(1) or algorithm.step(state))
     runner = SynchronousRunner(counting, A2CConfig(num_envs=4))
     first = runner.run(0, until=2000)
     traced = len(traces)

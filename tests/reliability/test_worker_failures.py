@@ -83,6 +83,7 @@ def test_starts_and_stops(count, figure):
             config = A3CConfig(num_workers=num_workers, num_steps=5)
             runner = a3c(lambda: env, network, optimizers.shared_rmsprop(1e-3), config)
             segments = runner._segments = segments or runner._segments
+            runner._packing = segments._packing
             agents[num_workers] = runner, runner.init(num_workers), runner._rule
         runner, state, rule = agents[num_workers]
         until, state.shared._rule, way = FOREVER, rule, list(ways)[cycle % 3]
