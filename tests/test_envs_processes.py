@@ -259,7 +259,7 @@ def test_a_module_does_not_stand_before_one_that_is_installed(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     program = (
         "import sys\n"
-        "from jax_a3c.training import supervisor\n"
+        "from jax_a3c.cli import supervisor\n"
         "supervisor._run = lambda command: print(*command) or (0, 0, False)\n"
         "from jax_a3c import cli\n"
         "cli.main(['train', 'a2c', 'gymnax:CartPole-v1', '--supervise'])\n"
