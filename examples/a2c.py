@@ -7,39 +7,15 @@ rollout and makes one update. Everything around them is plain JAX. It runs in un
 """
 
 import jax
-import jax.numpy as jnp
 
 from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
+from jax_a3c.evaluation.play import evaluator
 
 TOTAL_TIMESTEPS = 400_000
 REPORTS = 8
-EPISODES = 100  # of the evaluation
 
 env = envs.make("gymnax:CartPole-v1")
 network = networks.actor_critic(env, hidden=(64, 64))
-
-
-@jax.jit
-def evaluate(params, key):
-    """Return the mean return of complete episodes with the most probable actions."""
-    env_state, observation = jax.vmap(env.reset)(jax.random.split(key, EPISODES))
-    never = jnp.zeros((1, EPISODES), bool)  # no episode begins again
-
-    def step(loop, _):
-        env_state, observation, running = loop
-        _, policy, _ = network.apply(params, (), observation[None], never)  # time axis: T = 1
-        action = policy.mode()[0]
-        keys = jax.random.split(key, EPISODES)
-        env_state, timestep = jax.vmap(env.step)(keys, env_state, action)
-
-        # Count the rewards until the first end of each episode.
-        reward = jnp.where(running, timestep.reward, 0.0)
-        running = running & ~(timestep.terminated | timestep.truncated)
-        return (env_state, timestep.observation, running), reward
-
-    start = (env_state, observation, jnp.ones(EPISODES, bool))
-    _, rewards = jax.lax.scan(step, start, length=env.spec.max_episode_steps)
-    return rewards.sum(axis=0).mean()
 
 
 def main():
@@ -62,7 +38,9 @@ def main():
         mean_return = metrics["episode_return"].sum() / metrics["episodes"].sum()
         print(f"{int(state.env_steps):7,} steps: mean return {mean_return:5.1f}")
 
-    mean_return = evaluate(state.params, jax.random.key(1))
+    # Play complete episodes with the most probable actions.
+    play = evaluator(env, network, num_episodes=100, policy="greedy")
+    mean_return = play(state.params, jax.random.key(1)).returns.mean()
     print(f"evaluation: mean return {mean_return:.1f} of 500")
 
 

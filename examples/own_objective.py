@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from jax_a3c import envs, losses, networks, objectives, optimizers, returns
+from jax_a3c.evaluation.play import evaluator
 from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
 TOTAL_TIMESTEPS = 300_000
-EPISODES = 100  # of the evaluation
 
 
 def trust_region_actor_critic(network, *, gamma=0.99, ent_coef=0.01, kl_coef=0.5, interval=2_000):
@@ -112,33 +112,12 @@ def train_asynchronous():
     return result.params
 
 
-@jax.jit
-def evaluate(params, key):
-    """Return the mean return of complete episodes with the most probable actions."""
-    env_state, observation = jax.vmap(env.reset)(jax.random.split(key, EPISODES))
-    never = jnp.zeros((1, EPISODES), bool)  # no episode begins again
-
-    def step(loop, _):
-        env_state, observation, running = loop
-        _, policy, _ = network.apply(params, (), observation[None], never)  # T = 1
-        action = policy.mode()[0]
-        keys = jax.random.split(key, EPISODES)
-        env_state, timestep = jax.vmap(env.step)(keys, env_state, action)
-
-        # Count the rewards until the first end of each episode.
-        reward = jnp.where(running, timestep.reward, 0.0)
-        running = running & ~(timestep.terminated | timestep.truncated)
-        return (env_state, timestep.observation, running), reward
-
-    start = (env_state, observation, jnp.ones(EPISODES, bool))
-    _, rewards = jax.lax.scan(step, start, length=env.spec.max_episode_steps)
-    return rewards.sum(axis=0).mean()
-
-
 def main():
+    # The evaluator plays complete episodes with the most probable actions.
+    play = evaluator(env, network, num_episodes=100, policy="greedy")
     for name, train in (("synchronous", train_synchronous), ("asynchronous", train_asynchronous)):
         params = train()
-        mean_return = evaluate(params, jax.random.key(1))
+        mean_return = play(params, jax.random.key(1)).returns.mean()
         print(f"{name}: mean return {mean_return:.1f} of 500")
 
 

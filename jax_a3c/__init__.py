@@ -31,10 +31,10 @@ _MODULES = (
 # The module of every other public name.
 _NAMES = {
     "Algorithm": "runners.synchronous",
-    "A2CConfig": "runners.synchronous",
+    "A2CConfig": "settings.parts",
     "SynchronousState": "runners.synchronous",
     "a2c": "runners.synchronous",
-    "A3CConfig": "runners.asynchronous",
+    "A3CConfig": "settings.parts",
     "AsynchronousState": "runners.asynchronous",
     "a3c": "runners.asynchronous",
     "load": "evaluation.load",

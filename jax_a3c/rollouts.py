@@ -10,10 +10,10 @@ from jax_a3c.types import Array, Carry
 
 def select_rows(condition: Array, new: Any, old: Any) -> Any:
     """Return `where` of each leaf, with `condition` `[*B]` against leaves `[*B, ...]`."""
-    return jax.tree.map(lambda a, b: jnp.where(_spread(condition, b), a, b), new, old)
+    return jax.tree.map(lambda a, b: jnp.where(spread(condition, b), a, b), new, old)
 
 
-def _spread(x: Array, like: Array) -> Array:
+def spread(x: Array, like: Array) -> Array:
     """Append axes of length 1 to `x` `[*B]` until it has as many axes as `like` `[*B, ...]`."""
     return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
 

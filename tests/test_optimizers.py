@@ -9,8 +9,7 @@ import optax
 import pytest
 
 from jax_a3c import optimizers
-from jax_a3c.runners.shared_parameters import SharedParameters
-from jax_a3c.runners.updates import Update
+from jax_a3c.runners.shared_parameters import SharedParameters, Update
 
 
 def gradients(count: int, size: int) -> np.ndarray:

@@ -17,8 +17,7 @@ from jax_a3c.experiment import checkpoints
 from jax_a3c.experiment.build import build
 from jax_a3c.experiment.checkpoints import VARIABLES
 from jax_a3c.experiment.run_directory import RunDirectory
-from jax_a3c.runners.shared_parameters import SharedParameters
-from jax_a3c.runners.updates import Update
+from jax_a3c.runners.shared_parameters import SharedParameters, Update
 from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training import session
 from jax_a3c.training.session import Session

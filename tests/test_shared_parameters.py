@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from jax_a3c.runners import shared_parameters
-from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
-from jax_a3c.runners.updates import Update
+from jax_a3c.runners.shared_parameters import SharedParameters, Update, aligned_empty
 
 
 def run_threads(count, target):

@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_a3c.checks import check_integer
-from jax_a3c.envs.base import (
-    JaxEnvironment,
-)
+from jax_a3c.envs.base import JaxEnvironment
 from jax_a3c.errors import InputError
 from jax_a3c.messages import shown
 from jax_a3c.types import Array, Carry
@@ -128,6 +126,6 @@ def actor_to_save(actor: ActorState) -> tuple[Array, Any]:
 
 
 def restore_actor(actor: ActorState, kept: tuple[Array, Any]) -> ActorState:
-    """Return `actor` with the key and the exploration that `lasting` kept."""
+    """Return `actor` with the key and the exploration that `actor_to_save` kept."""
     key, exploration = kept
     return actor._replace(key=key, exploration=exploration)

@@ -71,7 +71,7 @@ def init_host_actor(
     needs_next_action: bool = False,
     needs_running_return: bool = False,
 ) -> ActorState:
-    """Start the environments of a group; the counterpart of `rollouts.init_actor`.
+    """Start the environments of a group; the counterpart of `actor.init_actor`.
 
     Args:
       group: the environments. Only this actor may step them from now on.

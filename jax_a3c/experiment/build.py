@@ -46,7 +46,7 @@ def build(method: str, env_id: str, settings: Settings) -> Experiment:
     """Build the parts of a run; compile nothing yet.
 
     Args:
-      method: a name in `methods.METHODS`.
+      method: a name in `settings.methods.METHODS`.
       env_id: id of the environment, such as `gymnax:CartPole-v1`.
       settings: all settings, as `resolve` returns them.
 

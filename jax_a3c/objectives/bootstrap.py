@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_a3c.networks.base import Network
-from jax_a3c.rollouts import Rollout, Transition, _spread, select_rows
+from jax_a3c.rollouts import Rollout, Transition, select_rows, spread
 from jax_a3c.types import Array, Carry, Params
 
 
@@ -51,7 +51,7 @@ def row_after_each_step(
         first = jnp.argmax(cut, axis=0)
         chosen = cut & (times == first[None])
         row = jax.tree.map(
-            lambda x: jnp.take_along_axis(x, _spread(first[None], x), axis=0)[0], steps
+            lambda x: jnp.take_along_axis(x, spread(first[None], x), axis=0)[0], steps
         )
         return i + 1, cut & ~chosen, select_rows(chosen, own(row, i)[None], result)
 

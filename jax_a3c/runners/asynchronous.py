@@ -28,8 +28,8 @@ from jax_a3c.programs import shared_jit
 from jax_a3c.runners.base import Callback, Progress, TrainingResult
 from jax_a3c.runners.parts import check_parts
 from jax_a3c.runners.segments import Segment, Segments
-from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
-from jax_a3c.runners.updates import Packing, Update, ravel, unraveller
+from jax_a3c.runners.shared_parameters import SharedParameters, Update, aligned_empty
+from jax_a3c.runners.updates import Packing, ravel, unraveller
 from jax_a3c.runners.workers import Workers
 from jax_a3c.settings.parts import A3CConfig, AsynchronousConfig
 from jax_a3c.types import Array, Params

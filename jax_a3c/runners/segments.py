@@ -20,7 +20,8 @@ from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.objectives import Objective, gradient, guarded
 from jax_a3c.programs import compile_program
 from jax_a3c.rollouts import Rollout
-from jax_a3c.runners.updates import Packing, Update
+from jax_a3c.runners.shared_parameters import Update
+from jax_a3c.runners.updates import Packing
 from jax_a3c.settings.parts import AsynchronousConfig
 from jax_a3c.types import Array, Params
 

@@ -5,7 +5,8 @@ This module uses NumPy only.
 
 import contextlib
 import threading
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,38 +17,26 @@ COUNTERS = ("env_steps", "updates", "staleness_sum", "staleness_max")
 """The counters; each worker has a separate slot in every one."""
 
 
-class Update(Protocol):
-    """One update; `updates.Update` is one."""
-
-    @property
-    def gradient(self) -> np.ndarray:
-        """d theta `[P]`; or the step to add, without a rule."""
-
-    @property
-    def statistics(self) -> np.ndarray:
-        """What to add to the running statistics, the last `[S]` entries of the parameters."""
-
-    @property
-    def env_steps(self) -> int:
-        """t, the environment steps of the segment."""
-
-    @property
-    def metrics(self) -> np.ndarray:
-        """Metrics of the segment, `[M]`."""
+Rule = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], None]
+"""`(flat_params, moments, gradient, scratch, env_steps)`: `optimizers.InPlaceRule`."""
 
 
-class Rule(Protocol):
-    """The rule of an optimizer that updates buffers in place."""
+class Update(NamedTuple):
+    """One update of the shared parameters, as data that could also cross to another process.
 
-    def __call__(
-        self,
-        flat_params: np.ndarray,
-        moments: np.ndarray,
-        gradient: np.ndarray,
-        scratch: np.ndarray,
-        env_steps: int,
-    ) -> None:
-        """Apply a gradient at T = `env_steps`; all vectors have one size."""
+    Attributes:
+      gradient: `[P]` float32. d theta; or the step to add to theta, if the shared parameters have
+        no rule. Entries of running statistics are 0.
+      statistics: `[S]` float32. What to add to the running statistics, the last S entries of the
+        parameters. S is 0 without them.
+      env_steps: t, the environment steps of the segment.
+      metrics: `[M]` float32. Metrics of the segment, in the order of `updates.Packing.names`.
+    """
+
+    gradient: np.ndarray
+    statistics: np.ndarray
+    env_steps: int
+    metrics: np.ndarray
 
 
 class SharedParameters:

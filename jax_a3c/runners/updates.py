@@ -1,36 +1,19 @@
-"""What a worker hands to the shared parameters: one update, and its form as one vector.
+"""An update of the shared parameters as one vector, and parameters as one vector.
 
 A segment computes the update on the device. Each array that crosses to NumPy costs time under the
 interpreter lock, so all parts cross as one vector. Only this module knows its order.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jax_a3c.runners.shared_parameters import Update
 from jax_a3c.types import Array, Metrics, Params
-
-
-class Update(NamedTuple):
-    """One update of the shared parameters, as data that could also cross to another process.
-
-    Attributes:
-      gradient: `[P]` float32. d theta; or the step to add to theta, if the shared parameters have
-        no rule. Entries of running statistics are 0.
-      statistics: `[S]` float32. What to add to the running statistics, the last S entries of the
-        parameters. S is 0 without them.
-      env_steps: t, the environment steps of the segment.
-      metrics: `[M]` float32. Metrics of the segment, in the order of `Packing.names`.
-    """
-
-    gradient: np.ndarray
-    statistics: np.ndarray
-    env_steps: int
-    metrics: np.ndarray
 
 
 class Packing:

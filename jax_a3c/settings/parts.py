@@ -149,8 +149,7 @@ class ActionValueConfig(ObjectiveConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SynchronousConfig(RunnerConfig):
-    """Settings of the synchronous runner; `rollouts.RunnerConfig` documents the fields.
-
+    """Settings of the synchronous runner; `RunnerConfig` documents the fields.
 
     The defaults are usual for A2C. The clipping norm fits losses that are averaged over steps
     (`loss_reduction="mean"`) and an RMSProp epsilon of 1e-5. Summed losses, the default of the
@@ -184,7 +183,7 @@ MAX_WORKERS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class AsynchronousConfig(RunnerConfig):
-    """Settings of the asynchronous runner, in addition to `rollouts.RunnerConfig`.
+    """Settings of the asynchronous runner, in addition to `RunnerConfig`.
 
     Attributes:
       num_workers: threads, from 1 to 1024. Paper: 16, on as many cores.

@@ -433,7 +433,7 @@ def preset_of(method: str, env_id: str) -> Preset | None:
     """Return the preset of a method on an environment.
 
     Args:
-      method: a name in `methods.METHODS`.
+      method: a name in `settings.methods.METHODS`.
       env_id: environment id, such as `gymnasium:CartPole-v1`.
 
     Returns:
@@ -456,7 +456,7 @@ def preset_id(method: str, env_id: str) -> str | None:
     """Return the environment id of the preset that serves a method on an environment.
 
     Args:
-      method: a name in `methods.METHODS`.
+      method: a name in `settings.methods.METHODS`.
       env_id: environment id, such as `gymnasium:CartPole-v1`.
 
     Returns:

@@ -87,7 +87,7 @@ class Recorder:
 
     def __call__(self, progress: Progress) -> None:
         """Take a report of the runner, and write a line once an interval of steps has passed."""
-        # Add the report to the progress before this start of the trainer.
+        # Add the report to the progress before this start of the runner.
         before = self._base.metric_sums
         sums = {name: before.get(name, 0.0) + value for name, value in progress.metric_sums.items()}
         seconds = self._base.seconds + progress.seconds

@@ -65,7 +65,7 @@ class Session:
 
         Args:
           run: the run directory.
-          method: a name in `methods.METHODS`.
+          method: a name in `settings.methods.METHODS`.
           settings: settings of the run.
           options: options that do not change what the run learns.
           experiment: the parts of the run, built from `settings`.
@@ -270,7 +270,7 @@ class Session:
         """Write a checkpoint and schedule the next one.
 
         Args:
-          state: state of the trainer.
+          state: state of the runner.
           last: raise if the checkpoint cannot be written; otherwise training continues without it.
 
         Raises:

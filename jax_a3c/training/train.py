@@ -38,7 +38,7 @@ def train(
     the program at once.
 
     Args:
-      method: a name in `methods.METHODS`.
+      method: a name in `settings.methods.METHODS`.
       env_id: environment id, such as `gymnax:CartPole-v1`.
       settings: settings of the run, from `resolve`.
       run_dir: folder to write to.

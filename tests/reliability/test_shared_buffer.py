@@ -6,8 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from jax_a3c.runners.shared_parameters import SharedParameters, aligned_empty
-from jax_a3c.runners.updates import Update
+from jax_a3c.runners.shared_parameters import SharedParameters, Update, aligned_empty
 
 SIZE, NUM_THREADS = 4096, 8
 MAX_LOST = 1e-3
