@@ -41,6 +41,7 @@ from jax_a3c.experiment.build import Experiment, build
 from jax_a3c.experiment.run_directory import RunDirectory, environment
 from jax_a3c.runners.asynchronous import use_worker_threads
 from jax_a3c.runners.base import Progress
+from jax_a3c.settings.methods import A2CSettings
 from jax_a3c.settings.presets import ATARI, PRESETS
 from jax_a3c.settings.run import Settings, resolve
 from jax_a3c.types import Params
@@ -145,7 +146,7 @@ def train_all(rows: Rows, out: Path, args: argparse.Namespace) -> Rows:
 
                 # Evaluate with keys that training has not used.
                 key = jax.random.key(10_000 + seed)
-                scores = evaluate(experiment, learner, settings, params, key)
+                scores = evaluate(experiment, settings, params, key)
                 rows.append(row_of(case, seed, commit, scores, costs, settings))
                 write_result(out, rows, episodes=args.episodes)
                 bar.update()
@@ -193,7 +194,7 @@ def settings_of(method: str, env_id: str, variant: dict, episodes: int) -> Setti
         return resolve(method, env_id, **variant, eval_episodes=episodes)
     preset = next(preset for (_, name), preset in PRESETS.items() if name == env_id)
     options = preset.settings.get("env_options", ())
-    return Settings(env_options=options, eval_episodes=episodes, eval_policy="sampled")
+    return A2CSettings(env_options=options, eval_episodes=episodes, eval_policy="sampled")
 
 
 def trained(

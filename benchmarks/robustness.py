@@ -29,6 +29,7 @@ from benchmarks.frame.pictures import save
 from benchmarks.frame.results import (
     Rows,
     matching,
+    own_settings,
     parser_of,
     plain_settings,
     print_result,
@@ -158,7 +159,9 @@ def train_all(rows: Rows, cases: dict[str, dict], out: Path, args: argparse.Name
 
             # Skip what was measured with the same settings.
             plain = {**plain_settings(settings), "learning_rate": rates}
-            if cases.get(f"{method} {name}") == plain:
+            stored = cases.get(f"{method} {name}", {})
+            own = {**own_settings(stored, settings), "learning_rate": stored.get("learning_rate")}
+            if own == plain:
                 bar.update(len(rates))
                 continue
             cases[f"{method} {name}"] = plain
@@ -166,8 +169,10 @@ def train_all(rows: Rows, cases: dict[str, dict], out: Path, args: argparse.Name
             rows = [row for row in rows if (row["method"], row["optimizer"]) != (method, name)]
 
             # Train with all rates, then evaluate.
-            env, network, _ = build(method, ENV, settings)
-            play = evaluator(env, network, num_episodes=settings.eval_episodes, policy="greedy")
+            built = build(method, ENV, settings)
+            play = evaluator(
+                built.env, built.network, num_episodes=settings.eval_episodes, policy="greedy"
+            )
             if runner == "synchronous":
                 runs = train_together(method, settings, rates, args.repeats)
             else:

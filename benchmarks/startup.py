@@ -301,7 +301,7 @@ def train_and_weigh(method: str, total_timesteps: int) -> dict[str, float]:
     env_id = COMMAND[1]
     settings = resolve(method, env_id, total_timesteps=total_timesteps)
     with tempfile.TemporaryDirectory() as folder:
-        summary = train(method, env_id, settings, Path(folder), options=RunOptions(quiet=True))
+        summary = train(method, env_id, settings, folder, options=RunOptions(quiet=True))
         # Read the peak before the check, which takes memory too. Linux counts in kilobytes, macOS
         # in bytes.
         unit = 2**20 if sys.platform == "darwin" else 2**10

@@ -8,10 +8,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_a3c.evaluation.load import load
-    from jax_a3c.runners.asynchronous import AsynchronousState, a3c, use_worker_threads
-    from jax_a3c.runners.synchronous import Algorithm, SynchronousState, a2c
-    from jax_a3c.settings.parts import A2CConfig, A3CConfig
+    from jax_a3c.evaluation.load import evaluate, load
+    from jax_a3c.evaluation.record import record
+    from jax_a3c.runners.asynchronous import AsynchronousState, use_worker_threads
+    from jax_a3c.runners.methods import (
+        a2c,
+        a3c,
+        async_n_step_q,
+        async_one_step_q,
+        async_one_step_sarsa,
+        asynchronous,
+        n_step_q,
+        one_step_q,
+        one_step_sarsa,
+    )
+    from jax_a3c.runners.synchronous import Algorithm, SynchronousState, synchronous
+    from jax_a3c.settings.parts import (
+        A2CConfig,
+        A3CConfig,
+        AsynchronousConfig,
+        AsyncQConfig,
+        QConfig,
+        SynchronousConfig,
+    )
+    from jax_a3c.settings.run import RunOptions, resolve
+    from jax_a3c.training.train import resume, train
 
 __version__ = "0.1.0"
 
@@ -28,39 +49,77 @@ _MODULES = (
     "returns",
     "scores",
 )
-# The module of every other public name.
+# The other public names, by module.
 _NAMES = {
-    "Algorithm": "runners.synchronous",
-    "A2CConfig": "settings.parts",
-    "SynchronousState": "runners.synchronous",
-    "a2c": "runners.synchronous",
-    "A3CConfig": "settings.parts",
-    "AsynchronousState": "runners.asynchronous",
-    "a3c": "runners.asynchronous",
-    "load": "evaluation.load",
-    "use_worker_threads": "runners.asynchronous",
+    name: module
+    for module, names in {
+        "evaluation.load": ("evaluate", "load"),
+        "evaluation.record": ("record",),
+        "runners.asynchronous": ("AsynchronousState", "use_worker_threads"),
+        "runners.methods": (
+            "a2c",
+            "a3c",
+            "async_n_step_q",
+            "async_one_step_q",
+            "async_one_step_sarsa",
+            "asynchronous",
+            "n_step_q",
+            "one_step_q",
+            "one_step_sarsa",
+        ),
+        "runners.synchronous": ("Algorithm", "SynchronousState", "synchronous"),
+        "settings.parts": (
+            "A2CConfig",
+            "A3CConfig",
+            "AsyncQConfig",
+            "AsynchronousConfig",
+            "QConfig",
+            "SynchronousConfig",
+        ),
+        "settings.run": ("RunOptions", "resolve"),
+        "training.train": ("resume", "train"),
+    }.items()
+    for name in names
 }
 
 __all__ = [
     "A2CConfig",
     "A3CConfig",
     "Algorithm",
+    "AsyncQConfig",
+    "AsynchronousConfig",
     "AsynchronousState",
+    "QConfig",
+    "RunOptions",
+    "SynchronousConfig",
     "SynchronousState",
     "__version__",
     "a2c",
     "a3c",
+    "async_n_step_q",
+    "async_one_step_q",
+    "async_one_step_sarsa",
+    "asynchronous",
     "distributions",
     "envs",
+    "evaluate",
     "exploration",
     "load",
     "losses",
+    "n_step_q",
     "networks",
     "normalization",
     "objectives",
+    "one_step_q",
+    "one_step_sarsa",
     "optimizers",
+    "record",
+    "resolve",
+    "resume",
     "returns",
     "scores",
+    "synchronous",
+    "train",
     "use_worker_threads",
 ]
 

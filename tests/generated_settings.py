@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 from generated_values import FIELDS, Broken, Rng, text_of
 
 from jax_a3c.settings.methods import METHODS
-from jax_a3c.settings.run import FOREIGN, POLICIES, Settings, kind_of
 
 
 class Case(NamedTuple):
@@ -103,12 +102,7 @@ WRONG_OPTIONS = (
 
 def applicable(method: str) -> list[str]:
     """Return the fields that the method uses."""
-    foreign = [
-        name
-        for kind in (METHODS[method].runner, kind_of(method))
-        for name in FOREIGN.get(kind, ("", ()))[1]
-    ]
-    return [name for name in FIELDS if name not in foreign]
+    return [name for name in FIELDS if name in METHODS[method].fields]
 
 
 def right_case(rng: Rng) -> Case:
@@ -120,7 +114,7 @@ def right_case(rng: Rng) -> Case:
     overrides = {str(name): FIELDS[str(name)].right(rng) for name in names}
     # Repair fields that depend on the method, the environment or another setting.
     if "eval_policy" in overrides:
-        overrides["eval_policy"] = str(rng.choice(POLICIES[kind_of(method)]))
+        overrides["eval_policy"] = str(rng.choice(METHODS[method].settings.POLICIES))
     if "network" in overrides:
         overrides["network"] = str(rng.choice(["mlp", "minatar"] if env_id == IMAGE else ["mlp"]))
     if overrides.get("eval_max_steps") is not None:  # at least one step per game
@@ -168,8 +162,7 @@ def foreign_setting(rng: Rng, case: Case) -> Case:
     """Add a setting that belongs to another kind of method."""
     names = [name for name in FIELDS if name not in applicable(case.method)]
     name = str(rng.choice(names))
-    default = getattr(Settings, name)
-    value = next(v for _ in iter(int, 1) if (v := FIELDS[name].right(rng)) != default)
+    value = FIELDS[name].right(rng)
     return case._replace(
         overrides={**case.overrides, name: value}, field=name, value=text_of(value)
     )

@@ -26,7 +26,7 @@ from benchmarks.operations import (
     update_flops,
 )
 from jax_a3c import envs, networks
-from jax_a3c.settings.run import Settings
+from jax_a3c.settings.methods import A2CSettings
 
 pytestmark = pytest.mark.unoptimized
 
@@ -167,8 +167,9 @@ def test_a_row_holds_while_its_settings_do():
     case = {"method": "a2c", "env": "gymnax:X-v1"}
     new, old = ({**case, "seed": seed, "settings": {"num_envs": n}} for seed, n in ((0, 1), (1, 2)))
     other = {**new, "method": "a3c", "settings": {"num_envs": 2}}
-    rows, seeds = rows_that_hold([new, old, other], case, Settings(num_envs=1))
-    assert rows == [new, other] and seeds == {0}
+    old_version = {**case, "seed": 2, "settings": {"num_envs": 1, "num_workers": 1}}
+    rows, seeds = rows_that_hold([new, old, other, old_version], case, A2CSettings(num_envs=1))
+    assert rows == [new, other, old_version] and seeds == {0, 2}
 
 
 ROWS = [{"name": "a", "rate": spread([1.0, 2.0, 4.0])}, {"name": "<b>"}]

@@ -12,6 +12,7 @@ from jax_a3c import cli
 from jax_a3c.cli import commands, supervisor
 from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.settings import run as settings
+from jax_a3c.settings.methods import METHODS
 
 pytestmark = pytest.mark.unoptimized
 ROOT = Path(__file__).parents[1]
@@ -117,8 +118,7 @@ def test_a_command_line_parses(line, tmp_path, monkeypatch):
     (command,) = parsed
     if isinstance(command, commands.Train):
         command.check()
-        values = settings.Settings(**dataclasses.asdict(command.settings))
-        settings.check_method(command.method, values)
+        METHODS[command.method].settings(**dataclasses.asdict(command.settings))
 
 
 def test_the_table_of_functions_names_what_exists():

@@ -22,7 +22,7 @@ from jax_a3c.evaluation.score import (
     episode_limit,
     evaluate,
 )
-from jax_a3c.experiment.build import Experiment
+from jax_a3c.experiment.build import Player
 from jax_a3c.settings.run import resolve
 
 pytestmark = pytest.mark.unoptimized
@@ -153,8 +153,8 @@ def test_progress_hears_of_every_episode_and_may_end_it():
     assert heard == [(0, 1, 26_999.0), (2, 2, 2.0), (5, 3, 0.0)]
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=5)
     with pytest.raises(EvaluationStopped):
-        experiment = Experiment(factory, Spy(), None)
-        evaluate(experiment, "a2c", settings, np.float32(0), KEY, stopped=lambda: True)
+        experiment = Player(factory, Spy())
+        evaluate(experiment, settings, np.float32(0), KEY, stopped=lambda: True)
     assert factory.made[-1].closed == 1 and len(factory.made) == 2
 
 
@@ -213,8 +213,8 @@ def test_a_game_of_atari_is_known_by_its_id(env_id, game):
 
 def test_the_summary_of_a_game_is_in_percent_of_a_human():
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4, eval_policy="sampled")
-    experiment = Experiment(Script("T", "..T"), Spy(), None)
-    summary = evaluate(experiment, "a2c", settings, np.float32(0), KEY)
+    experiment = Player(Script("T", "..T"), Spy())
+    summary = evaluate(experiment, settings, np.float32(0), KEY)
     assert summary["eval_return_mean"] == summary["eval_sampled_return_mean"] == 20.0
     assert summary["eval_return_std"] == 10.0 and summary["eval_episodes"] == 4
     percent = 100 * (20 + 20.7) / (14.6 + 20.7)
@@ -225,7 +225,7 @@ def test_the_summary_of_a_game_is_in_percent_of_a_human():
         30.0,
     ]  # 1 of 16 resamples has only short games, 1 only long ones
     one = evaluate(
-        experiment, "a2c", resolve("a2c", "envpool:Pong-v5", eval_episodes=1), np.float32(0), KEY
+        experiment, resolve("a2c", "envpool:Pong-v5", eval_episodes=1), np.float32(0), KEY
     )
     assert one["eval_return_interval"] is None
 
@@ -234,12 +234,12 @@ def test_cut_games_are_counted_apart(capsys):
     settings = resolve(
         "a2c", "envpool:Pong-v5", eval_episodes=4, eval_max_steps=24
     )  # 3 steps for each of 8 games
-    experiment = Experiment(Script("....T", "..T"), Spy(), None)
-    summary = evaluate(experiment, "a2c", settings, np.float32(0), KEY)
+    experiment = Player(Script("....T", "..T"), Spy())
+    summary = evaluate(experiment, settings, np.float32(0), KEY)
     assert summary["eval_episodes"] == 4 and summary["eval_return_mean"] == 30.0
     names = ("eval_episodes_cut", "eval_greedy_episodes_cut", "eval_sampled_episodes_cut")
     assert [summary[name] for name in names] == [2, 2, 2]
-    whole = evaluate(experiment, "a2c", resolve("a2c", "envpool:Pong-v5"), np.float32(0), KEY)
+    whole = evaluate(experiment, resolve("a2c", "envpool:Pong-v5"), np.float32(0), KEY)
     assert whole["eval_episodes_cut"] == 0 and capsys.readouterr().err == ""
 
 
@@ -255,7 +255,7 @@ def test_cut_games_are_counted_apart(capsys):
     ],
 )
 def test_games_share_a_budget_of_steps(given, limit):
-    assert episode_limit("a3c", resolve("a3c", "envpool:Seaquest-v5", **given)) == limit
+    assert episode_limit(resolve("a3c", "envpool:Seaquest-v5", **given)) == limit
 
 
 def test_a_budget_without_a_step_for_each_game_is_refused():
@@ -283,7 +283,7 @@ def test_returns_that_are_not_finite_are_told(capsys):
 
     factory.make = poisoned
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=3)
-    summary = evaluate(Experiment(factory, Spy(), None), "a2c", settings, np.float32(0), KEY)
+    summary = evaluate(Player(factory, Spy()), settings, np.float32(0), KEY)
     assert np.isnan([summary["eval_return_mean"], summary["eval_human_normalized"]]).all()
     told = capsys.readouterr().err
     assert (
@@ -296,8 +296,8 @@ def test_an_evaluation_shows_its_remaining_time(monkeypatch, capsys):
     at_once = {"delay": 0, "mininterval": 0}
     monkeypatch.setattr(results, "tqdm", lambda **options: tqdm(**{**options, **at_once}))
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4)
-    experiment = Experiment(Script("....T", "..T"), Spy(), None)
-    evaluate(experiment, "a2c", settings, np.float32(0), KEY, quiet=False)
+    experiment = Player(Script("....T", "..T"), Spy())
+    evaluate(experiment, settings, np.float32(0), KEY, quiet=False)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     shown = [
         re.fullmatch(r"evaluation: +(\d+)%\|.*\| (\S+)<(\S+), (\d) of 8 games", x) for x in lines

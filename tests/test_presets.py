@@ -4,8 +4,9 @@ import pytest
 
 from jax_a3c import cli
 from jax_a3c.settings import presets
+from jax_a3c.settings.methods import METHODS, A2CSettings
 from jax_a3c.settings.presets import ATARI, LIBRARIES, PRESETS, Preset, preset_id, preset_of
-from jax_a3c.settings.run import Settings, resolve
+from jax_a3c.settings.run import resolve
 
 
 @pytest.mark.parametrize(
@@ -39,21 +40,23 @@ def test_the_settings_are_those_of_the_preset():
     settings = resolve("a3c", "gymnasium:CartPole-v1", seed=3)
     assert (settings.learning_rate, settings.num_workers, settings.reward_scale) == (5e-3, 2, 0.1)
     assert settings == resolve("a3c", "gymnax:CartPole-v1", seed=3)
-    assert resolve("a2c", "gymnasium:CarRacing-v3") == Settings()
+    assert resolve("a2c", "gymnasium:CarRacing-v3") == A2CSettings()
 
 
 @pytest.mark.parametrize(("method", "env_id"), PRESETS)
 def test_every_preset_is_valid_in_every_library(method, env_id):
     for library in LIBRARIES:
-        assert isinstance(resolve(method, f"{library}:{env_id.partition(':')[2]}"), Settings)
+        assert isinstance(
+            resolve(method, f"{library}:{env_id.partition(':')[2]}"), METHODS[method].settings
+        )
 
 
 def test_what_only_jax_environments_have_stays_with_them(monkeypatch):
     preset = Preset(settings={"auto_reset": "exact", "num_steps": 9}, result="1")
     monkeypatch.setitem(presets.PRESETS, ("a2c", "gymnax:Mine-v0"), preset)
-    assert resolve("a2c", "gymnax:Mine-v0") == Settings(auto_reset="exact", num_steps=9)
+    assert resolve("a2c", "gymnax:Mine-v0") == A2CSettings(auto_reset="exact", num_steps=9)
     for library in ("gymnasium", "envpool"):
-        assert resolve("a2c", f"{library}:Mine-v0") == Settings(num_steps=9)
+        assert resolve("a2c", f"{library}:Mine-v0") == A2CSettings(num_steps=9)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def test_settings_of_other_types_are_stored_as_those_of_python(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"settings": {"seed": 0}}, "settings must be Settings"),
+        ({"settings": 3}, "settings must be A2CSettings"),
+        ({"settings": {"seeds": 0}}, "did you mean 'seed'"),
         ({"options": {"quiet": True}}, "options must be RunOptions"),
         ({"options": {}}, "options must be RunOptions"),
     ],

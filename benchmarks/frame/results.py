@@ -115,6 +115,16 @@ def plain_settings(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def own_settings(stored: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return what was stored of the settings that a method has.
+
+    A row that is older than a setting lacks it, and was made with what is its default now. Rows of
+    version 0.1 also have the settings of other methods.
+    """
+    defaults = plain_settings(type(settings)())
+    return {name: stored.get(name, default) for name, default in defaults.items()}
+
+
 def rows_that_hold(rows: Rows, case: dict[str, Any], settings: Settings) -> tuple[Rows, set[int]]:
     """Drop the rows of a case that were made with other settings.
 
@@ -126,12 +136,9 @@ def rows_that_hold(rows: Rows, case: dict[str, Any], settings: Settings) -> tupl
     Returns:
       The other rows, and the seeds for which the case has a row.
     """
-    # A row that is older than a setting lacks it, and was made with what is its default now.
-    defaults = plain_settings(Settings())
-    plain = plain_settings(settings)
-
     # Keep a row of the case only if all its settings are the current ones.
+    plain = plain_settings(settings)
     of_case = matching(rows, **case)
-    kept = [row for row in of_case if {**defaults, **row["settings"]} == plain]
+    kept = [row for row in of_case if own_settings(row["settings"], settings) == plain]
     dropped = [row for row in of_case if row not in kept]
     return [row for row in rows if row not in dropped], {row["seed"] for row in kept}

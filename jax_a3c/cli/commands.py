@@ -5,10 +5,8 @@ Each command imports JAX and other slow packages only when it runs, so that `--h
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,37 +14,31 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jax_a3c.errors import InputError
+from jax_a3c.settings.methods import METHODS
 from jax_a3c.settings.presets import PRESETS, preset_id
 from jax_a3c.settings.run import RunOptions, Settings, check_options
 from jax_a3c.training.signals import ExitCode, flush_output
-
-MAX_NAME = 100
-"""Largest number of characters of an environment id in a folder name; file systems allow 255."""
 
 Which = Literal["last", "best"]
 """Names of the checkpoints that a command can read."""
 
 
-class Given(Settings):
-    __doc__ = Settings.__doc__
+def unchecked(config: type) -> type:
+    """Return a subclass of a config that checks nothing.
 
-    def __post_init__(self) -> None:
-        """Check nothing: tyro would print an error here in a box. `Settings` checks later."""
-
-
-class GivenOptions(RunOptions):
-    __doc__ = RunOptions.__doc__
-
-    def __post_init__(self) -> None:
-        """Check nothing, as `Given`. `RunOptions` checks later."""
+    The parser makes its instance: tyro would print an error in a box. The config checks later.
+    """
+    body = {"__doc__": config.__doc__, "__post_init__": lambda self: None}
+    return type(config.__name__, (config,), body)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train METHOD on ENV, or resume a run with: jax-a3c train --resume RUN_DIR.
 
-    The defaults shown are the settings of the resumed run, or of the preset for METHOD and ENV, or
-    of METHOD. The command `jax-a3c presets` lists the presets. Integers may be written as 1e6.
+    With METHOD and ENV, --help shows all flags of METHOD. The defaults shown are the settings of
+    the resumed run, or of the preset for METHOD and ENV, or of METHOD. The command
+    `jax-a3c presets` lists the presets. Integers may be written as 1e6.
     """
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")]
@@ -54,8 +46,8 @@ class Train:
     Asynchronous: a3c, async-one-step-q, async-one-step-sarsa, async-n-step-q."""
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """environment id, such as gymnax:CartPole-v1; `jax-a3c envs` lists them."""
-    settings: tyro.conf.OmitArgPrefixes[Given]
-    options: tyro.conf.OmitArgPrefixes[GivenOptions]
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+    options: tyro.conf.OmitArgPrefixes[RunOptions]
     run_dir: Path | None = None
     """folder to write the run to; runs/METHOD-ENV-TIME if None."""
     resume: Path | None = None
@@ -72,25 +64,23 @@ class Train:
     def __call__(self) -> int:
         """Run the command."""
         self.check()
-        settings = Settings(**dataclasses.asdict(self.settings))
+        settings = METHODS[self.method].settings(**dataclasses.asdict(self.settings))
         options = RunOptions(**dataclasses.asdict(self.options))
         if self.dry_run:
             return self._describe(settings)
 
         # The imports below load JAX: they wait until the flags are checked.
-        run_dir = self.resume or self.new_run_dir()
-        if self.resume is not None:
-            from jax_a3c.training.train import resume
+        from jax_a3c.training.train import resume, train
 
+        run_dir = self.folder()
+        if self.resume is not None:
             summary = resume(run_dir, settings=settings, force=self.force, options=options)
         else:
-            from jax_a3c.training.train import train
-
             summary = train(
                 self.method,
                 self.env,
                 settings,
-                run_dir,
+                run_dir=run_dir,
                 options=options,
                 initial_params=self.initial_params,
                 origin=self._preset(),
@@ -129,6 +119,12 @@ class Train:
                 f"the run in {str(self.resume)!r} is of {' '.join(stored)}, not of {self.method} "
                 f"{self.env}; leave METHOD and ENV out"
             )
+
+    def folder(self) -> Path:
+        """Return the folder of the run."""
+        from jax_a3c.experiment.run_directory import new_run_dir
+
+        return self.resume or self.run_dir or new_run_dir(self.method, self.env)
 
     def _describe(self, settings: Settings) -> int:
         """Print what `--dry-run` shows; nothing compiles."""
@@ -169,13 +165,6 @@ class Train:
             return None
         found = preset_id(self.method, self.env)
         return None if found is None else f"settings of the preset for {self.method} {found}"
-
-    def new_run_dir(self) -> Path:
-        """Return the folder of a new run."""
-        # Microseconds: several runs may start in the same second.
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        env = re.sub(r"[^\w.-]+", "-", self.env, flags=re.ASCII)[:MAX_NAME]
-        return self.run_dir or Path("runs", f"{self.method}-{env}-{now}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,22 +14,23 @@ from typing import Annotated, Any
 
 import tyro
 
+from jax_a3c.checks import check_choice
 from jax_a3c.cli.commands import (
     Envs,
     Eval,
     Export,
-    Given,
-    GivenOptions,
     Info,
     Plot,
     Presets,
     Record,
     Train,
+    unchecked,
 )
 from jax_a3c.errors import HostEnvironmentError, InputError, WorkerHangError
 from jax_a3c.machine import current_folder, searches_current_folder
 from jax_a3c.messages import tell
-from jax_a3c.settings.run import RunOptions, Settings, resolve
+from jax_a3c.settings.methods import A2CSettings, Settings
+from jax_a3c.settings.run import RunOptions, methods_with, resolve
 from jax_a3c.training.signals import SIGNALS, ExitCode, flush_output, report_end
 
 COMMANDS: dict[str, type] = {
@@ -44,6 +45,8 @@ COMMANDS: dict[str, type] = {
 }
 BUILDS = (Train, Eval, Record, Export)
 """Commands that build an environment and so may import modules of the user."""
+LONGEST = 500
+"""Most characters of the parser's message, which repeats the user's words."""
 
 
 def run() -> int:
@@ -84,30 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _reserve_descriptors()
 
     try:
-        _check_flags(arguments)
-        train = tyro.conf.subcommand("train", default=_train_defaults(arguments))
-        command: Any = tyro.cli(
-            Annotated[Train, train]
-            | Annotated[Eval, tyro.conf.subcommand("eval")]
-            | Annotated[Record, tyro.conf.subcommand("record")]
-            | Annotated[Export, tyro.conf.subcommand("export")]
-            | Annotated[Plot, tyro.conf.subcommand("plot")]
-            | Annotated[Info, tyro.conf.subcommand("info")]
-            | Annotated[Presets, tyro.conf.subcommand("presets")]
-            | Annotated[Envs, tyro.conf.subcommand("envs")],
-            prog="jax-a3c",
-            description="Train and evaluate A3C, A2C and the paper's value-based methods in JAX.",
-            args=arguments,
-            registry=_types(),
-        )
+        train = _train_defaults(arguments)
+        _check_flags(arguments, train)
+        command = _parse(arguments, train)
 
         # The supervisor runs the same command in a child process.
         if isinstance(command, Train) and command.supervise and not command.dry_run:
             from jax_a3c.cli.supervisor import supervise
 
             command.check()
-            run_dir = command.resume or command.new_run_dir()
-            return supervise(arguments, run_dir, resume=command.resume is not None)
+            return supervise(arguments, command.folder(), resume=command.resume is not None)
 
         with _modules_from_here() if isinstance(command, BUILDS) else contextlib.nullcontext():
             code = command()
@@ -133,22 +122,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
 
 
-def _check_flags(arguments: list[str]) -> None:
-    """Refuse an unknown flag in one line that names the nearest one."""
-    command = COMMANDS.get(arguments[0]) if arguments else None
-    if command is None:
+def _parse(arguments: list[str], train: Train) -> Any:
+    """Return the command that the arguments describe.
+
+    Args:
+      arguments: words of the command line.
+      train: defaults of `train`.
+
+    Raises:
+      InputError: if a value is invalid or missing.
+      SystemExit: after `--help`.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                Annotated[Train, tyro.conf.subcommand("train", default=train)]
+                | Annotated[Eval, tyro.conf.subcommand("eval")]
+                | Annotated[Record, tyro.conf.subcommand("record")]
+                | Annotated[Export, tyro.conf.subcommand("export")]
+                | Annotated[Plot, tyro.conf.subcommand("plot")]
+                | Annotated[Info, tyro.conf.subcommand("info")]
+                | Annotated[Presets, tyro.conf.subcommand("presets")]
+                | Annotated[Envs, tyro.conf.subcommand("envs")],
+                prog="jax-a3c",
+                description="Train and evaluate A3C, A2C and the paper's value-based methods.",
+                args=arguments,
+                registry=_types(),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(_unboxed(printed.getvalue())) from None
+
+
+def _unboxed(text: str) -> str:
+    """Return the first paragraph of the box in which tyro prints an error, on one line."""
+    # The first line is the title. Without UTF-8 there is no frame, and rules are made of "-".
+    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()[1:]]
+    blocks = itertools.groupby(lines, key=lambda line: bool(line.strip("─-")))
+    paragraph = next((list(block) for is_text, block in blocks if is_text), [])
+    message = " ".join(paragraph) or "invalid arguments; --help lists the flags"
+    return message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
+
+
+def _check_flags(arguments: list[str], train: Train) -> None:
+    """Refuse an unknown command or flag in one line that names the nearest one."""
+    if not arguments or arguments[0].startswith("-"):
         return
-    parts = [command, Settings, RunOptions] if command is Train else [command]
+    check_choice("the command", arguments[0], COMMANDS)
+    command = COMMANDS[arguments[0]]
+    parts: list[Any] = [command]
+    if command is Train:
+        parts += [train.settings, train.options]
     names = [field.name for part in parts for field in dataclasses.fields(part)]
-    names = [name.replace("_", "-") for name in names]
-    known = [f"--{name}" for name in names]
+    known = [f"--{name.replace('_', '-')}" for name in names]
 
     for word in arguments[1:]:
         flag = word.partition("=")[0].replace("_", "-")
         if not flag.startswith("--") or flag in ("--", "--help", *known):
             continue
-        if flag.removeprefix("--no-") in names:
+        if flag.replace("--no-", "--", 1) in known:
             continue
+
+        # A flag of other methods, or a misspelled one.
+        name = flag.removeprefix("--").replace("-", "_")
+        if command is Train and (others := methods_with(name)):
+            raise InputError(
+                f"unknown flag {flag} of jax-a3c train {train.method}; these methods have it: "
+                f"{others}"
+            )
         nearest = difflib.get_close_matches(flag, known, n=1)
         way_out = f"did you mean {nearest[0]}?" if nearest else "--help lists the flags"
         raise InputError(f"unknown flag {flag} of jax-a3c {arguments[0]}; {way_out}")
@@ -192,13 +235,9 @@ def _train_defaults(arguments: list[str]) -> Train:
       InputError: if flags come before METHOD and ENV, or --resume names no run.
     """
     words = arguments[1:] if arguments[:1] == ["train"] else []
-    named = (
-        words[:2]
-        if len(words) >= 2 and not any(word.startswith("-") for word in words[:2])
-        else None
-    )
+    named = words[:2] if len(words) >= 2 and not any(w.startswith("-") for w in words[:2]) else None
+    options = RunOptions()
 
-    options = GivenOptions()
     if (run_dir := _value_of("--resume", words)) is not None:
         from jax_a3c.experiment.run_directory import RunDirectory
 
@@ -206,19 +245,30 @@ def _train_defaults(arguments: list[str]) -> Train:
             raise InputError("resume needs the folder of a run: jax-a3c train --resume RUN_DIR")
 
         run = RunDirectory(Path(run_dir))
-        *stored, settings = run.config()
-        options = GivenOptions(**dataclasses.asdict(run.options()))
-        named = stored
+        *named, settings = run.config()
+        options = run.options()
     elif named is not None:
         settings = resolve(*named)
-    elif words and not {"-h", "--help"} & set(words):
+    elif arguments[:1] == ["train"] and not {"-h", "--help"} & set(words):
         raise InputError("METHOD and ENV come first: jax-a3c train METHOD ENV [--flag value ...]")
-    else:
-        # `--help` without a method: show the general defaults.
-        return Train(method=tyro.MISSING, env=tyro.MISSING, settings=Given(), options=options)
 
-    given = Given(**dataclasses.asdict(settings))
-    return Train(method=named[0], env=named[1], settings=given, options=options)
+    # `--help` without a method: show what all methods have, with the defaults of A2C.
+    else:
+        settings = A2CSettings()
+    kind = Settings if named is None else type(settings)
+    method, env = named or (tyro.MISSING, tyro.MISSING)
+    return Train(
+        method=method,
+        env=env,
+        settings=_unchecked(kind, settings),
+        options=_unchecked(RunOptions, options),
+    )
+
+
+def _unchecked(kind: type, config: Any) -> Any:
+    """Return the fields that `kind` has of a config as an instance that checks nothing."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
+    return unchecked(kind)(**values)
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Load a trained run into another program, with a policy that acts."""
+"""A trained run in another program: load it with a policy that acts, or evaluate it."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,12 +105,20 @@ class LoadedRun(NamedTuple):
 
 
 def load(
-    run_dir: str | Path, *, checkpoint: str = "last", policy: str | None = None, seed: int = 0
+    run_dir: str | Path,
+    *,
+    env: JaxEnvironment | HostFactory | None = None,
+    network: Network | None = None,
+    checkpoint: str = "last",
+    policy: str | None = None,
+    seed: int = 0,
 ) -> LoadedRun:
     """Load a run to act with it in another program.
 
     Args:
       run_dir: folder of the run.
+      env: the user's own environment, if the run was trained with it.
+      network: the user's own network, if the run was trained with it.
       checkpoint: "last", or "best" for the best one by the evaluations of the run.
       policy: "greedy", "sampled" or "epsilon-greedy"; None for the run's `eval_policy`.
       seed: seed of sampled actions.
@@ -129,9 +137,56 @@ def load(
     """
     # Imported here, since progress bars and other heavy modules come with them.
     from jax_a3c.evaluation import score
+    from jax_a3c.experiment.build import Parts
     from jax_a3c.experiment.run_directory import RunDirectory
 
-    experiment, _, settings, params = score.load(RunDirectory(Path(run_dir)), checkpoint)
+    parts = Parts(env=env, network=network)
+    player, settings, params = score.load(RunDirectory(run_dir), checkpoint, parts)
     name = settings.eval_policy if policy is None else policy
-    act = Policy(experiment.env, experiment.network, params, name, seed)
-    return LoadedRun(experiment.env, experiment.network, params, act)
+    act = Policy(player.env, player.network, params, name, seed)
+    return LoadedRun(player.env, player.network, params, act)
+
+
+def evaluate(
+    run_dir: str | Path,
+    *,
+    env: JaxEnvironment | HostFactory | None = None,
+    network: Network | None = None,
+    episodes: int = 100,
+    max_steps: int | None = None,
+    seed: int = 1,
+    quiet: bool = True,
+    checkpoint: str = "last",
+) -> dict[str, Any]:
+    """Evaluate a run over complete episodes on new environments.
+
+    Args:
+      run_dir: folder of the run.
+      env: the user's own environment, if the run was trained with it.
+      network: the user's own network, if the run was trained with it.
+      episodes: episodes of the greedy policy, and as many of the sampled or epsilon-greedy one.
+      max_steps: environment steps, shared equally by the games of all policies; None has no limit.
+      seed: seed of start states and sampled actions.
+      quiet: show no progress bar.
+      checkpoint: "last", or "best" for the best one by the evaluations of the run.
+
+    Returns:
+      `eval_return_mean` and the other figures of `jax-a3c eval`, by name.
+
+    Raises:
+      InputError: if the folder holds no run, its parts cannot be built here, or an argument is out
+        of range.
+    """
+    from jax_a3c.evaluation.score import evaluate_run
+    from jax_a3c.experiment.build import Parts
+    from jax_a3c.experiment.run_directory import RunDirectory
+
+    return evaluate_run(
+        RunDirectory(run_dir),
+        num_episodes=episodes,
+        seed=seed,
+        quiet=quiet,
+        which=checkpoint,
+        max_steps=max_steps,
+        parts=Parts(env=env, network=network),
+    )

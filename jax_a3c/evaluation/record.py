@@ -24,10 +24,9 @@ from jax_a3c.errors import InputError
 from jax_a3c.evaluation.play import Act, acting
 from jax_a3c.evaluation.score import load
 from jax_a3c.evaluation.video import MAX_FPS, check_output, write_video
-from jax_a3c.experiment.build import evaluation_env
+from jax_a3c.experiment.build import Parts, evaluation_env
 from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.networks.base import Network
-from jax_a3c.settings.run import POLICIES, kind_of
 from jax_a3c.types import Array, Params
 
 
@@ -64,9 +63,11 @@ class Frame(NamedTuple):
 
 
 def record(
-    run: RunDirectory,
-    output: Path | None = None,
+    run_dir: RunDirectory | str | Path,
+    output: str | Path | None = None,
     *,
+    env: JaxEnvironment | HostFactory | None = None,
+    network: Network | None = None,
     episodes: int = 1,
     policy: str | None = None,
     seed: int = 1,
@@ -79,9 +80,11 @@ def record(
     All checks are made before the first step.
 
     Args:
-      run: folder of a run whose training has ended.
+      run_dir: folder of a run whose training has ended.
       output: file that ends in `.gif` or `.mp4`. An existing file is overwritten. None means
         `recording.gif` in the folder of the run.
+      env: the user's own environment, if the run was trained with it.
+      network: the user's own network, if the run was trained with it.
       episodes: number of whole games, at least 1.
       policy: `"greedy"`, or `"sampled"` for actor-critic methods, or `"epsilon-greedy"` for
         value-based methods. None means the evaluation policy of the run.
@@ -98,25 +101,24 @@ def record(
         the environment cannot be drawn.
     """
     # First check that the folder is a run, for a clear message.
-    run.config()
+    run = run_dir if isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
+    method = run.config()[0]
 
     # Check every argument before a game is played.
-    path = output if output is not None else run.path / "recording.gif"
+    path = run.path / "recording.gif" if output is None else Path(output)
     check_output(path)
     check_integer("episodes", episodes, 1, MAX_EPISODES)
     check_integer("max_steps", max_steps, 1)
     check_integer("fps", fps, 1, MAX_FPS)
     check_integer("seed", seed, 0)
 
-    experiment, method, settings, params = load(run, checkpoint)
+    player, settings, params = load(run, checkpoint, Parts(env=env, network=network))
     policy = settings.eval_policy if policy is None else policy
-    check_choice(f"policy of {method}", policy, POLICIES[kind_of(method)])
+    check_choice(f"policy of {method}", policy, settings.POLICIES)
 
-    stage = rendered(evaluation_env(experiment, settings), seed)
-    act = acting(experiment.network, policy)
-    frames = played(
-        stage, experiment.network, act, params, jax.random.key(seed), episodes, max_steps
-    )
+    stage = rendered(evaluation_env(player, settings), seed)
+    act = acting(player.network, policy)
+    frames = played(stage, player.network, act, params, jax.random.key(seed), episodes, max_steps)
     returns: list[float] = []
     lengths: list[int] = []
 

@@ -13,10 +13,18 @@ from jax_a3c import scores
 from jax_a3c.checks import MAX_EPISODES, MAX_STEPS, check_integer, check_kind
 from jax_a3c.errors import InputError
 from jax_a3c.evaluation.play import Evaluation, Standing, evaluator
-from jax_a3c.experiment.build import Experiment, build, evaluation_env
+from jax_a3c.experiment.build import (
+    NO_PARTS,
+    Parts,
+    Player,
+    build_player,
+    check_own_parts,
+    evaluation_env,
+)
 from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.messages import Terminal, tell
-from jax_a3c.settings.run import POLICIES, Settings, check_method, kind_of
+from jax_a3c.settings.run import Settings
+from jax_a3c.types import Params
 
 AGGREGATES = {
     "mean": scores.mean,
@@ -41,8 +49,7 @@ class EvaluationStopped(Exception):
 
 
 def evaluate(
-    experiment: Experiment,
-    method: str,
+    player: Player,
     settings: Settings,
     params: Any,
     key: jax.Array,
@@ -53,8 +60,7 @@ def evaluate(
     """Evaluate the greedy and the exploring policy over episodes on new environments.
 
     Args:
-      experiment: the parts of the run.
-      method: name of the method.
+      player: environment and network of the run.
       settings: settings of the run, which give the number of episodes, their step limit (see
         `episode_limit`) and the policy that counts.
       params: variables of the network.
@@ -76,8 +82,8 @@ def evaluate(
       InputError: if `settings.eval_episodes` is 0.
     """
     check_integer("eval_episodes of an evaluation", settings.eval_episodes, 1, MAX_EPISODES)
-    env = evaluation_env(experiment, settings)
-    results = _play(experiment, env, method, settings, params, key, quiet, stopped)
+    env = evaluation_env(player, settings)
+    results = _play(player, env, settings, params, key, quiet, stopped)
     _tell_nonfinite(env.spec.id, results)
 
     summary: dict[str, Any] = {
@@ -108,9 +114,8 @@ def evaluate(
 
 
 def _play(
-    experiment: Experiment,
+    player: Player,
     env: Any,
-    method: str,
     settings: Settings,
     params: Any,
     key: jax.Array,
@@ -118,9 +123,9 @@ def _play(
     stopped: Callable[[], bool],
 ) -> dict[str, Evaluation]:
     """Play the episodes of an evaluation with a progress bar, and return the results by policy."""
-    policies = POLICIES[kind_of(method)]
+    policies = settings.POLICIES
     count = settings.eval_episodes
-    limit = episode_limit(method, settings)
+    limit = episode_limit(settings)
     total = len(policies) * count
     results = {}
 
@@ -151,7 +156,7 @@ def _play(
 
             play = evaluator(
                 env,
-                experiment.network,
+                player.network,
                 num_episodes=count,
                 policy=policy,
                 progress=progress,
@@ -161,7 +166,7 @@ def _play(
     return results
 
 
-def episode_limit(method: str, settings: Settings) -> int:
+def episode_limit(settings: Settings) -> int:
     """Return the number of steps after which an evaluation cuts a game.
 
     The games of all policies share `eval_max_steps` equally. If it is None they share
@@ -170,13 +175,12 @@ def episode_limit(method: str, settings: Settings) -> int:
     is cut. The limit counts steps, not seconds, so that every machine gives the same result.
 
     Args:
-      method: name of the method.
       settings: settings of the run.
 
     Returns:
       The limit in environment steps, at least 1.
     """
-    games = max(1, settings.eval_episodes) * len(POLICIES[kind_of(method)])
+    games = max(1, settings.eval_episodes) * len(settings.POLICIES)
     if settings.eval_max_steps is not None:
         return max(1, settings.eval_max_steps // games)
     return max(MIN_EPISODE_STEPS, int(EVALUATION_SHARE * settings.total_timesteps) // games)
@@ -207,6 +211,7 @@ def evaluate_run(
     quiet: bool = True,
     which: str = "last",
     max_steps: int | None = None,
+    parts: Parts = NO_PARTS,
 ) -> dict[str, Any]:
     """Evaluate the parameters of a run.
 
@@ -218,6 +223,7 @@ def evaluate_run(
       which: checkpoint to evaluate, `"last"` or `"best"`.
       max_steps: environment steps of the whole evaluation, shared equally by its games; None plays
         whole games.
+      parts: the user's own environment and network, if the run was trained with them.
 
     Returns:
       As `evaluate`.
@@ -231,13 +237,12 @@ def evaluate_run(
     if max_steps is not None:
         check_integer("max_steps", max_steps, 1, MAX_STEPS)
 
-    experiment, method, settings, params = load(run, which)
+    player, settings, params = load(run, which, parts)
 
     # Replace the limits of the training run: its `eval_max_steps` would cut games.
     most = MAX_STEPS if max_steps is None else max_steps
     settings = dataclasses.replace(settings, eval_episodes=num_episodes, eval_max_steps=most)
-    check_method(method, settings)
-    return evaluate(experiment, method, settings, params, jax.random.key(seed), quiet=quiet)
+    return evaluate(player, settings, params, jax.random.key(seed), quiet=quiet)
 
 
 def evaluate_runs(
@@ -338,14 +343,17 @@ def aggregate(returns: dict[str, list[float]]) -> dict[str, Any]:
     return result
 
 
-def load(run: RunDirectory, which: str = "last") -> tuple[Experiment, str, Settings, Any]:
-    """Return the parts of a run, its method, its settings and the variables of a checkpoint."""
-    method, env_id, settings = run.config()
+def load(
+    run: RunDirectory, which: str = "last", parts: Parts = NO_PARTS
+) -> tuple[Player, Settings, Params]:
+    """Return what plays in a run, its settings and the variables of a checkpoint."""
+    _, env_id, settings = run.config()
+    check_own_parts(run, parts, ("env", "network"))
     try:
-        experiment = build(method, env_id, settings)
+        player = build_player(env_id, settings, parts)
     except InputError as error:  # the run may come from another version or machine
         raise InputError(f"{run.path / 'config.json'} cannot be built here: {error}") from error
-    return experiment, method, settings, run.load_params(experiment.params_like(), which)
+    return player, settings, run.load_params(player.params_like(), which)
 
 
 def task_of(env_id: str, settings: Settings) -> str:

@@ -1,111 +1,229 @@
 """Build the parts of a run from its settings: environment, network, optimizer and runner."""
 
-import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from jax_a3c import envs, networks, objectives, optimizers
-from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
+from jax_a3c.envs.base import EnvSpec, HostFactory, JaxEnvironment, on_device
 from jax_a3c.errors import InputError
+from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.messages import shown
+from jax_a3c.networks.base import Network
 from jax_a3c.normalization import normalized_network, normalized_objective
+from jax_a3c.objectives.base import Objective
 from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.base import Runner
 from jax_a3c.runners.loop import SynchronousRunner
-from jax_a3c.runners.parts import params_like
+from jax_a3c.runners.parts import check_env_kind, check_network, params_like
 from jax_a3c.runners.synchronous import synchronous
-from jax_a3c.settings.methods import METHODS
-from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig, check_rows
-from jax_a3c.settings.run import Settings, check_method
+from jax_a3c.settings.methods import METHODS, Settings, ValueBasedSettings
+from jax_a3c.settings.parts import AsynchronousConfig, RunnerConfig, SynchronousConfig
+from jax_a3c.settings.run import check_method
 from jax_a3c.types import Params
 
 
-class Experiment(NamedTuple):
-    """The parts of a run.
+class Parts(NamedTuple):
+    """The parts of a run that the user hands in; None where the settings choose the part.
+
+    Attributes:
+      env: an environment of the user's, or from `envs.make`.
+      network: a network for the environment, see `objectives.Network`.
+      objective: an `Objective`, or a function `network -> Objective`. With normalization it must be
+        a function, which is called with the network that normalizes.
+      optimizer: any Optax transformation.
+    """
+
+    env: JaxEnvironment | HostFactory | None = None
+    network: Network | None = None
+    objective: Objective | Callable[[Network], Objective] | None = None
+    optimizer: optax.GradientTransformation | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the parts that the user hands in."""
+        return tuple(name for name, part in self._asdict().items() if part is not None)
+
+
+NO_PARTS = Parts()
+
+
+@dataclass(frozen=True)
+class Player:
+    """The parts of a run that play.
 
     Attributes:
       env: the environment.
       network: the network; it normalizes its inputs if the settings ask for that.
-      runner: the runner of the method.
     """
 
     env: JaxEnvironment | HostFactory
     network: Any
-    runner: Runner
 
     def params_like(self) -> Params:
         """Return the tree of the network's variables as shapes and dtypes; compute nothing."""
         return params_like(self.network, self.env.spec)
 
 
-def build(method: str, env_id: str, settings: Settings) -> Experiment:
+@dataclass(frozen=True)
+class Experiment(Player):
+    """The parts of a run.
+
+    Attributes:
+      runner: the runner of the method.
+      own_parts: names of the parts that the user handed in.
+    """
+
+    runner: Runner
+    own_parts: tuple[str, ...] = ()
+
+
+def build(method: str, env_id: str, settings: Settings, parts: Parts = NO_PARTS) -> Experiment:
     """Build the parts of a run; compile nothing yet.
 
     Args:
       method: a name in `settings.methods.METHODS`.
       env_id: id of the environment, such as `gymnax:CartPole-v1`.
       settings: all settings, as `resolve` returns them.
+      parts: the user's own parts, which replace what the settings say.
 
     Returns:
       The parts.
 
     Raises:
-      InputError: if a setting, the id or their combination is invalid; the message names it.
+      InputError: if a setting, the id, a part or their combination is invalid; the message names
+        it.
     """
     check_method(method, settings)
-    asynchronous = METHODS[method].runner == "asynchronous"
-    value_based = METHODS[method].value_based
-
-    # Check the settings first: building the environment and the network is slow.
-    config = _pick(AsynchronousConfig if asynchronous else SynchronousConfig, settings)
-    objective_config = _pick(
-        objectives.ActionValueConfig if value_based else objectives.ActorCriticConfig, settings
-    )
-    if isinstance(objective_config, objectives.ActorCriticConfig):
-        check_rows(objective_config, settings.num_envs, settings.num_steps)
-    optimizer = _optimizer(settings)
+    optimizer = _optimizer(settings) if parts.optimizer is None else parts.optimizer
+    player = build_player(env_id, settings, parts)
+    env = player.env
+    network = player.network
 
     # Only the rollouts of JAX environments choose how an episode restarts.
-    env = envs.make(env_id, **_env_options(settings.env_options))
-    if not on_device(env) and settings.auto_reset != Settings.auto_reset:
+    if not on_device(env) and settings.auto_reset != RunnerConfig.auto_reset:
         raise InputError(
             f"auto_reset applies only to JAX environments, and {env_id!r} is a host environment; "
             f"leave auto_reset out"
         )
+    workers = settings.num_workers if isinstance(settings, AsynchronousConfig) else 1
+    _check_rollouts(env.spec, settings, workers)
 
-    # The network normalizes its inputs; the objective updates the running statistics.
-    network = _network(value_based, env, settings)
-    observations = settings.normalize_observations
-    rewards = settings.normalize_rewards
-    if observations or rewards:
-        network = normalized_network(network, env, observations=observations, rewards=rewards)
-    workers = settings.num_workers if asynchronous else 1
-    _check_sizes(env, network, settings, workers)
-    objective = getattr(objectives, METHODS[method].objective)(network, objective_config)
-    if observations or rewards:
+    # The objective updates the running statistics.
+    objective = _objective(method, network, settings, parts)
+    if settings.normalize_observations or settings.normalize_rewards:
         objective = normalized_objective(
             objective, network, gamma=settings.gamma, num_workers=workers
         )
 
+    # The settings of a run are also its runner's and its objective's.
     runner: Runner
-    if asynchronous:
-        runner = AsynchronousRunner(env, network, optimizer, objective, config)
+    if isinstance(settings, AsynchronousConfig):
+        runner = AsynchronousRunner(env, network, optimizer, objective, settings)
+    elif isinstance(settings, SynchronousConfig):
+        algorithm = synchronous(env, network, optimizer, objective, settings)
+        runner = SynchronousRunner(algorithm, settings)
+    return Experiment(env, network, runner, parts.names)
+
+
+def build_player(env_id: str, settings: Settings, parts: Parts = NO_PARTS) -> Player:
+    """Build the environment and the network of a run.
+
+    Args:
+      env_id: id of the environment, such as `gymnax:CartPole-v1`.
+      settings: settings of the run.
+      parts: the user's own parts.
+
+    Raises:
+      InputError: if a setting, the id or a part is invalid; the message names it.
+    """
+    if parts.env is None:
+        env = envs.make(env_id, **_env_options(settings.env_options))
+    elif settings.env_options:
+        raise InputError(
+            f"env_options belong to an environment id, got {shown(settings.env_options)} with an "
+            "environment object; leave them out"
+        )
     else:
-        algorithm = synchronous(env, network, optimizer, objective, config)
-        runner = SynchronousRunner(algorithm, config)
-    return Experiment(env, network, runner)
+        env = parts.env
+        check_env_kind(env)
+
+    if parts.network is None:
+        network = _network(env, settings)
+    else:
+        network = parts.network
+        check_network(network, env.spec)
+
+    # The network normalizes its inputs.
+    observations = settings.normalize_observations
+    rewards = settings.normalize_rewards
+    if observations or rewards:
+        network = normalized_network(network, env, observations=observations, rewards=rewards)
+    player = Player(env, network)
+    if parts.network is None:
+        _check_network(player, settings)
+    return player
 
 
-def evaluation_env(experiment: Experiment, settings: Settings) -> JaxEnvironment | HostFactory:
+def check_own_parts(run: RunDirectory, parts: Parts, needed: Sequence[str]) -> None:
+    """Check that the user hands in the parts with which a run was trained, and no others.
+
+    Args:
+      run: the run.
+      parts: what the user hands in.
+      needed: names of the parts that are needed now.
+
+    Raises:
+      InputError: if a part is missing, was not handed in before, or is another environment.
+    """
+    stored = run.own_parts()
+    where = f"the run in {str(run.path)!r}"
+    missing = [name for name in stored if name in needed and getattr(parts, name) is None]
+    if missing:
+        given = ", ".join(f"{name}=..." for name in missing)
+        raise InputError(
+            f"{where} was trained from Python with {given}; hand in the same again, in Python: "
+            f"jax_a3c.resume, load, evaluate and record take {' and '.join(missing)}"
+        )
+    if extra := [name for name in parts.names if name not in stored]:
+        raise InputError(f"{where} was trained without {extra[0]}=...; leave it out")
+
+    # Another environment would continue the run on another task.
+    if parts.env is not None:
+        check_env_kind(parts.env)
+        if (env_id := run.config()[1]) != parts.env.spec.id:
+            raise InputError(f"{where} is of {env_id}, but env is {parts.env.spec.id}")
+
+
+def evaluation_env(player: Player, settings: Settings) -> JaxEnvironment | HostFactory:
     """Return the environment for evaluation, where an episode is a whole game and not one life."""
     options = _env_options(settings.env_options)
     if not options.pop("episodic_life", False):
-        return experiment.env
-    return envs.make(experiment.env.spec.id, **options)
+        return player.env
+    return envs.make(player.env.spec.id, **options)
+
+
+def _objective(method: str, network: Any, settings: Settings, parts: Parts) -> Objective:
+    """Build the objective of a run."""
+    objective = parts.objective
+    if objective is None:
+        return getattr(objectives, METHODS[method].objective)(network, settings)
+    if not isinstance(objective, Objective) and callable(objective):
+        return objective(network)
+
+    # An objective that was built already acts with a network that does not normalize.
+    if settings.normalize_observations or settings.normalize_rewards:
+        raise InputError(
+            "with normalization, objective must be a function network -> Objective, such as "
+            f"lambda network: objectives.actor_critic(network), got {shown(objective)}"
+        )
+    return objective
 
 
 def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
@@ -125,16 +243,14 @@ def _env_options(options: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-def _check_sizes(
-    env: JaxEnvironment | HostFactory, network: Any, settings: Settings, num_workers: int
-) -> None:
-    """Check that the network fits the observations and that the run fits into memory."""
-    spec = env.spec
+def _check_network(player: Player, settings: Settings) -> None:
+    """Check that the network of the settings fits the observations and the memory."""
+    spec = player.env.spec
     shape = {name: getattr(settings, name) for name in ("network", "hidden", "lstm_size")}
 
     # Trace the network without allocating its parameters.
     try:
-        parameters = params_like(network, spec)
+        parameters = player.params_like()
     except InputError as error:
         raise InputError(
             f"network {settings.network!r} does not fit {spec.id!r}: {error}"
@@ -143,7 +259,7 @@ def _check_sizes(
         raise InputError(f"cannot build a network with {shape}: {error}") from error
 
     # Compare the parameters with the physical memory.
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = _memory()
     needed = sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parameters)
     )
@@ -153,7 +269,10 @@ def _check_sizes(
             f"and this machine has {_gib(memory)}; take smaller layers"
         )
 
-    # Compare the observations of one rollout per worker with the memory.
+
+def _check_rollouts(spec: EnvSpec, settings: Settings, num_workers: int) -> None:
+    """Check that the observations of one rollout per worker fit into the memory."""
+    memory = _memory()
     rows = settings.num_envs * settings.num_steps * num_workers
     needed = (
         rows * math.prod(spec.observation_shape) * jax.numpy.dtype(spec.observation_dtype).itemsize
@@ -167,12 +286,17 @@ def _check_sizes(
         )
 
 
+def _memory() -> int:
+    """Return the bytes of this machine's physical memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _gib(count: int) -> str:
     """Format a number of bytes in GiB."""
     return f"{count / 2**30:,.0f} GiB"
 
 
-def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Settings) -> Any:
+def _network(env: JaxEnvironment | HostFactory, settings: Settings) -> Any:
     """Build the network of a method for an environment."""
     shape: dict[str, Any] = {
         "torso": settings.network,
@@ -180,21 +304,13 @@ def _network(value_based: bool, env: JaxEnvironment | HostFactory, settings: Set
         "lstm": settings.lstm_size if settings.lstm else 0,
         "init": settings.init,
     }
-    if value_based:
+    if isinstance(settings, ValueBasedSettings):
         return networks.q_network(env, **shape, dueling=settings.dueling)
 
-    # Networks for discrete actions ignore these two.
-    gaussian: dict[str, Any] = {
-        "variance": settings.variance,
-        "initial_stddev": settings.initial_stddev,
-    }
-    return networks.actor_critic(env, **shape, shared=settings.shared_trunk, **gaussian)
-
-
-def _pick(config: type, settings: Settings) -> Any:
-    """Return the config of one part; its fields are named like the settings."""
-    names = [field.name for field in dataclasses.fields(config)]
-    return config(**{name: getattr(settings, name) for name in names})
+    # Networks for discrete actions ignore the last two.
+    names = {"shared": "shared_trunk", "variance": "variance", "initial_stddev": "initial_stddev"}
+    policy = {argument: getattr(settings, name) for argument, name in names.items()}
+    return networks.actor_critic(env, **shape, **policy)
 
 
 def _optimizer(settings: Settings) -> optax.GradientTransformation:

@@ -11,8 +11,7 @@ import numpy as np
 
 from jax_a3c.errors import InputError
 from jax_a3c.experiment.run_directory import RunDirectory, check_recorded
-from jax_a3c.settings.methods import METHODS
-from jax_a3c.settings.run import FOREIGN, Settings, kind_of
+from jax_a3c.settings.run import Settings
 
 WINDOW = 9
 """Lines of `metrics.jsonl` that a curve averages. A single run also shows them faintly."""
@@ -204,10 +203,8 @@ def _differing(sets: Iterable[tuple[str, str, tuple[tuple[str, Any], ...]]]) -> 
 
 def _label(method: str, env_id: str, settings: dict[str, Any], names: Sequence[str]) -> str:
     """Return the label of a set without the number of its runs."""
-    # Leave out the settings that this kind of method does not use.
-    kinds = (METHODS[method].runner, kind_of(method))
-    foreign = {name for kind in kinds for name in FOREIGN.get(kind, ("", ()))[1]}
-    named = [name for name in names if name not in foreign]
+    # Leave out the settings that this method does not have.
+    named = [name for name in names if name in settings]
 
     words = [f"{name}={_short(settings[name])}" for name in named[:SHOWN_SETTINGS]]
     if len(named) > SHOWN_SETTINGS:

@@ -1,12 +1,15 @@
 """The run directory: configuration, machine, metrics, evaluations and checkpoints of one run."""
 
 import dataclasses
+import datetime
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from jax_a3c.experiment.checkpoints import (
 )
 from jax_a3c.experiment.files import append_line, locked, write_whole
 from jax_a3c.messages import plain, shown, tell
-from jax_a3c.settings.run import RunOptions, Settings, resolve
+from jax_a3c.settings.run import RunOptions, Settings, stored_settings
 from jax_a3c.types import Params
 
 PACKAGES = (
@@ -40,6 +43,8 @@ PACKAGES = (
     "mujoco",
 )
 INITIAL = "initial_params.safetensors"
+MAX_NAME = 100
+"""Largest number of characters of an environment id in a folder name; file systems allow 255."""
 SUMMARY_NUMBERS = (
     *("env_steps", "seconds", "env_steps_per_second"),
     *("eval_return_mean", "eval_return_std", "eval_episodes", "eval_episodes_cut"),
@@ -56,19 +61,20 @@ class RunDirectory:
       path: folder of the run.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str | Path):
         """Refer to the folder `path`; read and write nothing yet."""
         self.path = _folder(path)
 
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: str | Path,
         method: str,
         env_id: str,
         settings: Settings,
         options: RunOptions | None = None,
         initial_params: Params | None = None,
+        own_parts: Sequence[str] = (),
     ) -> "RunDirectory":
         """Create a run in a folder that holds no run yet.
 
@@ -79,6 +85,7 @@ class RunDirectory:
           settings: all settings, resolved.
           options: what the run does in addition to training; None for the defaults.
           initial_params: variables that training starts from; None to draw them.
+          own_parts: names of the parts that the user handed in, such as "network".
 
         Returns:
           The run directory. It holds `config.json` and `env.json`, and
@@ -88,35 +95,42 @@ class RunDirectory:
           InputError: if the folder holds a run already or cannot be written.
         """
         run = cls(path)
-        path = run.path
+        folder = run.path
 
         # The lock keeps two processes from creating the same run.
         try:
             run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
-            with locked(path):
-                if (path / "config.json").exists() or any(run.checkpoints.folder.iterdir()):
+            with locked(folder):
+                if (folder / "config.json").exists() or any(run.checkpoints.folder.iterdir()):
                     raise InputError(
-                        f"run_dir {str(path)!r} holds a run already; "
+                        f"run_dir {str(folder)!r} holds a run already; "
                         f"choose another folder or remove it"
                     )
 
                 # config.json comes last: the folder is a run as soon as it exists.
                 if initial_params is not None:
-                    export_params(initial_params, path / INITIAL)
-                run.write_config(method, env_id, settings, options or RunOptions())
+                    export_params(initial_params, folder / INITIAL)
+                run.write_config(method, env_id, settings, options or RunOptions(), own_parts)
         except InputError:
             raise
         except (OSError, ValueError) as error:  # ValueError: not a valid path
-            raise InputError(f"run_dir {str(path)!r} cannot be written: {error}") from error
+            raise InputError(f"run_dir {str(folder)!r} cannot be written: {error}") from error
 
         run._write("env.json", environment())
         return run
 
     def write_config(
-        self, method: str, env_id: str, settings: Settings, options: RunOptions
+        self,
+        method: str,
+        env_id: str,
+        settings: Settings,
+        options: RunOptions,
+        own_parts: Sequence[str] = (),
     ) -> None:
         """Write `config.json`."""
-        content = {"method": method, "env": env_id, "settings": dataclasses.asdict(settings)}
+        content: dict[str, Any] = {"method": method, "env": env_id}
+        content["settings"] = dataclasses.asdict(settings)
+        content["own_parts"] = list(own_parts)
         # `quiet` belongs to the terminal and not to the run.
         kept = dataclasses.asdict(options)
         kept.pop("quiet")
@@ -133,7 +147,7 @@ class RunDirectory:
         try:
             method = config["method"]
             env_id = config["env"]
-            return method, env_id, resolve(method, env_id, **config["settings"])
+            return method, env_id, stored_settings(method, config["settings"])
         except InputError as error:
             raise InputError(
                 f"{path} is damaged or from another version of jax_a3c: {error}"
@@ -155,6 +169,20 @@ class RunDirectory:
                 f"{self.path / 'config.json'} is damaged or from another version of jax_a3c: "
                 f"{error}"
             ) from error
+
+    def own_parts(self) -> list[str]:
+        """Return the names of the parts that the user handed in, such as "network".
+
+        Raises:
+          InputError: if the folder holds no run, or if its configuration is damaged.
+        """
+        stored = self._read("config.json").get("own_parts", [])
+        if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
+            raise InputError(
+                f"own_parts in {self.path / 'config.json'} must be a list of names, got "
+                f"{shown(stored)}"
+            )
+        return stored
 
     def initial_params(self, like: Params) -> Params | None:
         """Return the variables that training started from, None if they were drawn."""
@@ -321,6 +349,14 @@ class RunDirectory:
 
         except (OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def new_run_dir(method: str, env_id: str) -> Path:
+    """Return a folder for a new run: `runs/METHOD-ENV-TIME`."""
+    # Microseconds: several runs may start in the same second.
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    env = re.sub(r"[^\w.-]+", "-", env_id, flags=re.ASCII)[:MAX_NAME]
+    return Path("runs", f"{method}-{env}-{now}")
 
 
 def environment() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from jax_a3c.checks import (
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores, on_device
 from jax_a3c.errors import InputError
 from jax_a3c.networks.base import Network
-from jax_a3c.objectives import Objective, actor_critic
+from jax_a3c.objectives import Objective
 from jax_a3c.programs import shared_jit
 from jax_a3c.runners.base import Callback, Progress, TrainingResult
 from jax_a3c.runners.parts import check_parts
@@ -31,7 +31,7 @@ from jax_a3c.runners.segments import Segment, Segments
 from jax_a3c.runners.shared_parameters import SharedParameters, Update, aligned_empty
 from jax_a3c.runners.updates import Packing, ravel, unraveller
 from jax_a3c.runners.workers import Workers
-from jax_a3c.settings.parts import A3CConfig, AsynchronousConfig
+from jax_a3c.settings.parts import AsynchronousConfig
 from jax_a3c.types import Array, Params
 
 
@@ -48,44 +48,6 @@ class AsynchronousState(NamedTuple):
     shared: SharedParameters
     actors: list[ActorState]
     opt_states: list[Any]
-
-
-def a3c(
-    make_env: Callable[..., JaxEnvironment | HostFactory],
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    config: A3CConfig | None = None,
-) -> "AsynchronousRunner":
-    """Build asynchronous advantage actor-critic (A3C) on CPU threads.
-
-    Args:
-      make_env: function that builds the environment, `() -> env`. A JAX environment is pure and
-        serves all workers. For a host environment each worker starts a separate group.
-      network: policy and value function, see `networks.actor_critic`.
-      optimizer: an optimizer of `jax_a3c.optimizers` is applied in place; with `shared_rmsprop` all
-        workers share its moments. Any other Optax transformation keeps a state per worker, and its
-        updates are added without a lock.
-      config: settings; the defaults if None.
-
-    Returns:
-      The runner; its `run` trains.
-
-    References:
-      Mnih et al. (2016), Algorithm S3.
-
-    Example:
-      >>> from jax_a3c import a3c, A3CConfig, envs, networks, optimizers
-      >>> env = envs.make("gymnax:CartPole-v1")
-      >>> optimizer = optimizers.shared_rmsprop(7e-4)
-      >>> config = A3CConfig(total_timesteps=1000)
-      >>> runner = a3c(lambda: env, networks.actor_critic(env), optimizer, config)
-      >>> runner.run(jax.random.key(0)).progress.env_steps >= 1000
-      True
-    """
-    config = A3CConfig() if config is None else config
-    check_kind("config", config, A3CConfig)
-    check_callable("make_env", make_env, example="lambda: envs.make('gymnax:CartPole-v1')")
-    return AsynchronousRunner(make_env(), network, optimizer, actor_critic(network, config), config)
 
 
 def use_worker_threads() -> None:

@@ -52,17 +52,13 @@ def check_parts(env: Any, network: Any, optimizer: Any, objective: Any) -> Param
     Raises:
       InputError: if a part is something else, or if the parts do not fit each other.
     """
-    # Check the kinds of the parts, without tracing.
-    _check_env_kind(env)
-    _check_has("network", network, ("init", "apply", "initial_carry"), "networks.actor_critic(env)")
-    _check_has("optimizer", optimizer, ("init", "update"), "optimizers.shared_rmsprop(7e-4)")
-    _check_has("objective", objective, ("act", "loss"), "objectives.n_step_q(network)")
-    _check_declared_actions(network, env.spec)
-
-    # Trace each part.
+    check_env_kind(env)
     if on_device(env):
         check_environment(env)
     params = check_network(network, env.spec)
+
+    _check_has("optimizer", optimizer, ("init", "update"), "optimizers.shared_rmsprop(7e-4)")
+    _check_has("objective", objective, ("act", "loss"), "objectives.n_step_q(network)")
     _check_optimizer(optimizer, params)
     _check_act(objective, network, params, env.spec)
     return params
@@ -144,6 +140,8 @@ def check_network(network: Any, spec: EnvSpec) -> Params:
       InputError: if the network cannot be used. The message says what it returned and what is
         expected.
     """
+    _check_has("network", network, ("init", "apply", "initial_carry"), "networks.actor_critic(env)")
+    _check_declared_actions(network, spec)
     inputs = _inputs_like(network, spec)
 
     # Trace init and apply.
@@ -180,8 +178,15 @@ def _inputs_like(network: Any, spec: EnvSpec) -> tuple[Any, Any, Any]:
     return carry, observation, jax.ShapeDtypeStruct((1, 1), bool)
 
 
-def _check_env_kind(env: Any) -> None:
-    """Check that `env` is an environment of this library; the error names the line to write."""
+def check_env_kind(env: Any) -> None:
+    """Check that `env` is an environment of this library.
+
+    Args:
+      env: what the user passed.
+
+    Raises:
+      InputError: if it is something else. The message names the line to write.
+    """
     wanted = f"env must be an environment, as envs.make gives it, got {shown(env)}"
 
     # Refuse an id or a class in place of an environment.

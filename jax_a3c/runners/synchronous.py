@@ -27,12 +27,12 @@ from jax_a3c.acting.unroll import EpisodeSums, UnrollConfig, no_episodes, unroll
 from jax_a3c.checks import check_kind
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.networks.base import Network
-from jax_a3c.objectives import Objective, actor_critic, gradient, guarded
+from jax_a3c.objectives import Objective, gradient, guarded
 from jax_a3c.programs import compile_program, shared_jit
 from jax_a3c.rollouts import Rollout
 from jax_a3c.runners.counters import Counter
 from jax_a3c.runners.parts import check_parts
-from jax_a3c.settings.parts import A2CConfig, SynchronousConfig
+from jax_a3c.settings.parts import SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params
 
 
@@ -94,42 +94,6 @@ class Algorithm(NamedTuple):
     def traceable(self) -> bool:
         """Whether `init` and `step` are pure functions; False with host environments."""
         return self.compile_for is None
-
-
-def a2c(
-    env: JaxEnvironment | HostFactory,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    config: A2CConfig | None = None,
-) -> Algorithm:
-    """Build synchronous advantage actor-critic (A2C): T steps in N environments, then one update.
-
-    Args:
-      env: the environment, from `envs.make`.
-      network: policy and value function, see `networks.actor_critic`.
-      optimizer: any Optax transformation. Optimizers of `jax_a3c.optimizers` schedule the learning
-        rate in environment steps; Optax' own schedule it in updates.
-      config: settings; the defaults if None.
-
-    Returns:
-      The pair `init, step`.
-
-    References:
-      Mnih et al. (2016), Algorithm S3, with the workers' gradients averaged into one update.
-
-    Example:
-      >>> from jax_a3c import a2c, envs, networks, optimizers
-      >>> env = envs.make("gymnax:CartPole-v1")
-      >>> optimizer = optimizers.shared_rmsprop(7e-4, eps=1e-5)
-      >>> algorithm = a2c(env, networks.actor_critic(env), optimizer)
-      >>> state = algorithm.init(jax.random.key(0))
-      >>> state, metrics = jax.lax.scan(lambda s, _: algorithm.step(s), state, length=3)
-      >>> metrics["loss"].shape
-      (3,)
-    """
-    config = A2CConfig() if config is None else config
-    check_kind("config", config, A2CConfig)
-    return synchronous(env, network, optimizer, actor_critic(network, config), config)
 
 
 def synchronous(

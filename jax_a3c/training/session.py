@@ -246,7 +246,11 @@ class Session:
             # The run directory changes from here on; damaged files are still refused before that.
             self._run.forget_after(env_steps if checkpoint is not None else -1)
             self._run.write_config(
-                self._method, self._experiment.env.spec.id, self._settings, self._options
+                self._method,
+                self._experiment.env.spec.id,
+                self._settings,
+                self._options,
+                self._experiment.own_parts,
             )
             if checkpoint is not None:
                 self._run.checkpoints.set_aside(checkpoint.path)
@@ -338,9 +342,7 @@ class Session:
         results: dict[str, Any] = {}
         options: Any = {"quiet": self._options.quiet, "stopped": self._stopped.is_set}
         with contextlib.suppress(EvaluationStopped):
-            results = evaluate(
-                self._experiment, self._method, self._settings, params, key, **options
-            )
+            results = evaluate(self._experiment, self._settings, params, key, **options)
 
             env_steps = self._recorder.progress.env_steps
             mean = results["eval_return_mean"]
