@@ -64,5 +64,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 		exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[plots,tensorboard,video,envpool,gymnasium,test,dev,docs]'
+		-c constraints.txt -e '.[plots,tensorboard,wandb,video,envpool,gymnasium,test,dev,docs]'
 	@touch $@

@@ -14,9 +14,7 @@ ENV = "gymnax:CartPole-v1"
 def recorder(tmp_path):
     """Return `recorder(progress)`, which makes the recorder of a run with that progress."""
     run = RunDirectory.create(tmp_path / "run", "a2c", ENV, resolve("a2c", ENV))
-    return lambda progress=None: Recorder(
-        run, 10**6, quiet=True, tensorboard=False, progress=progress
-    )
+    return lambda progress=None: Recorder(run, 10**6, quiet=True, progress=progress)
 
 
 def at(updates, skipped=0, rewards=0, observations=0):

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from jax_a3c.cli.tables import print_table, print_values
 from jax_a3c.errors import InputError
+from jax_a3c.scores import games
 from jax_a3c.settings.methods import METHODS
-from jax_a3c.settings.presets import PRESETS, preset_id
+from jax_a3c.settings.presets import ATARI, PRESETS, preset_id
 from jax_a3c.settings.run import RunOptions, Settings, check_options
 from jax_a3c.training.signals import ExitCode, flush_output
 
@@ -89,7 +91,7 @@ class Train:
         # The run is complete even if nobody reads the output any more.
         with contextlib.suppress(OSError):
             try:
-                _print_table([_summary_row(run_dir, summary)])
+                print_table([_summary_row(run_dir, summary)])
             finally:
                 flush_output()
         return ExitCode.DONE if summary["status"] == "completed" else ExitCode.INTERRUPTED
@@ -147,15 +149,15 @@ class Train:
         print(f"{self.method} on {self.env}")
         if (preset := self._preset()) is not None:
             print(preset)
-        for name, value in dataclasses.asdict(settings).items():
-            print(f"  {name} = {value}")
-        print(experiment.env.spec)
+        print_values(dataclasses.asdict(settings))
+        print()
+        print_values(_spaces(experiment.env.spec))
         _print_unbounded_actions(experiment.env.spec.action_space)
 
         # Shapes and parameter count of the network.
         shapes = {name: leaf.shape for name, leaf in named_leaves(experiment.params_like()).items()}
-        for name, shape in shapes.items():
-            print(f"  {name} {shape}")
+        print()
+        print_values({name: str(shape) for name, shape in shapes.items()})
         print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
         return ExitCode.DONE
 
@@ -301,7 +303,7 @@ class Plot:
             if os.path.exists(run.path / "summary.json")
         ]
         print(f"wrote {learning_curves(runs, self.output)}")
-        _print_table(rows)
+        print_table(rows)
         return ExitCode.DONE
 
 
@@ -309,11 +311,18 @@ class Plot:
 class Info:
     """Print package versions, devices and the processor of this machine."""
 
+    json: bool = False
+    """whether to print JSON for programs."""
+
     def __call__(self) -> int:
         """Run the command."""
         from jax_a3c.experiment.run_directory import environment
 
-        print(json.dumps(environment(), indent=2))
+        found = environment()
+        if self.json:
+            print(json.dumps(found, indent=2))
+        else:
+            print_values({**found.pop("packages"), **found})
         return ExitCode.DONE
 
 
@@ -331,7 +340,7 @@ class Presets:
         chosen = {
             (method, env_id): preset
             for (method, env_id), preset in PRESETS.items()
-            if _matches(self.words, method, env_id)
+            if _matches(self.words, method, _games() if env_id == ATARI else env_id)
         }
         if self.json:
             rows = [
@@ -341,9 +350,17 @@ class Presets:
             print(json.dumps(rows, indent=2))
             return ExitCode.DONE
 
-        for (method, env_id), preset in chosen.items():
-            settings = " ".join(f"{name}={value}" for name, value in preset.settings.items())
-            print(f"{method} {env_id}\n  {settings}\n  {preset.result}")
+        print_table(
+            [
+                {
+                    "method": method,
+                    "env": env_id,
+                    "settings": " ".join(f"{n}={value}" for n, value in preset.settings.items()),
+                    "result": preset.result,
+                }
+                for (method, env_id), preset in chosen.items()
+            ]
+        )
         print(
             "An environment without a preset uses the preset of the environment with the same name "
             "in another library: gymnasium:CartPole-v1 uses the preset of gymnax:CartPole-v1. "
@@ -370,26 +387,34 @@ class Envs:
         for env_id in envs.available():
             if not _matches(self.words, env_id):
                 continue
-            spec = envs.make(env_id).spec
-            actions = spec.action_space
-            rows.append(
-                {
-                    "id": env_id,
-                    "observation": f"{spec.num_categories} categories"
-                    if spec.num_categories
-                    else f"{spec.observation_shape} {spec.observation_dtype}",
-                    "actions": f"{actions.num_actions} discrete"
-                    if isinstance(actions, envs.Discrete)
-                    else f"{actions.size} continuous",
-                    "time limit": spec.max_episode_steps,
-                }
-            )
+            rows.append({"id": env_id, **_spaces(envs.make(env_id).spec)})
 
         if self.json:
             print(json.dumps(rows, indent=2))
         else:
-            _print_table(rows)
+            print_table(rows)
         return ExitCode.DONE
+
+
+def _games() -> str:
+    """Return the ids of all Atari games, which share one preset, as one text to search."""
+    return " ".join(f"{ATARI} envpool:{game}-v5" for game in games())
+
+
+def _spaces(spec: Any) -> dict[str, Any]:
+    """Return the observations, the actions and the time limit of an environment as text."""
+    from jax_a3c.envs.base import Discrete
+
+    actions = spec.action_space
+    return {
+        "observation": f"{spec.num_categories} categories"
+        if spec.num_categories
+        else f"{spec.observation_shape} {spec.observation_dtype}",
+        "actions": f"{actions.num_actions} discrete"
+        if isinstance(actions, Discrete)
+        else f"{actions.size} continuous",
+        "time limit": spec.max_episode_steps,
+    }
 
 
 def _matches(words: tuple[str, ...], *names: str) -> bool:
@@ -432,18 +457,3 @@ def _summary_row(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
             f"{summary.get('eval_episodes')} episodes{cut}, {summary.get('eval_policy')}"
         )
     return {**row, "run": run_dir}
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    """Print rows as aligned columns; a row may lack some columns. Print nothing without rows."""
-    if not rows:
-        return
-
-    # A column is as wide as its widest entry.
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for line in lines:
-        print(
-            "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-        )

@@ -37,6 +37,8 @@ class RunOptions:
     Attributes:
       quiet: whether to hide the progress bar.
       tensorboard: whether to write TensorBoard events too; needs the extra `tensorboard`.
+      wandb: whether to log to Weights & Biases too; needs the extra `wandb`. The variable
+        WANDB_MODE=offline keeps the log in the run directory.
       checkpoint_interval: seconds between two checkpoints, above 0. Checkpoints take at most a
         twentieth of the time and become less frequent on a slow disk. One is also written at the
         start, at the end and on an interruption.
@@ -48,6 +50,7 @@ class RunOptions:
 
     quiet: bool = False
     tensorboard: bool = False
+    wandb: bool = False
     checkpoint_interval: float = 60.0
     keep_checkpoints: int = 3
     eval_interval: int | None = None
@@ -56,6 +59,7 @@ class RunOptions:
         """Check types and ranges."""
         check_boolean("quiet", self.quiet)
         check_boolean("tensorboard", self.tensorboard)
+        check_boolean("wandb", self.wandb)
         check_number("checkpoint_interval", self.checkpoint_interval, above=0.0)
         check_integer("keep_checkpoints", self.keep_checkpoints, 1, MAX_EPISODES)
         if self.eval_interval is not None:

@@ -1,16 +1,14 @@
-"""What a run reports while it trains: lines of metrics, a progress bar, TensorBoard events."""
+"""What a run reports while it trains: lines of metrics, a progress bar, loggers."""
 
-import math
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from jax_a3c.errors import InputError
 from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.messages import Terminal, tell
 from jax_a3c.runners.base import Progress
+from jax_a3c.training.loggers import Logger
 
 ROWS = 200
 """Lines of `metrics.jsonl`, spread evenly over the steps of a run; each checkpoint adds one."""
@@ -25,7 +23,7 @@ MAX_NONFINITE = 100
 
 
 class Recorder:
-    """Turns progress into lines of `metrics.jsonl`, a progress bar and optional TensorBoard events.
+    """Turns progress into lines of `metrics.jsonl`, which it passes on, and a progress bar.
 
     Attributes:
       progress: progress of the whole run. A runner reports seconds and sums since its last start
@@ -38,7 +36,7 @@ class Recorder:
         total_timesteps: int,
         *,
         quiet: bool,
-        tensorboard: bool,
+        loggers: Sequence[Logger] = (),
         progress: Progress | None = None,
     ):
         """Open the outputs.
@@ -47,7 +45,7 @@ class Recorder:
           run: the run directory to write to.
           total_timesteps: environment steps of the whole run.
           quiet: show no progress bar.
-          tensorboard: write TensorBoard events too.
+          loggers: what else gets the lines; it is closed with the recorder.
           progress: progress of the checkpoint that the run resumes from; None for a new run.
         """
         self.progress = progress or Progress(0, 0, 0.0, {}, [])
@@ -61,7 +59,7 @@ class Recorder:
         self._total = total_timesteps
         self._quiet = quiet
         self._bar: tqdm | None = None
-        self._events = Events(run.path) if tensorboard else None
+        self._loggers = list(loggers)
 
     def begin(self) -> None:
         """Prepare for a new start of the runner, whose seconds and sums begin at 0."""
@@ -149,26 +147,32 @@ class Recorder:
             self._refused = True
             return
 
-        # The line is written: show it in the bar and in TensorBoard.
+        # The line is written: show it in the bar and in other programs.
         self._refused = False
         self._last = self.progress
         if self._bar is not None:
             text = f"return {row['episode_return']:.1f}" if row["episodes"] else ""
             self._bar.set_postfix_str(text, refresh=False)
-        if self._events is not None:
+        for logger in list(self._loggers):
             try:
-                self._events.add(row)
-            except OSError as error:
-                tell(f"warning: no more events are written for TensorBoard: {error}")
-                self._events = None
+                logger.add(row)
+            except Exception as error:  # training never ends because a logger fails
+                tell(f"warning: nothing more is logged to {logger.name}: {error}")
+                self._loggers.remove(logger)
 
     def close(self) -> None:
-        """Write the last line and close the progress bar."""
+        """Write the last line, and close the progress bar and the loggers."""
         try:
             self.write()
         finally:
             if self._bar is not None:
                 self._bar.close()
+            for logger in self._loggers:
+                try:
+                    logger.close()
+                except Exception as error:
+                    tell(f"warning: the end of the run was not logged to {logger.name}: {error}")
+            self._loggers = []
 
 
 def accepted_updates(progress: Progress) -> int:
@@ -238,39 +242,3 @@ def interval_metrics(last: Progress, now: Progress) -> dict[str, Any]:
         elif name != "env_steps":  # the row has the total already
             row[name] = value if name in COUNTS else value / max(1, updates)
     return row
-
-
-class Events:
-    """A file of TensorBoard events.
-
-    It uses the synchronous writer of tensorboardX and not `SummaryWriter`. The thread of
-    `SummaryWriter` dies when a disk is full, and the caller then waits forever.
-    """
-
-    def __init__(self, folder: Path):
-        """Open a new file in a folder; raise InputError if tensorboardX is not installed."""
-        writer, self._event, self._scalar = tensorboard_parts()
-        self._writer = writer(str(folder / "events"))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a line of metrics; raise OSError if it cannot be written."""
-        for name, value in row.items():
-            if math.isfinite(value):  # a mean return is NaN if no episode ended
-                summary = self._scalar(f"train/{name}", value)
-                event = self._event(wall_time=time.time(), step=row["env_steps"], summary=summary)
-                self._writer.write_event(event)
-        self._writer.flush()
-
-
-def tensorboard_parts() -> tuple[Any, Any, Any]:
-    """Return the parts of tensorboardX for `Events`; raise InputError if it is not installed."""
-    try:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-    except ImportError:
-        raise InputError(
-            "tensorboard needs tensorboardX, which is not installed: "
-            "pip install 'jax-a3c[tensorboard]'"
-        ) from None
-    return EventsWriter, Event, scalar

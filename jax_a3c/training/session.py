@@ -21,6 +21,7 @@ from jax_a3c.experiment.run_directory import RunDirectory, environment
 from jax_a3c.messages import tell
 from jax_a3c.runners.base import Progress
 from jax_a3c.settings.run import RunOptions, Settings
+from jax_a3c.training.loggers import Events, Logger, WandbRun
 from jax_a3c.training.metrics import MAX_NONFINITE, NONFINITE, Recorder
 from jax_a3c.types import Array, Params
 
@@ -102,7 +103,7 @@ class Session:
             run,
             settings.total_timesteps,
             quiet=options.quiet,
-            tensorboard=options.tensorboard,
+            loggers=self._open_loggers(),
             progress=progress,
         )
         self._next_checkpoint = 0.0
@@ -114,6 +115,16 @@ class Session:
             for row in run.evaluations()
             if row["env_steps"] <= self._recorder.progress.env_steps
         ]
+
+    def _open_loggers(self) -> list[Logger]:
+        """Return the loggers that the options ask for."""
+        loggers: list[Logger] = []
+        if self._options.tensorboard:
+            loggers.append(Events(self._run.path))
+        if self._options.wandb:
+            names = {"method": self._method, "env": self._experiment.env.spec.id}
+            loggers.append(WandbRun(self._run.path, {**names, **self._facts["settings"]}))
+        return loggers
 
     def run(self) -> dict[str, Any]:
         """Train to the end, evaluate and write the summary.

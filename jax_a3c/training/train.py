@@ -32,7 +32,7 @@ from jax_a3c.settings.run import (
     resolve,
     stored_settings,
 )
-from jax_a3c.training.metrics import tensorboard_parts
+from jax_a3c.training.loggers import tensorboard_parts, wandb_module
 from jax_a3c.training.session import Session
 from jax_a3c.training.signals import stop_on_signal
 
@@ -264,4 +264,6 @@ def _prepare(
         use_worker_threads()
     if options.tensorboard:
         tensorboard_parts()
+    if options.wandb:
+        wandb_module()
     return build(method, env_id, settings, parts)
