@@ -63,10 +63,9 @@ def released_memory():
 
 @pytest.fixture(autouse=True)
 def unoptimized_compilation(request):
-    """Compile modules marked `unoptimized` faster, except their tests marked `optimized`."""
+    """Compile faster, except for tests marked `optimized`."""
     before = jax.config.read("jax_disable_most_optimizations")
-    unoptimized = "unoptimized" in request.keywords and "optimized" not in request.keywords
-    jax.config.update("jax_disable_most_optimizations", unoptimized)
+    jax.config.update("jax_disable_most_optimizations", "optimized" not in request.keywords)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

@@ -16,8 +16,6 @@ from jax_a3c.envs import Box, Discrete, EnvSpec, HostStep
 from jax_a3c.envs.base import to_bounds
 from jax_a3c.evaluation.play import evaluator
 
-pytestmark = pytest.mark.unoptimized
-
 BOXES = [(-1.0, 1.0), (0.0, 1.0), (100.0, 200.0), (0.0, 1000.0), (-0.001, 0.001)]
 
 

@@ -32,7 +32,6 @@ from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
-pytestmark = pytest.mark.unoptimized
 OBJECTIVES = [one_step_q, one_step_sarsa, n_step_q]
 EITHER_END, TERMINAL_REWARD, CHAIN = EitherEnd(), TerminalReward(), Chain()
 NUM_ENVS, NUM_STEPS = 8, 12

@@ -38,7 +38,6 @@ from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.segments import ONE_CORE
 from jax_a3c.settings.parts import AsynchronousConfig
 
-pytestmark = pytest.mark.unoptimized
 CARTPOLE = envs.make("gymnax:CartPole-v1", max_steps_in_episode=30)
 NETWORK = networks.actor_critic(CARTPOLE, hidden=(8,))
 

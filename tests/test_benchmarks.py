@@ -28,8 +28,6 @@ from benchmarks.operations import (
 from jax_a3c import envs, networks
 from jax_a3c.settings.methods import A2CSettings
 
-pytestmark = pytest.mark.unoptimized
-
 BATCH = 32
 
 

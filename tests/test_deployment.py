@@ -15,7 +15,6 @@ from jax_a3c.envs.base import Box, Discrete, EnvSpec
 from jax_a3c.experiment.checkpoints import export_params
 from jax_a3c.normalization import normalized_network
 
-pytestmark = pytest.mark.unoptimized
 PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text()
 (COMMANDS,) = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
 WITH_JAX, WITH_NUMPY, CONTINUOUS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -14,7 +14,6 @@ from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.settings import run as settings
 from jax_a3c.settings.methods import METHODS
 
-pytestmark = pytest.mark.unoptimized
 ROOT = Path(__file__).parents[1]
 PAGES = [
     path.relative_to(ROOT).as_posix()

@@ -13,20 +13,17 @@ from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
-pytestmark = pytest.mark.unoptimized
 
-
-@pytest.fixture(params=["x64", "rank_promotion"])
-def strict(request):
-    """Set JAX to 64-bit mode or to refuse rank promotion, like the environment variables do."""
-    name, value = {
-        "x64": ("jax_enable_x64", True),
-        "rank_promotion": ("jax_numpy_rank_promotion", "raise"),
-    }[request.param]
-    before = getattr(jax.config, name)
-    jax.config.update(name, value)
-    yield request.param
-    jax.config.update(name, before)
+@pytest.fixture
+def strict():
+    """Set JAX to 64-bit mode and to refuse rank promotion, like the environment variables do."""
+    values = {"jax_enable_x64": True, "jax_numpy_rank_promotion": "raise"}
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def feed_forward(env):
@@ -112,8 +109,9 @@ def test_both_runners_train_in_strict_modes(strict, env_id, parts, optimizer):
     check_finite(result.params)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("optimizer", ["shared_rmsprop", "adam"])
+@pytest.mark.parametrize(
+    ("dtype", "optimizer"), [(jnp.bfloat16, "shared_rmsprop"), (jnp.float16, "adam")]
+)
 def test_parameters_of_half_precision_keep_their_dtype_on_both_runners(dtype, optimizer):
     class Torso(nn.Module):
         @nn.compact
@@ -140,9 +138,9 @@ def test_parameters_of_half_precision_keep_their_dtype_on_both_runners(dtype, op
     assert kinds(runner.run(0).params) == kinds(before)
 
 
-@pytest.mark.parametrize("lstm", [0, 4])
-@pytest.mark.parametrize("value_based", [False, True])
-@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize(
+    ("lstm", "value_based", "jitted"), [(0, True, False), (4, False, False), (4, True, True)]
+)
 def test_a_fresh_state_may_be_donated(lstm, value_based, jitted):
     """No two leaves share a buffer with each other, the environment or the network."""
 

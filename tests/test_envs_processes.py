@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from jax_a3c import cli, envs
-from jax_a3c.cli.commands import Given, GivenOptions, Train
 from jax_a3c.errors import InputError
-from jax_a3c.experiment.run_directory import RunDirectory
+from jax_a3c.experiment.run_directory import RunDirectory, new_run_dir
 
 gymnasium = pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
 
@@ -320,6 +319,6 @@ def test_a_registered_class_of_the_main_program_does_not_break_the_search():
     "env_id", ["gymnasium:m:a/b/E-v0", "gymnasium:../../x:E-v0", "gymnasium:" + "x" * 500]
 )
 def test_the_folder_of_a_run_lies_in_runs(env_id):
-    path = Train(method="a2c", env=env_id, settings=Given(), options=GivenOptions()).new_run_dir()
+    path = new_run_dir("a2c", env_id)
     assert path.parent == Path("runs") and len(path.name) < 200
     assert os.path.normpath(path) == str(path)

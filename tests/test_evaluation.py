@@ -25,7 +25,6 @@ from jax_a3c.evaluation.score import (
 from jax_a3c.experiment.build import Player
 from jax_a3c.settings.run import resolve
 
-pytestmark = pytest.mark.unoptimized
 KEY = jax.random.key(0)
 
 

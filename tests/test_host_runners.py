@@ -159,8 +159,6 @@ def test_a2c_learns_what_a_plain_loop_learns(num_envs):
     ("name", "lstm"),
     [
         ("actor_critic", 4),
-        ("one_step_q", 0),
-        ("one_step_q", 4),
         ("one_step_sarsa", 4),
         ("n_step_q", 0),
     ],

@@ -9,8 +9,6 @@ import jax_a3c
 from jax_a3c import cli
 from jax_a3c.errors import InputError
 
-pytestmark = pytest.mark.unoptimized
-
 FLAGS = ["--total-timesteps", "2000", "--eval-episodes", "0", "--quiet"]
 
 

@@ -11,7 +11,6 @@ from jax_a3c.runners.base import Progress
 from jax_a3c.training.loggers import finite
 from jax_a3c.training.metrics import Recorder
 
-pytestmark = pytest.mark.unoptimized
 WORDS = ["train", "a2c", "gymnax:CartPole-v1", "--total-timesteps", "1600", "--eval-episodes", "0"]
 
 

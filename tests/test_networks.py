@@ -25,7 +25,6 @@ from jax_a3c.networks import (
 from jax_a3c.networks.products import product
 from jax_a3c.networks.torsos import as_real
 
-pytestmark = pytest.mark.unoptimized
 DISCRETE = Discrete(num_actions=3)
 BOX = Box(low=(-1.0, -1.0), high=(1.0, 1.0))
 KEY = jax.random.key(0, impl="rbg")  # compiles faster than threefry

@@ -30,7 +30,6 @@ from jax_a3c.runners.loop import SynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
-pytestmark = pytest.mark.unoptimized
 KEY = jax.random.key(0, impl="rbg")
 SPEC = EnvSpec(
     id="test:v0",

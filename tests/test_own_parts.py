@@ -17,7 +17,6 @@ from jax_a3c.errors import InputError
 from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.settings.run import RunOptions
 
-pytestmark = pytest.mark.unoptimized
 QUIET = RunOptions(quiet=True)
 SETTINGS = {"num_envs": 4, "num_steps": 4, "total_timesteps": 1_600, "eval_episodes": 4}
 

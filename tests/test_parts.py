@@ -21,8 +21,6 @@ from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.types import TimeStep
 
-pytestmark = pytest.mark.unoptimized
-
 ENV = MatchingAction()
 NETWORK = networks.actor_critic(ENV, hidden=(4,))
 OPTIMIZER = optimizers.shared_rmsprop(1e-3)

@@ -10,8 +10,6 @@ from scripted import ScriptedFactory
 from jax_a3c import A2CConfig, A3CConfig, a2c, a3c, networks, optimizers, programs
 from jax_a3c.runners.loop import SynchronousRunner
 
-pytestmark = pytest.mark.unoptimized
-
 
 @pytest.fixture(autouse=True)
 def nothing_kept():

@@ -21,7 +21,6 @@ from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.settings.run import resolve
 
 iio = pytest.importorskip("imageio.v3", reason="pip install 'jax-a3c[video]'")
-pytestmark = pytest.mark.unoptimized
 CARTPOLE = "gymnax:CartPole-v1"
 KEY = jax.random.key(0)
 

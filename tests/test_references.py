@@ -10,8 +10,6 @@ from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
 from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.objectives import actor_critic
 
-pytestmark = pytest.mark.unoptimized
-
 TASKS = [("CartPole-v1", "mlp", 16, 5), ("Breakout-MinAtar", "minatar", 8, 16)]
 RATE, EPS = 7e-4, 1e-5
 UPDATES = 3

@@ -23,7 +23,6 @@ from jax_a3c.training import session
 from jax_a3c.training.session import Session
 from jax_a3c.training.train import resume, train
 
-pytestmark = pytest.mark.unoptimized
 CARTPOLE = "gymnax:CartPole-v1"
 QUIET = RunOptions(quiet=True)
 SMALL = {"hidden": (8,), "total_timesteps": 2_000, "eval_episodes": 1}

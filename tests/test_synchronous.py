@@ -24,8 +24,6 @@ from jax_a3c.runners.loop import SynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.settings.parts import SynchronousConfig
 
-pytestmark = pytest.mark.unoptimized
-
 
 def make_agent(env, *, optimizer=None, network=None, **settings):
     network = network or networks.actor_critic(env, hidden=(16,))

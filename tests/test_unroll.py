@@ -10,8 +10,6 @@ from jax_a3c import envs
 from jax_a3c.acting.actor import init_actor
 from jax_a3c.acting.unroll import UnrollConfig, unroll
 
-pytestmark = pytest.mark.unoptimized
-
 
 def random_act(params, key, carry, observation, reset, exploration, env_steps):
     return carry, jax.random.bernoulli(key, 0.4, reset.shape).astype(jnp.int32), ()

@@ -53,6 +53,7 @@ def a2c(
       Mnih et al. (2016), Algorithm S3, with the workers' gradients averaged into one update.
 
     Example:
+      >>> import jax
       >>> from jax_a3c import a2c, envs, networks, optimizers
       >>> env = envs.make("gymnax:CartPole-v1")
       >>> optimizer = optimizers.shared_rmsprop(7e-4, eps=1e-5)
@@ -90,6 +91,7 @@ def a3c(
       Mnih et al. (2016), Algorithm S3.
 
     Example:
+      >>> import jax
       >>> from jax_a3c import a3c, A3CConfig, envs, networks, optimizers
       >>> env = envs.make("gymnax:CartPole-v1")
       >>> optimizer = optimizers.shared_rmsprop(7e-4)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,13 @@ from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training import train as training
 
 ROOT = Path(__file__).parents[2]
+_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+SHARED_PROGRAMS = {
+    "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
+"""Environment variables with which all child processes of the tests share compiled programs."""
 for _number in (signal.SIGINT, signal.SIGHUP):
     # A test suite in the background ignores these signals, and child processes inherit that.
     # They do not inherit handlers.
@@ -26,11 +34,12 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, lambda *_: None)
 
 
-def start(*words, script=None, first=None, **more):
+def start(*words, script=None, first=None, shares_programs=True, **more):
     """Start `jax-a3c WORDS` or another script, with its output in a pipe; run `first` before it."""
+    shared = SHARED_PROGRAMS if shares_programs else {}
     program = ["-m", "jax_a3c.cli"] if script is None else [str(script)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, **more.pop("env", {})}
+    env = {**os.environ, "PYTHONPATH": path, **shared, **more.pop("env", {})}
     env.pop("PYTHONUNBUFFERED", None)  # unwritten output at the end is a case to test
     options = {
         "stdout": subprocess.PIPE,
@@ -44,15 +53,6 @@ def start(*words, script=None, first=None, **more):
         first = f"import os, sys; {first}; os.execv(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-c", first, *command]
     return subprocess.Popen(command, **options)
-
-
-def compiled_once(folder):
-    """Return environment variables that make processes share compiled programs."""
-    names = (
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES",
-    )
-    return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **dict.fromkeys(names, "0")}
 
 
 def finish(process):

@@ -19,7 +19,6 @@ from jax_a3c.settings.run import RunOptions, resolve
 from jax_a3c.training import train as training
 from jax_a3c.training.session import CHECKPOINTS_SHARE, Session
 
-pytestmark = pytest.mark.unoptimized
 SMALL = ("--hidden", "8", "--num-envs", "1", "--eval-episodes", "1", "--checkpoint-interval", "0.5")
 
 

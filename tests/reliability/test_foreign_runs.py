@@ -15,7 +15,6 @@ from jax_a3c.experiment import checkpoints
 from jax_a3c.experiment.checkpoints import VARIABLES
 from jax_a3c.settings.run import Settings
 
-pytestmark = pytest.mark.unoptimized
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 PARAMETERS = "checkpoints/000000000004000.safetensors"
 READS = {CONFIG: ("eval", "record", "plot"), METRICS: ("plot",), SUMMARY: ("plot",)}

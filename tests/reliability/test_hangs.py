@@ -16,7 +16,6 @@ from jax_a3c import A3CConfig, a3c, networks, optimizers
 from jax_a3c.errors import HostEnvironmentError, WorkerHangError
 from jax_a3c.experiment.run_directory import RunDirectory
 
-pytestmark = pytest.mark.unoptimized
 WHILE_BUSY = 20.0
 """Seconds of tolerance for the machine that runs the full counts."""
 HANGS = {

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from concurrency import PATIENCE
 from reliability.killed_in_a_save import STAGES
-from reliability.runs import ROOT, compiled_once, finish, start
+from reliability.runs import ROOT, finish, start
 
 from jax_a3c.experiment.run_directory import RunDirectory
 
@@ -47,7 +47,7 @@ def lost(run):
     return (rows[-1]["seconds"] - progress["seconds"] if steps > 0 else 0.0), max(steps, 0)
 
 
-def chain(rng, run_dir, flags, kills, env):
+def chain(rng, run_dir, flags, kills):
     """Kill and resume a run `kills` times, then let it end; return a record of each kill."""
     run, found, inside = RunDirectory(run_dir), [], rng.randrange(min(kills, 2))
     while True:
@@ -56,15 +56,15 @@ def chain(rng, run_dir, flags, kills, env):
         before = (run_dir / "config.json").stat().st_mtime_ns if found else 0
         stage = STAGES[rng.randrange(len(STAGES))] if len(found) == inside else None
         if len(found) == kills:
-            process = start(*words, env=env)
+            process = start(*words)
             code, output = finish(process)
             assert code == 0, output
             return found
         if stage is not None:
-            process = start(stage, rng.randint(1, 4), *words, script=DIES, env=env)
+            process = start(stage, rng.randint(1, 4), *words, script=DIES)
             began(process, run_dir, before)
         else:
-            process = start(*words, env=env)
+            process = start(*words)
             began(process, run_dir, before)
             time.sleep(rng.uniform(0.0, 3.0))
             process.kill()
@@ -85,10 +85,7 @@ def chain(rng, run_dir, flags, kills, env):
 def test_kill(tmp_path, count, figure):
     flags = ["--total-timesteps", count("8e5", "3e6"), "--checkpoint-interval", INTERVAL]
     flags += ["--eval-episodes", "1", "--quiet"]
-    env = compiled_once(tmp_path)
-    process = start(
-        "train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", tmp_path / "whole", env=env
-    )
+    process = start("train", "a2c", "gymnax:CartPole-v1", *flags, "--run-dir", tmp_path / "whole")
     code, output = finish(process)
     assert code == 0, output
     whole = RunDirectory(tmp_path / "whole")
@@ -100,7 +97,7 @@ def test_kill(tmp_path, count, figure):
             several = [
                 pool.submit(
                     *(chain, random.Random(number), tmp_path / f"run-{number}", flags),
-                    *(min(KILLS, wanted - len(kills)), env),
+                    min(KILLS, wanted - len(kills)),
                 )
                 for number in numbers
             ]

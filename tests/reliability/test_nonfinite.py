@@ -22,7 +22,6 @@ from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.types import Array, TimeStep
 
-pytestmark = pytest.mark.unoptimized
 LENGTH, NUM_ENVS, NUM_WORKERS = 8, 3, 2
 KINDS = {  # reward of a step, offset of the observation, last entry of the observation
     "fine": (1.0, 0.0, 1.0),

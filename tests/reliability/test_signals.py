@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from concurrency import PATIENCE, Clock
-from reliability.runs import await_checkpoint, compiled_once, finish, start
+from reliability.runs import await_checkpoint, finish, start
 
 from jax_a3c.experiment.run_directory import RunDirectory
 from jax_a3c.training.signals import SAME_SIGNAL, stop_on_signal
@@ -44,14 +44,14 @@ def interrupted(process, run):
     return seconds
 
 
-def once(number, folder, env, pause):
+def once(number, folder, pause):
     """Send a signal during training or evaluation; a second one at once must change nothing.
 
     `pause` is 0 on a busy machine, where a pause of 0.5 seconds may last more than a second.
     """
     rng = random.Random(number)
     path, evaluating, method = folder / str(number), number % 4 >= 2, ("a2c", "a3c")[number % 2]
-    process = start(*words(method, path, evaluating=evaluating), env=env)
+    process = start(*words(method, path, evaluating=evaluating))
     await_checkpoint(process, path, after=19_999 if evaluating else 0)
     time.sleep(rng.uniform(0.0, 3.0))
     sent = SIGNALS[number // 4 % len(SIGNALS)]
@@ -66,16 +66,16 @@ def once(number, folder, env, pause):
 
 
 def test_signals(tmp_path, count, figure):
-    env, cases = compiled_once(tmp_path), count(4, 100)
+    cases = count(4, 100)
     for method in ("a2c", "a3c"):  # compile before the measurement
         path = tmp_path / f"compiles-{method}"
-        process = start(*words(method, path, evaluating=True), env=env)
+        process = start(*words(method, path, evaluating=True))
         await_checkpoint(process, path, after=19_999)
         time.sleep(count(1.0, 20.0))
         process.terminate()
         finish(process)
     with ThreadPoolExecutor(count(2, 3)) as pool:
-        arguments = [tmp_path] * cases, [env] * cases, [count(0.0, 0.5)] * cases
+        arguments = [tmp_path] * cases, [count(0.0, 0.5)] * cases
         seconds = list(pool.map(once, range(cases), *arguments))
     late = sum(one > IN_TIME for one in seconds)
     median, last = np.median(seconds), max(seconds)
@@ -140,8 +140,7 @@ def test_a_second_signal_goes_to_what_handled_it_before_and_a_third_ends_the_pro
         assert came == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("method", ["a2c", "a3c"])
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("method", "sent"), [("a2c", signal.SIGTERM), ("a3c", signal.SIGINT)])
 def test_a_second_signal_ends_it_at_once(method, sent, tmp_path):
     """A second signal ends the process even if a step hangs."""
     pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")

@@ -4,7 +4,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from reliability.runs import await_checkpoint, compiled_once, finish, start
+from reliability.runs import await_checkpoint, finish, start
 
 from jax_a3c.experiment.run_directory import RunDirectory
 
@@ -22,17 +22,11 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Return environment variables that make all processes share compiled programs."""
-    return compiled_once(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
-def env(tmp_path, compiled):
+def env(tmp_path):
     """Return environment variables, including the folder that counts lives."""
     (tmp_path / "lives").mkdir()
-    return {**compiled, "CRASH_DIR": str(tmp_path / "lives"), "CRASHES": "0"}
+    return {"CRASH_DIR": str(tmp_path / "lives"), "CRASHES": "0"}
 
 
 def crashing(number, folder, env):

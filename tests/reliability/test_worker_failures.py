@@ -13,7 +13,6 @@ from reliability.runs import FailingRuns, saved_updates
 from jax_a3c import A3CConfig, a3c, networks, optimizers
 from jax_a3c.runners.base import Progress
 
-pytestmark = pytest.mark.unoptimized
 MAX_WORKERS = 40
 FOREVER = 10**12
 
