@@ -18,11 +18,19 @@ https://arxiv.org/abs/1611.01224
 import jax
 import jax.numpy as jnp
 
-from jax_a3c import envs, losses, networks, objectives, optimizers, returns
+from jax_a3c import (
+    AsynchronousConfig,
+    SynchronousConfig,
+    asynchronous,
+    envs,
+    losses,
+    networks,
+    objectives,
+    optimizers,
+    returns,
+    synchronous,
+)
 from jax_a3c.evaluation.play import evaluator
-from jax_a3c.runners.asynchronous import AsynchronousRunner
-from jax_a3c.runners.synchronous import synchronous
-from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
 
 TOTAL_TIMESTEPS = 300_000
 
@@ -103,7 +111,7 @@ def train_asynchronous():
         max_grad_norm=0.5,
         total_timesteps=TOTAL_TIMESTEPS,
     )
-    runner = AsynchronousRunner(env, network, optimizer, objective, config)
+    runner = asynchronous(lambda: env, network, optimizer, objective, config)
 
     result = runner.run(jax.random.key(0))
     progress = result.progress
