@@ -11,6 +11,9 @@ import pytest
 
 FIGURES = Path(__file__).parent / "reliability" / "figures"
 
+# Tests compile in half the time, unless they are marked `optimized`.
+jax.config.update("jax_disable_most_optimizations", True)
+
 # On a busy machine one example may take long.
 hypothesis.settings.register_profile(
     "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -62,12 +65,11 @@ def released_memory():
 
 
 @pytest.fixture(autouse=True)
-def unoptimized_compilation(request):
-    """Compile faster, except for tests marked `optimized`."""
-    before = jax.config.read("jax_disable_most_optimizations")
+def optimized_compilation(request):
+    """Compile with all optimisations in tests marked `optimized`."""
     jax.config.update("jax_disable_most_optimizations", "optimized" not in request.keywords)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

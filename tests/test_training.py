@@ -468,7 +468,7 @@ def test_dry_run_prints_settings_shapes_and_the_parameter_count(capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "a3c", CARTPOLE, "--dry-run", "--hidden", "8", "4"]) == 0
     printed = capsys.readouterr().out
-    assert "num_steps = " in printed and "(4, 8)" in printed
+    assert "num_steps " in printed and "(4, 8)" in printed
     parameters = 4 * 8 + 8 + 8 * 4 + 4 + 4 * 2 + 2 + 4 + 1
     assert f"{parameters} parameters" in printed
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from jax_a3c.cli.tables import print_table, print_values
 from jax_a3c.errors import InputError
 from jax_a3c.scores import games
 from jax_a3c.settings.methods import METHODS
-from jax_a3c.settings.presets import ATARI, PRESETS, preset_id
+from jax_a3c.settings.presets import ATARI, PRESETS, preset_line
 from jax_a3c.settings.run import RunOptions, Settings, check_options
 from jax_a3c.training.signals import ExitCode, flush_output
 
@@ -81,11 +81,10 @@ class Train:
             summary = train(
                 self.method,
                 self.env,
-                settings,
+                dataclasses.asdict(settings),
                 run_dir=run_dir,
                 options=options,
                 initial_params=self.initial_params,
-                origin=self._preset(),
             )
 
         # The run is complete even if nobody reads the output any more.
@@ -147,8 +146,8 @@ class Train:
 
         # Settings of the run.
         print(f"{self.method} on {self.env}")
-        if (preset := self._preset()) is not None:
-            print(preset)
+        if self.resume is None and (line := preset_line(self.method, self.env)) is not None:
+            print(line)
         print_values(dataclasses.asdict(settings))
         print()
         print_values(_spaces(experiment.env.spec))
@@ -160,13 +159,6 @@ class Train:
         print_values({name: str(shape) for name, shape in shapes.items()})
         print(f"{sum(math.prod(shape) for shape in shapes.values()):,} parameters")
         return ExitCode.DONE
-
-    def _preset(self) -> str | None:
-        """Return the line that names the preset of a new run; None without a preset."""
-        if self.resume is not None:
-            return None
-        found = preset_id(self.method, self.env)
-        return None if found is None else f"settings of the preset for {self.method} {found}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,10 @@ def _print(table: "Table") -> None:
     # A pipe has no width: one row is one line, for grep.
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=UNLIMITED)
-    console.print(table)
+    # Rich would end the program if nobody reads: `print` raises instead, and the command decides.
+    with console.capture() as capture:
+        console.print(table)
+    print(capture.get(), end="")
 
 
 def _text(value: Any) -> str:

@@ -21,7 +21,7 @@ from jax_a3c.objectives.base import Objective
 from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.base import Runner
 from jax_a3c.runners.loop import SynchronousRunner
-from jax_a3c.runners.parts import check_env_kind, check_network, params_like
+from jax_a3c.runners.parts import check_env_kind, check_loss, check_network, params_like
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.settings.methods import METHODS, Settings, ValueBasedSettings
 from jax_a3c.settings.parts import AsynchronousConfig, RunnerConfig, SynchronousConfig
@@ -129,6 +129,10 @@ def build(method: str, env_id: str, settings: Settings, parts: Parts = NO_PARTS)
     elif isinstance(settings, SynchronousConfig):
         algorithm = synchronous(env, network, optimizer, objective, settings)
         runner = SynchronousRunner(algorithm, settings)
+
+    # The user's own parts may not fit each other: find out before the run directory is made.
+    if (parts.network is not None or parts.objective is not None) and on_device(env):
+        check_loss(env, network, objective, player.params_like())
     return Experiment(env, network, runner, parts.names)
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_a3c.acting.actor import init_actor
+from jax_a3c.acting.unroll import UnrollConfig, unroll
 from jax_a3c.envs.base import (
     ActionSpace,
     Box,
@@ -75,6 +77,30 @@ def params_like(network: Any, spec: EnvSpec) -> Params:
       A tree of `jax.ShapeDtypeStruct`.
     """
     return jax.eval_shape(network.init, jax.random.key(0), *_inputs_like(network, spec))
+
+
+def check_loss(env: JaxEnvironment, network: Any, objective: Objective, params: Params) -> None:
+    """Trace the loss of an objective on a rollout of one step.
+
+    Args:
+      env: the environment.
+      network: the network with which the objective acts.
+      objective: the objective.
+      params: shapes and dtypes of the network's variables.
+
+    Raises:
+      InputError: if the network does not fit the objective.
+      Exception: what the loss raises.
+    """
+
+    def loss(params: Params, key: Any) -> Any:
+        actor = init_actor(env, network.initial_carry((1,)), key, 1, **objective.actor_needs)
+        config = UnrollConfig(num_steps=1, discount=objective.discount)
+        _, rollout, _ = unroll(env, objective.act, params, actor, config, jnp.float32(0))
+        target = None if objective.target_update_interval is None else params
+        return objective.loss(params, rollout, target)
+
+    jax.eval_shape(loss, params, jax.random.key(0))
 
 
 def check_environment(env: JaxEnvironment) -> None:

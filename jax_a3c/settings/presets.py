@@ -484,3 +484,9 @@ def preset_id(method: str, env_id: str) -> str | None:
 def library_of(env_id: str) -> str:
     """Return the part of an environment id before its first colon."""
     return env_id.partition(":")[0]
+
+
+def preset_line(method: str, env_id: str) -> str | None:
+    """Return the line that says which preset a new run uses; None without a preset."""
+    found = preset_id(method, env_id)
+    return None if found is None else f"settings of the preset for {method} {found}"

@@ -23,6 +23,7 @@ from jax_a3c.runners.asynchronous import use_worker_threads
 from jax_a3c.runners.parts import check_env_kind
 from jax_a3c.settings.methods import METHODS
 from jax_a3c.settings.parts import ActionValueConfig, AsynchronousConfig
+from jax_a3c.settings.presets import preset_line
 from jax_a3c.settings.run import (
     RunOptions,
     Settings,
@@ -48,7 +49,6 @@ def train(
     optimizer: optax.GradientTransformation | None = None,
     options: RunOptions | None = None,
     initial_params: Path | None = None,
-    origin: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
@@ -72,8 +72,6 @@ def train(
       optimizer: any Optax transformation.
       options: options that do not change what the run learns; None for the defaults.
       initial_params: file of parameters to start from, written by `checkpoints.export_params`.
-      origin: line that says where the settings come from. It is printed after all checks have
-        passed; None prints nothing.
 
     Returns:
       The summary, as in `summary.json`, and `run_dir`, the folder.
@@ -94,8 +92,10 @@ def train(
         check_env_kind(env)
         env_id = env.spec.id
         parts = parts._replace(env=env)
+    origin = None
     if settings is None or isinstance(settings, Mapping):
         settings = resolve(method, env_id, **(settings or {}))
+        origin = preset_line(method, env_id)
     check_method(method, settings)
     options = RunOptions() if options is None else options
     experiment = _prepare(method, env_id, settings, options, parts)
@@ -119,7 +119,7 @@ def train(
     folder = new_run_dir(method, env_id) if run_dir is None else run_dir
     run = RunDirectory.create(folder, method, env_id, settings, options, params, parts.names)
     if origin is not None:
-        tell(origin)
+        tell(origin)  # all checks have passed
     if not options.quiet:
         _introduce(run, method, settings, experiment)
 
