@@ -26,13 +26,14 @@ train: $(INSTALLED)  ## train A2C and A3C on CartPole in a new runs/<time> and p
 	$(BIN)/jax-a3c train a3c gymnax:CartPole-v1 --run-dir $(RUNS)/a3c-cartpole
 	$(BIN)/jax-a3c plot $(RUNS)/a2c-cartpole $(RUNS)/a3c-cartpole --output $(RUNS)/learning_curve.png
 
+SLOW := slow
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test: $(INSTALLED)  ## the tests and doctests, on up to eight processes of 2 GB at most
 	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(INSTALLED)  ## the tests that take longer, listed in tests/slow.txt
-	$(PYTEST) -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m '$(SLOW)' $(PYTEST_ARGS)
 
 test-reliability: $(INSTALLED)  ## kill, damage, starve and fuzz it, with full counts; hours
 	$(BIN)/python -m pytest tests/reliability --full -v -p no:cacheprovider $(PYTEST_ARGS)

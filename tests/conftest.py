@@ -34,14 +34,17 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(items):
     """Mark the tests that slow.txt lists, and refuse a name there that no test has."""
-    lines = (Path(__file__).parent / "slow.txt").read_text().splitlines()
-    listed = {line for line in lines if line and not line.startswith("#")}
+    both = (Path(__file__).parent / "slow.txt").read_text().partition("# Not in .ci/run")
+    slow, _, rare = ({line for line in part.splitlines() if "::" in line} for part in both)
+    listed = slow | rare
     found = set()
     for item in items:
         names = {item.nodeid, item.nodeid.partition("[")[0]} & listed
         found |= names
         if names:
             item.add_marker("slow")
+        if names & rare:
+            item.add_marker("rare")
 
     # Only whole files tell: a run may select some tests of a file.
     files = {item.nodeid.partition("::")[0] for item in items}

@@ -167,7 +167,7 @@ def test_a_run_without_an_evaluation_is_complete(unevaluated, tmp_path, capsys):
     assert set(summary) >= SUMMARY and unevaluated.evaluations() == []
 
     assert cli.main(["plot", str(unevaluated.path), "--output", str(tmp_path / "one.png")]) == 0
-    header, row = capsys.readouterr().out.splitlines()[1:]
+    header, _, row = capsys.readouterr().out.splitlines()[1:]
     assert "completed" in row and not {"return", "evaluated"} & set(header.split())
     assert cli.main(["export", str(unevaluated.path), "--checkpoint", "best"]) == 2
     assert "best" in capsys.readouterr().err

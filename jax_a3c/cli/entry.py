@@ -174,6 +174,8 @@ def _check_flags(arguments: list[str], train: Train) -> None:
     command = COMMANDS[arguments[0]]
     parts: list[Any] = [command]
     if command is Train:
+        if train.method is tyro.MISSING:  # `train --help`
+            return
         parts += [train.settings, train.options]
     names = [field.name for part in parts for field in dataclasses.fields(part)]
     known = [f"--{name.replace('_', '-')}" for name in names]

@@ -58,7 +58,7 @@ def a2c(
       >>> env = envs.make("gymnax:CartPole-v1")
       >>> optimizer = optimizers.shared_rmsprop(7e-4, eps=1e-5)
       >>> algorithm = a2c(env, networks.actor_critic(env), optimizer)
-      >>> state = algorithm.init(jax.random.key(0))
+      >>> state = jax.jit(algorithm.init)(jax.random.key(0))
       >>> state, metrics = jax.lax.scan(lambda s, _: algorithm.step(s), state, length=3)
       >>> metrics["loss"].shape
       (3,)

@@ -124,7 +124,8 @@ def synchronous(
       >>> settings = objectives.ActionValueConfig(loss_reduction="mean")
       >>> objective = objectives.n_step_q(network, settings)
       >>> algorithm = synchronous(env, network, optimizers.rmsprop(2e-3, eps=1e-5), objective)
-      >>> state, metrics = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)))
+      >>> state = jax.jit(algorithm.init)(jax.random.key(0))
+      >>> state, metrics = jax.jit(algorithm.step)(state)
       >>> int(state.target.env_steps)
       80
     """

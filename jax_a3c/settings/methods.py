@@ -58,11 +58,11 @@ class StartConfig(LengthConfig):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_integer("seed", self.seed, 0)
         check_tuple("env_options", self.env_options, "strings")
         for option in self.env_options:
             check_string("env_options", option)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +93,13 @@ class OptimizerConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_number("learning_rate", self.learning_rate, 0.0)
         check_choice("lr_schedule", self.lr_schedule, get_args(Schedule))
         check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         check_number("rmsprop_decay", self.rmsprop_decay, 0.0, 1.0)
         check_number("rmsprop_eps", self.rmsprop_eps, above=0.0)
         check_number("momentum", self.momentum, 0.0, 1.0)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +118,9 @@ class NormalizationConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_boolean("normalize_observations", self.normalize_observations)
         check_boolean("normalize_rewards", self.normalize_rewards)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,6 @@ class NetworkConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_choice("network", self.network, get_args(Torso))
         check_tuple("hidden", self.hidden, "integers")
         for units in self.hidden:
@@ -152,6 +151,7 @@ class NetworkConfig(Config):
         check_boolean("lstm", self.lstm)
         check_integer("lstm_size", self.lstm_size, 1)
         check_choice("init", self.init, get_args(Initialization))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,20 +177,20 @@ class EvaluationConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_integer("eval_episodes", self.eval_episodes, 0, MAX_EPISODES)
         check_choice("eval_policy", self.eval_policy, self.POLICIES)
-        if self.eval_max_steps is None:
-            return
+        if self.eval_max_steps is not None:
+            check_integer("eval_max_steps", self.eval_max_steps, 1, MAX_STEPS)
+            self._check_games(self.eval_max_steps)
+        super().__post_init__()
 
-        # A limit below one step per game would leave games without a step.
-        check_integer("eval_max_steps", self.eval_max_steps, 1, MAX_STEPS)
+    def _check_games(self, max_steps: int) -> None:
+        """Check that there is one step for each game: a game without a step has no return."""
         games = len(self.POLICIES) * self.eval_episodes
-        if self.eval_max_steps < games:
+        if max_steps < games:
             raise InputError(
                 f"eval_max_steps must be at least {games}, one step for each game (eval_episodes="
-                f"{self.eval_episodes} times {len(self.POLICIES)} policies), got "
-                f"{self.eval_max_steps}"
+                f"{self.eval_episodes} times {len(self.POLICIES)} policies), got {max_steps}"
             )
 
 
@@ -236,10 +236,10 @@ class ActorCriticSettings(Settings):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_boolean("shared_trunk", self.shared_trunk)
         check_choice("variance", self.variance, get_args(Variance))
         check_number("initial_stddev", self.initial_stddev, above=0.0)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,8 +257,8 @@ class ValueBasedSettings(Settings):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_boolean("dueling", self.dueling)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,8 +54,8 @@ class LengthConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_integer("total_timesteps", self.total_timesteps, 1, MAX_STEPS)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +81,13 @@ class RunnerConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_integer("num_envs", self.num_envs, 1)
         check_integer("num_steps", self.num_steps, 1)
         check_integer("num_envs times num_steps", self.num_envs * self.num_steps, 1)
         check_choice("auto_reset", self.auto_reset, get_args(AutoReset))
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +131,11 @@ class AsynchronousConfig(RunnerConfig, LengthConfig):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_integer("num_workers", self.num_workers, 1, MAX_WORKERS)
         check_boolean("stop_at_episode_end", self.stop_at_episode_end)
         check_boolean("lock", self.lock)
         check_timeout("worker_timeout", self.worker_timeout)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +165,13 @@ class ObjectiveConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_number("gamma", self.gamma, 0.0, 1.0)
         check_number("vf_coef", self.vf_coef, 0.0)
         check_choice("loss_reduction", self.loss_reduction, get_args(Reduction))
         check_number("reward_scale", self.reward_scale)
         if self.reward_clip is not None:
             check_number("reward_clip", self.reward_clip, above=0.0)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,6 @@ class ActorCriticConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_number("gae_lambda", self.gae_lambda, 0.0, 1.0)
         check_number("ent_coef", self.ent_coef, 0.0)
         check_boolean("normalize_advantages", self.normalize_advantages)
@@ -208,6 +207,7 @@ class ActorCriticConfig(ObjectiveConfig):
                 "normalize_advantages must be False with num_envs=1 and num_steps=1: the only "
                 "advantage of a rollout would become 0; use more environments or steps"
             )
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +242,13 @@ class ActionValueConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
         check_integer("target_update_interval", self.target_update_interval, 1, 10**9)
         check_integer("epsilon_anneal_steps", self.epsilon_anneal_steps, 1, MAX_STEPS)
         check_final_epsilons(self.final_epsilons, self.final_epsilon_probabilities)
         check_boolean("double_q", self.double_q)
         if self.huber_delta is not None:
             check_number("huber_delta", self.huber_delta, above=0.0)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,5 +206,5 @@ def test_events_for_tensorboard_on_a_full_disk(tmp_path):
     )
     code, output = finish(process)
     assert code == 0, output  # checkpoints fit
-    assert "Traceback" not in output and output.count("no more events") == 1
+    assert "Traceback" not in output and output.count("nothing more is logged") == 1
     assert RunDirectory(tmp_path / "run").summary()["status"] == "completed"

@@ -197,7 +197,7 @@ def test_generated_settings_of_the_parts(clock, at_once, count, figure):
 
 def test_generated_words_of_the_command_line(clock, at_once, count, figure, capsys):
     rng = np.random.default_rng(2)
-    total, right, seconds = count(40, 2000), count(4, 100), []
+    total, right, seconds = count(25, 2000), count(3, 100), []
     command_line(generated.Case("a2c", generated.IMAGE, {}), capsys)
     for number in range(total):
         case = generated.right_case(rng)
