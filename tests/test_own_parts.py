@@ -151,6 +151,12 @@ def test_only_what_plays_is_needed_to_play(tmp_path):
             "env_options belong to an environment id",
         ),
         (("a2c", Drawn()), {"network": Small}, "network must be a network"),
+        (("a2c", Drawn(), {"hidden": (4,)}), {"network": Small()}, "hidden would have no effect"),
+        (
+            ("a2c", Drawn(), {"learning_rate": 0.1}),
+            {"optimizer": optax.sgd(0.1)},
+            "learning_rate would have no effect, because optimizer is given",
+        ),
         (("a2c", Drawn()), {"network": networks.q_network(Drawn())}, "an actor-critic method"),
         (("a2c", Drawn()), {"optimizer": 0.1}, "optimizer must be an optimizer"),
         (("a2c", Drawn()), {"objective": 0.1}, "objective must be an objective"),

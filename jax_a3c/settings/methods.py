@@ -155,6 +155,49 @@ class NetworkConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActorCriticNetworkConfig(NetworkConfig):
+    """Settings of a policy and a value function, in addition to `NetworkConfig`.
+
+    Attributes:
+      shared_trunk: whether policy and value function share all layers but the last. Paper: shared
+        on Atari.
+      variance: parameterization of the variance of a continuous policy: one trainable parameter per
+        action dimension (parameter), one network output for all dimensions (scalar, paper) or one
+        network output per dimension (per_dimension).
+      initial_stddev: standard deviation of a continuous policy at the start of training, if
+        variance is parameter, above 0. In policy units: 1 reaches from the middle of the action
+        range to its bounds.
+    """
+
+    shared_trunk: bool = True
+    variance: Variance = "parameter"
+    initial_stddev: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_boolean("shared_trunk", self.shared_trunk)
+        check_choice("variance", self.variance, get_args(Variance))
+        check_number("initial_stddev", self.initial_stddev, above=0.0)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class QNetworkConfig(NetworkConfig):
+    """Settings of a network for action values, in addition to `NetworkConfig`.
+
+    Attributes:
+      dueling: whether the network adds a state value and advantages to get action values.
+    """
+
+    dueling: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_boolean("dueling", self.dueling)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Config):
     """Settings of the evaluation at the end of a run.
 
@@ -213,52 +256,21 @@ class Settings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticSettings(Settings):
-    """The settings of every run of an actor-critic method.
-
-    Attributes:
-      shared_trunk: whether policy and value function share all layers but the last. Paper: shared
-        on Atari.
-      variance: parameterization of the variance of a continuous policy: one trainable parameter per
-        action dimension (parameter), one network output for all dimensions (scalar, paper) or one
-        network output per dimension (per_dimension).
-      initial_stddev: standard deviation of a continuous policy at the start of training, if
-        variance is parameter, above 0. In policy units: 1 reaches from the middle of the action
-        range to its bounds.
-    """
+class ActorCriticSettings(ActorCriticNetworkConfig, Settings):
+    """The settings of every run of an actor-critic method."""
 
     POLICIES: ClassVar[tuple[str, ...]] = get_args(ActorCriticPolicy)
 
-    shared_trunk: bool = True
-    variance: Variance = "parameter"
-    initial_stddev: float = 1.0
     eval_policy: ActorCriticPolicy = "greedy"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_boolean("shared_trunk", self.shared_trunk)
-        check_choice("variance", self.variance, get_args(Variance))
-        check_number("initial_stddev", self.initial_stddev, above=0.0)
-        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValueBasedSettings(Settings):
-    """The settings of every run of a value-based method.
-
-    Attributes:
-      dueling: whether the network adds a state value and advantages to get action values.
-    """
+class ValueBasedSettings(QNetworkConfig, Settings):
+    """The settings of every run of a value-based method."""
 
     POLICIES: ClassVar[tuple[str, ...]] = get_args(ValueBasedPolicy)
 
-    dueling: bool = False
     eval_policy: ValueBasedPolicy = "greedy"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_boolean("dueling", self.dueling)
-        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

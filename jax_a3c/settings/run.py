@@ -1,7 +1,7 @@
 """Resolve the settings of a run from the method's defaults, the preset and the user's values."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,14 @@ from jax_a3c.checks import (
 )
 from jax_a3c.errors import InputError
 from jax_a3c.messages import shown
-from jax_a3c.settings.methods import METHODS, Settings, make_plain
+from jax_a3c.settings.methods import (
+    METHODS,
+    ActorCriticNetworkConfig,
+    OptimizerConfig,
+    QNetworkConfig,
+    Settings,
+    make_plain,
+)
 from jax_a3c.settings.presets import preset_of
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "Settings",
     "check_method",
     "check_options",
+    "check_unused",
     "differences",
     "resolve",
     "stored_settings",
@@ -153,6 +161,28 @@ def check_options(settings: Settings, options: RunOptions) -> None:
             f"eval_interval={options.eval_interval} needs eval_episodes of at least 1, got 0; "
             "leave one of them out"
         )
+
+
+def check_unused(names: Iterable[str], own_parts: Iterable[str]) -> None:
+    """Check that no given setting describes a part that the user hands in.
+
+    Args:
+      names: names of the settings that the user gives.
+      own_parts: names of the parts that the user hands in.
+
+    Raises:
+      InputError: if a setting would have no effect.
+    """
+    described = {
+        "network": (ActorCriticNetworkConfig, QNetworkConfig),
+        "optimizer": (OptimizerConfig,),
+    }
+    for part in own_parts:
+        fields = {f.name for config in described.get(part, ()) for f in dataclasses.fields(config)}
+        if unused := sorted(fields.intersection(names)):
+            raise InputError(
+                f"{', '.join(unused)} would have no effect, because {part} is given; leave one out"
+            )
 
 
 def differences(before: Settings, after: Settings) -> dict[str, str]:

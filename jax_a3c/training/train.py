@@ -29,6 +29,7 @@ from jax_a3c.settings.run import (
     Settings,
     check_method,
     check_options,
+    check_unused,
     differences,
     resolve,
     stored_settings,
@@ -65,7 +66,7 @@ def train(
         objective unless `objective` is given.
       env: environment id, such as `gymnax:CartPole-v1`, or an environment.
       settings: the settings that differ from the defaults of method and environment, by name; or
-        all settings, from `resolve`. Settings of a part that is handed in have no effect.
+        all settings, from `resolve`. Those that describe a part that is handed in have no effect.
       run_dir: folder to write to; `runs/METHOD-ENV-TIME` if None.
       network: the user's own network, see `objectives.Network`.
       objective: the user's own objective, or a function `network -> Objective`.
@@ -94,6 +95,7 @@ def train(
         parts = parts._replace(env=env)
     origin = None
     if settings is None or isinstance(settings, Mapping):
+        check_unused(settings or {}, parts.names)
         settings = resolve(method, env_id, **(settings or {}))
         origin = preset_line(method, env_id)
     check_method(method, settings)
