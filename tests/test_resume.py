@@ -141,6 +141,7 @@ def test_settings_of_other_types_are_stored_as_those_of_python(tmp_path):
     [
         ({"settings": 3}, "settings must be A2CSettings"),
         ({"settings": {"seeds": 0}}, "did you mean 'seed'"),
+        ({"settings": {"num_workers": 2}}, "num_workers is not a setting of a2c"),
         ({"options": {"quiet": True}}, "options must be RunOptions"),
         ({"options": {}}, "options must be RunOptions"),
     ],

@@ -30,6 +30,7 @@ __all__ = [
     "RunOptions",
     "Settings",
     "check_method",
+    "check_names",
     "check_options",
     "check_unused",
     "differences",
@@ -94,8 +95,7 @@ def resolve(method: str, env_id: str, **overrides: Any) -> Settings:
     """
     check_choice("method", method, METHODS)
     check_string("env", env_id)
-    for name, value in overrides.items():
-        _check_name(method, name, value)
+    check_names(method, overrides)
 
     # Later values replace earlier ones.
     preset = preset_of(method, env_id)
@@ -198,15 +198,24 @@ def differences(before: Settings, after: Settings) -> dict[str, str]:
     }
 
 
-def _check_name(method: str, name: str, value: Any) -> None:
-    """Check that a method has a setting; name the methods that have it if it has not."""
-    if name in METHODS[method].fields:
-        return
-    check_choice("a setting", name, _all_names())
-    raise InputError(
-        f"{name} is not a setting of {method}, but of {methods_with(name)}; leave it out, got "
-        f"{shown(value)}"
-    )
+def check_names(method: str, given: Mapping[str, Any]) -> None:
+    """Check that a method has the given settings.
+
+    Args:
+      method: a name in `METHODS`.
+      given: value by name.
+
+    Raises:
+      InputError: if a name is unknown, or only other methods have it. The message names them.
+    """
+    for name, value in given.items():
+        if name in METHODS[method].fields:
+            continue
+        check_choice("a setting", name, _all_names())
+        raise InputError(
+            f"{name} is not a setting of {method}, but of {methods_with(name)}; leave it out, got "
+            f"{shown(value)}"
+        )
 
 
 def methods_with(name: str) -> str:

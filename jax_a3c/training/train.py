@@ -28,6 +28,7 @@ from jax_a3c.settings.run import (
     RunOptions,
     Settings,
     check_method,
+    check_names,
     check_options,
     check_unused,
     differences,
@@ -186,7 +187,8 @@ def resume(
     run = RunDirectory(run_dir)
     if isinstance(settings, Mapping):
         method, _, stored = run.config()
-        settings = stored_settings(method, {**dataclasses.asdict(stored), **settings})
+        check_names(method, settings)
+        settings = dataclasses.replace(stored, **settings)
     method, env_id, stored = stored_run(run, settings, force=force)
     settings = stored if settings is None else settings
     options = run.options() if options is None else options
