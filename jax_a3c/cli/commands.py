@@ -25,15 +25,6 @@ Which = Literal["last", "best"]
 """Names of the checkpoints that a command can read."""
 
 
-def unchecked(config: type) -> type:
-    """Return a subclass of a config that checks nothing.
-
-    The parser makes its instance: tyro would print an error in a box. The config checks later.
-    """
-    body = {"__doc__": config.__doc__, "__post_init__": lambda self: None}
-    return type(config.__name__, (config,), body)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train METHOD on ENV, or resume a run with: jax-a3c train --resume RUN_DIR.
@@ -390,7 +381,7 @@ class Envs:
 
 def _games() -> str:
     """Return the ids of all Atari games, which share one preset, as one text to search."""
-    return " ".join(f"{ATARI} envpool:{game}-v5" for game in games())
+    return " ".join([ATARI, *(f"envpool:{game}-v5" for game in games())])
 
 
 def _spaces(spec: Any) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from jax_a3c.cli.commands import (
     Presets,
     Record,
     Train,
-    unchecked,
 )
 from jax_a3c.errors import HostEnvironmentError, InputError, WorkerHangError
 from jax_a3c.machine import current_folder, searches_current_folder
@@ -268,9 +267,14 @@ def _train_defaults(arguments: list[str]) -> Train:
 
 
 def _unchecked(kind: type, config: Any) -> Any:
-    """Return the fields that `kind` has of a config as an instance that checks nothing."""
+    """Return the fields that `kind` has of a config, as an instance of a subclass without checks.
+
+    The parser makes another instance of its class: tyro would print an error there in a box. The
+    command makes an instance of `kind` itself, which checks.
+    """
+    body = {"__doc__": kind.__doc__, "__post_init__": lambda self: None}
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
-    return unchecked(kind)(**values)
+    return type(kind.__name__, (kind,), body)(**values)
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:

@@ -21,7 +21,8 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
-        table.add_row(*(_text(row.get(name)) for name in columns))
+        cells = [row.get(name) for name in columns]
+        table.add_row(*("" if cell is None else _text(cell) for cell in cells))
     _print(table)
 
 
@@ -31,7 +32,7 @@ def print_values(values: Mapping[str, Any]) -> None:
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in values.items():
-        table.add_row(name, str(value) if value is None else _text(value))
+        table.add_row(name, _text(value))
     _print(table)
 
 
@@ -42,7 +43,7 @@ def _print(table: "Table") -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     # A pipe has no width: one row is one line, for grep.
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, emoji=False, width=UNLIMITED)
+        console.width = UNLIMITED
     # Rich would end the program if nobody reads: `print` raises instead, and the command decides.
     with console.capture() as capture:
         console.print(table)
@@ -50,7 +51,5 @@ def _print(table: "Table") -> None:
 
 
 def _text(value: Any) -> str:
-    """Return the text of a value; nothing for None."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+    """Return the text of a value."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

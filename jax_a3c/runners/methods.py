@@ -4,7 +4,6 @@ The synchronous ones return a pair of pure functions, the asynchronous ones a ru
 """
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import optax
 
@@ -24,11 +23,11 @@ from jax_a3c.settings.parts import (
     AsynchronousConfig,
     AsyncQConfig,
     QConfig,
+    SynchronousConfig,
 )
 
 Env = JaxEnvironment | HostFactory
 MakeEnv = Callable[..., Env]
-T = TypeVar("T")
 
 
 def a2c(
@@ -63,8 +62,7 @@ def a2c(
       >>> metrics["loss"].shape
       (3,)
     """
-    config = _config(config, A2CConfig)
-    return synchronous(env, network, optimizer, actor_critic(network, config), config)
+    return _in_lockstep(actor_critic, A2CConfig, env, network, optimizer, config)
 
 
 def a3c(
@@ -100,8 +98,7 @@ def a3c(
       >>> runner.run(jax.random.key(0)).progress.env_steps >= 1000
       True
     """
-    config = _config(config, A3CConfig)
-    return asynchronous(make_env, network, optimizer, actor_critic(network, config), config)
+    return _on_threads(actor_critic, A3CConfig, make_env, network, optimizer, config)
 
 
 def one_step_q(
@@ -124,8 +121,7 @@ def one_step_q(
     References:
       Mnih et al. (2016), Algorithm 1, with the workers' gradients averaged into one update.
     """
-    config = _config(config, QConfig)
-    return synchronous(env, network, optimizer, one_step_q_objective(network, config), config)
+    return _in_lockstep(one_step_q_objective, QConfig, env, network, optimizer, config)
 
 
 def one_step_sarsa(
@@ -139,8 +135,7 @@ def one_step_sarsa(
     References:
       Mnih et al. (2016), section 4.
     """
-    config = _config(config, QConfig)
-    return synchronous(env, network, optimizer, one_step_sarsa_objective(network, config), config)
+    return _in_lockstep(one_step_sarsa_objective, QConfig, env, network, optimizer, config)
 
 
 def n_step_q(
@@ -154,8 +149,7 @@ def n_step_q(
     References:
       Mnih et al. (2016), Algorithm S2.
     """
-    config = _config(config, QConfig)
-    return synchronous(env, network, optimizer, n_step_q_objective(network, config), config)
+    return _in_lockstep(n_step_q_objective, QConfig, env, network, optimizer, config)
 
 
 def async_one_step_q(
@@ -178,9 +172,7 @@ def async_one_step_q(
     References:
       Mnih et al. (2016), Algorithm 1.
     """
-    config = _config(config, AsyncQConfig)
-    objective = one_step_q_objective(network, config)
-    return asynchronous(make_env, network, optimizer, objective, config)
+    return _on_threads(one_step_q_objective, AsyncQConfig, make_env, network, optimizer, config)
 
 
 def async_one_step_sarsa(
@@ -194,9 +186,7 @@ def async_one_step_sarsa(
     References:
       Mnih et al. (2016), section 4.
     """
-    config = _config(config, AsyncQConfig)
-    objective = one_step_sarsa_objective(network, config)
-    return asynchronous(make_env, network, optimizer, objective, config)
+    return _on_threads(one_step_sarsa_objective, AsyncQConfig, make_env, network, optimizer, config)
 
 
 def async_n_step_q(
@@ -210,9 +200,7 @@ def async_n_step_q(
     References:
       Mnih et al. (2016), Algorithm S2.
     """
-    config = _config(config, AsyncQConfig)
-    objective = n_step_q_objective(network, config)
-    return asynchronous(make_env, network, optimizer, objective, config)
+    return _on_threads(n_step_q_objective, AsyncQConfig, make_env, network, optimizer, config)
 
 
 def asynchronous(
@@ -238,8 +226,29 @@ def asynchronous(
     return AsynchronousRunner(make_env(), network, optimizer, objective, config)
 
 
-def _config(config: T | None, kind: type[T]) -> T:
-    """Return the settings of a method, or its defaults."""
+def _in_lockstep(
+    make_objective: Callable[..., Objective],
+    kind: type[SynchronousConfig],
+    env: Env,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config: SynchronousConfig | None,
+) -> Algorithm:
+    """Build a method on the synchronous runner; `kind` is the class of its settings."""
     config = kind() if config is None else config
     check_kind("config", config, kind)
-    return config
+    return synchronous(env, network, optimizer, make_objective(network, config), config)
+
+
+def _on_threads(
+    make_objective: Callable[..., Objective],
+    kind: type[AsynchronousConfig],
+    make_env: MakeEnv,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config: AsynchronousConfig | None,
+) -> AsynchronousRunner:
+    """Build a method on the asynchronous runner; `kind` is the class of its settings."""
+    config = kind() if config is None else config
+    check_kind("config", config, kind)
+    return asynchronous(make_env, network, optimizer, make_objective(network, config), config)
