@@ -50,8 +50,8 @@ from jax_a3c.envs.base import on_device
 from jax_a3c.experiment.build import build
 from jax_a3c.objectives import ActorCriticConfig, actor_critic
 from jax_a3c.runners.asynchronous import use_worker_threads
+from jax_a3c.runners.packing import Packing
 from jax_a3c.runners.segments import Segments
-from jax_a3c.runners.updates import Packing
 from jax_a3c.settings.run import Settings, resolve
 
 ENVS = ("gymnax:CartPole-v1", "envpool:Pong-v5")

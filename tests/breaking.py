@@ -1,6 +1,8 @@
 """Faulty environments, as a user may write them, for Gymnasium's registry."""
 
+import ctypes
 import os
+import random
 import sys
 import threading
 import time
@@ -11,7 +13,7 @@ import numpy as np
 
 
 class Breaking(gymnasium.Env):
-    """Raise an exception in step 150."""
+    """Raise an exception in step 150; an episode has 10 steps."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -25,18 +27,23 @@ class Breaking(gymnasium.Env):
 
     def step(self, action):
         self._steps += 1
+        observation, reward = self.happen()
+        return np.full(2, observation, np.float32), reward, self._steps % 10 == 0, False, {}
+
+    def happen(self):
+        """Return an observation and a reward, or break; subclasses override it."""
         if self._steps == 150:
             raise ValueError("the wheel came off")
-        return np.zeros(2, np.float32), 1.0, self._steps % 10 == 0, False, {}
+        return 0.0, 1.0
 
 
 class Leaving(Breaking):
     """Call `sys.exit` in step 150."""
 
-    def step(self, action):
-        if self._steps == 149:
+    def happen(self):
+        if self._steps == 150:
             sys.exit(0)
-        return super().step(action)
+        return 0.0, 1.0
 
 
 class NotANumber(Breaking):
@@ -46,11 +53,11 @@ class NotANumber(Breaking):
         super().__init__()
         self._first, self._blind = first, blind
 
-    def step(self, action):
-        self._steps += 1
-        reward = np.nan if self._steps >= self._first else 1.0
-        observation = np.full(2, np.nan if self._steps >= self._blind else 0.0, np.float32)
-        return observation, reward, self._steps % 10 == 0, False, {}
+    def happen(self):
+        return (
+            np.nan if self._steps >= self._blind else 0.0,
+            np.nan if self._steps >= self._first else 1.0,
+        )
 
 
 class Hanging(Breaking):
@@ -64,10 +71,9 @@ class Hanging(Breaking):
         super().__init__()
         self._last = last
 
-    def step(self, action):
-        self._steps += 1
+    def happen(self):
         self._hang()
-        return np.zeros(2, np.float32), 1.0, self._steps % 10 == 0, False, {}
+        return 0.0, 1.0
 
     def close(self):
         self._hang()
@@ -80,9 +86,34 @@ class Hanging(Breaking):
             released.wait()
 
 
+class Crashing(Breaking):
+    """Crash the process in native code at a random time, in its first CRASHES lives.
+
+    A life is one process; the folder CRASH_DIR has one file per life. The time is 0.3 to 1 seconds
+    after the first step, drawn from CRASH_SEED and the number of the life. With CRASH_AT_ONCE the
+    process crashes in the first step. These are environment variables.
+    """
+
+    def happen(self):
+        time.sleep(0.0003)
+        if self._steps == 1:
+            folder = Path(os.environ["CRASH_DIR"])
+            (folder / str(os.getpid())).touch()
+            self._life = len(list(folder.iterdir()))
+            rng = random.Random(int(os.environ.get("CRASH_SEED", "0")) * 1000 + self._life)
+            seconds = 0.0 if "CRASH_AT_ONCE" in os.environ else rng.uniform(0.3, 1.0)
+            self._end = time.monotonic() + seconds
+            self._way = rng.choice([segmentation_fault, os.abort])
+        if self._life <= int(os.environ["CRASHES"]) and time.monotonic() >= self._end:
+            self._way()
+        return 0.0, 1.0
+
+
+def segmentation_fault():
+    ctypes.string_at(0)
+
+
 hung_at = []
 released = threading.Event()
-gymnasium.register("Breaking-v0", entry_point=Breaking)
-gymnasium.register("Leaving-v0", entry_point=Leaving)
-gymnasium.register("NotANumber-v0", entry_point=NotANumber)
-gymnasium.register("Hanging-v0", entry_point=Hanging)
+for kind in (Breaking, Leaving, NotANumber, Hanging, Crashing):
+    gymnasium.register(f"{kind.__name__}-v0", entry_point=kind)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from probes import EndlessReward, TerminalReward
-from scripted_games import Script, Spy
+from scripted import Games, Spy
 from tqdm import tqdm
 
 from jax_a3c import cli, envs, networks, scores
@@ -37,14 +37,14 @@ def play(env, num_episodes, network=None, params=None, **options):
 
 
 def test_an_episode_is_a_whole_game_and_its_score_is_unclipped():
-    result = play(Script("..L.L..T"), 1)
+    result = play(Games("..L.L..T"), 1)
     assert result.returns.tolist() == [80.0] and result.lengths.tolist() == [8]
     assert result.returns.dtype == np.float32 and result.lengths.dtype == np.int32
 
 
 def test_a_cut_game_counts_and_ignored_steps_do_not():
     result = play(
-        Script("...C.T", limit=100), 10
+        Games("...C.T", limit=100), 10
     )  # two games for the first two of eight environments
     assert sorted(result.lengths.tolist()) == [2, 2] + [4] * 8
     np.testing.assert_array_equal(result.returns, 10.0 * result.lengths)
@@ -52,7 +52,7 @@ def test_a_cut_game_counts_and_ignored_steps_do_not():
 
 def test_short_games_are_not_favoured():
     """Each environment plays its share; the first 16 games to end would all be short."""
-    factory = Script("T", "." * 99 + "T")
+    factory = Games("T", "." * 99 + "T")
     result = play(factory, 16)
     assert sorted(result.lengths.tolist()) == [1] * 8 + [100] * 8
     result = play(factory, 19)  # 3, 3, 3, then 2 each
@@ -61,7 +61,7 @@ def test_short_games_are_not_favoured():
 
 def test_the_carry_is_reset_where_an_episode_begins_and_nowhere_else():
     network = Spy()
-    play(Script("..L.T", ".......T"), 4, network)
+    play(Games("..L.T", ".......T"), 4, network)
     jax.effects_barrier()
     for time, reset, carry in network.seen:
         np.testing.assert_array_equal(reset, time == 0)
@@ -71,11 +71,11 @@ def test_the_carry_is_reset_where_an_episode_begins_and_nowhere_else():
 
 def test_a_game_without_an_end_is_cut_and_the_next_one_begins_afresh(monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 5)
-    network, factory = Spy(), Script(".")
+    network, factory = Spy(), Games(".")
     result = play(factory, 16, network)
     assert result.lengths.tolist() == [5] * 16 and result.returns.tolist() == [50.0] * 16
     assert result.cut.tolist() == [True] * 16
-    assert factory.made[0].resets == 2
+    assert factory.groups[0].resets == 2
     jax.effects_barrier()
     for time, reset, _ in network.seen:
         np.testing.assert_array_equal(reset, time == 0)
@@ -83,15 +83,15 @@ def test_a_game_without_an_end_is_cut_and_the_next_one_begins_afresh(monkeypatch
 
 def test_what_a_cut_game_still_scores_belongs_to_no_game(monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 5)
-    result = play(Script("......T..T", "...T"), 16)  # the first game is cut
+    result = play(Games("......T..T", "...T"), 16)  # the first game is cut
     assert sorted(result.lengths.tolist()) == [3] * 4 + [4] * 8 + [5] * 4
     np.testing.assert_array_equal(result.cut, result.lengths == 5)
 
 
 def test_a_time_limit_of_the_environment_ends_a_whole_game():
-    for result in (play(Script("...C", limit=100), 8), play(Script("...C", limit=4), 8)):
+    for result in (play(Games("...C", limit=100), 8), play(Games("...C", limit=4), 8)):
         assert result.lengths.tolist() == [4] * 8 and not result.cut.any()
-    result = play(Script("...C", limit=100), 8, max_episode_steps=3)
+    result = play(Games("...C", limit=100), 8, max_episode_steps=3)
     assert result.lengths.tolist() == [3] * 8 and result.cut.all()
 
 
@@ -125,11 +125,11 @@ def test_an_evaluation_in_jax_tells_how_far_it_is():
 )
 def test_an_evaluation_of_nothing_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        evaluator(Script("T"), Spy(), **{"num_episodes": 1, "policy": "greedy", **arguments})
+        evaluator(Games("T"), Spy(), **{"num_episodes": 1, "policy": "greedy", **arguments})
 
 
 def test_environments_are_closed_after_an_error_too():
-    factory = Script("T")
+    factory = Games("T")
     play(factory, 3)
 
     def broken(*_):
@@ -140,11 +140,11 @@ def test_environments_are_closed_after_an_error_too():
     )
     with pytest.raises(RuntimeError, match="broken"):
         play(factory, 3)
-    assert [group.closed for group in factory.made] == [1, 1]
+    assert [group.closed for group in factory.groups] == [1, 1]
 
 
 def test_progress_hears_of_every_episode_and_may_end_it():
-    heard, factory = [], Script("..T", ".T")
+    heard, factory = [], Games("..T", ".T")
     evaluator(factory, Spy(), num_episodes=5, policy="greedy", progress=heard.append)(
         np.float32(0), KEY
     )
@@ -154,12 +154,12 @@ def test_progress_hears_of_every_episode_and_may_end_it():
     with pytest.raises(EvaluationStopped):
         experiment = Player(factory, Spy())
         evaluate(experiment, settings, np.float32(0), KEY, stopped=lambda: True)
-    assert factory.made[-1].closed == 1 and len(factory.made) == 2
+    assert factory.groups[-1].closed == 1 and len(factory.groups) == 2
 
 
 def test_the_key_decides_and_it_compiles_once(monkeypatch):
     traced = []
-    network, factory = Spy(), Script("..T")
+    network, factory = Spy(), Games("..T")
     original = network.apply
     monkeypatch.setattr(network, "apply", lambda *args: traced.append(1) or original(*args))
     play = evaluator(factory, network, num_episodes=3, policy="sampled")
@@ -173,10 +173,10 @@ def test_the_key_decides_and_it_compiles_once(monkeypatch):
 
 
 def test_one_episode_is_played_by_one_environment():
-    factory = Script("T")
+    factory = Games("T")
     play(factory, 1)
     play(factory, 100)
-    assert [group.num_envs for group in factory.made] == [1, 8]
+    assert [group.num_envs for group in factory.groups] == [1, 8]
 
 
 def test_a_random_policy_loses_at_pong():
@@ -212,7 +212,7 @@ def test_a_game_of_atari_is_known_by_its_id(env_id, game):
 
 def test_the_summary_of_a_game_is_in_percent_of_a_human():
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4, eval_policy="sampled")
-    experiment = Player(Script("T", "..T"), Spy())
+    experiment = Player(Games("T", "..T"), Spy())
     summary = evaluate(experiment, settings, np.float32(0), KEY)
     assert summary["eval_return_mean"] == summary["eval_sampled_return_mean"] == 20.0
     assert summary["eval_return_std"] == 10.0 and summary["eval_episodes"] == 4
@@ -233,7 +233,7 @@ def test_cut_games_are_counted_apart(capsys):
     settings = resolve(
         "a2c", "envpool:Pong-v5", eval_episodes=4, eval_max_steps=24
     )  # 3 steps for each of 8 games
-    experiment = Player(Script("....T", "..T"), Spy())
+    experiment = Player(Games("....T", "..T"), Spy())
     summary = evaluate(experiment, settings, np.float32(0), KEY)
     assert summary["eval_episodes"] == 4 and summary["eval_return_mean"] == 30.0
     names = ("eval_episodes_cut", "eval_greedy_episodes_cut", "eval_sampled_episodes_cut")
@@ -269,7 +269,7 @@ def test_a_budget_without_a_step_for_each_game_is_refused():
 
 
 def test_returns_that_are_not_finite_are_told(capsys):
-    factory = Script("T")
+    factory = Games("T")
     make = factory.make
 
     def poisoned(num_envs, **options):
@@ -295,7 +295,7 @@ def test_an_evaluation_shows_its_remaining_time(monkeypatch, capsys):
     at_once = {"delay": 0, "mininterval": 0}
     monkeypatch.setattr(results, "tqdm", lambda **options: tqdm(**{**options, **at_once}))
     settings = resolve("a2c", "envpool:Pong-v5", eval_episodes=4)
-    experiment = Player(Script("....T", "..T"), Spy())
+    experiment = Player(Games("....T", "..T"), Spy())
     evaluate(experiment, settings, np.float32(0), KEY, quiet=False)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     shown = [

@@ -15,7 +15,7 @@ from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.loop import SynchronousRunner
 from jax_a3c.runners.synchronous import synchronous
 from jax_a3c.settings.parts import AsynchronousConfig, SynchronousConfig
-from tests.scripted import Episode, ScriptedFactory, ScriptedGroup
+from tests.scripted import ScriptedFactory, ScriptedGroup
 
 RATE, STEPS = 1e-3, 7
 CONFIG = {
@@ -198,7 +198,7 @@ class Matching(ScriptedGroup):
     """Reward 1 for the action that the observation shows; episodes of 8 steps."""
 
     def __init__(self, num_envs, seed):
-        super().__init__([[Episode(8, True, False)] * 10_000] * num_envs)
+        super().__init__([".......T"] * num_envs)
         self._rng, self._shown = np.random.default_rng(seed), np.zeros(num_envs, int)
 
     def _observations(self):
@@ -334,7 +334,7 @@ def test_a_saved_run_goes_on_with_new_environments(method):
 
 
 def one_step_episodes():
-    return ScriptedFactory([[Episode(1, True, False)] * 2000] * 5)
+    return ScriptedFactory(["T"] * 5)
 
 
 def test_the_learning_rate_follows_the_real_steps():

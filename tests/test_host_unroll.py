@@ -21,7 +21,7 @@ from jax_a3c.acting.host_unroll import (
 )
 from jax_a3c.acting.unroll import UnrollConfig
 from jax_a3c.objectives import next_values
-from tests.scripted import SCRIPTS, ScriptedFactory, ScriptedGroup
+from tests.scripted import SCRIPTS, ScriptedFactory, ScriptedGroup, transitions
 
 GAMMA, LAMBDA, STEPS = 0.9, 0.7, 7
 
@@ -94,14 +94,8 @@ def test_layers_stand_beside_the_observations_they_belong_to(stop, sizes):
 
 
 def plain(script, steps):
-    """Return the true transitions: (episode, t, reward, terminated, truncated) or None."""
-    rows = []
-    for episode, (length, terminated, truncated, _) in enumerate(script):
-        for t in range(length):
-            last = t == length - 1
-            rows.append((episode, t, 10.0 * episode + t, last and terminated, last and truncated))
-        rows.append(None)
-    return rows[:steps]
+    """Return the first steps of a script, None where a step only resets."""
+    return list(itertools.islice(transitions(script), steps))
 
 
 def value(params, episode, t):
@@ -115,7 +109,7 @@ def expected_returns(rows, params):
         if rows[i] is None:
             following = None
             continue
-        episode, t, reward, terminated, truncated = rows[i]
+        episode, t, reward, terminated, truncated, _ = rows[i]
         bootstrap = value(params, episode, t + 1)
         if terminated:
             out[i] = reward
@@ -172,9 +166,9 @@ def test_games_are_counted_with_unclipped_scores_and_a_lost_life_is_none():
         for row in plain(script, segments * STEPS):
             if row is None:
                 continue
-            episode, _, reward, terminated, truncated = row
+            _, _, reward, _, _, game_over = row
             score, steps, taken = score + 2 * reward, steps + 1, taken + 1
-            if (terminated or truncated) and script[episode][3]:
+            if game_over:
                 games, returned, length = games + 1, returned + score, length + steps
                 score = steps = 0
     np.testing.assert_allclose(np.sum(sums, axis=0), [taken, games, returned, length])

@@ -18,7 +18,7 @@ BOTTOM = {"types", "errors", "messages", "checks", "machine"}
 MATHS = {"returns", "losses", "distributions", "exploration"}
 PROTOCOLS = {"envs.base", "envs.host", "networks.base", "settings.parts"}
 LEARNING = {"rollouts", "objectives", "normalization"}
-CORE = BOTTOM | MATHS | PROTOCOLS | LEARNING | {"acting", "programs"}
+CORE = BOTTOM | MATHS | PROTOCOLS | LEARNING | {"acting", "keys", "programs"}
 LIBRARY = CORE | {"runners", "envs", "networks", "optimizers", "scores", "settings"}
 
 RULES: dict[str, set[str]] = {
@@ -29,6 +29,7 @@ RULES: dict[str, set[str]] = {
     "checks": {"errors", "messages"},
     "scores": BOTTOM,
     "programs": BOTTOM,
+    "keys": BOTTOM,
     **dict.fromkeys(MATHS, BOTTOM),
     "exploration": BOTTOM | {"settings.parts"},
     "optimizers": BOTTOM,

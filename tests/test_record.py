@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from probes import EitherEnd
-from scripted_games import Script, Spy
+from scripted import Games, Spy
 
 from jax_a3c import cli, envs
 from jax_a3c.errors import InputError
@@ -58,7 +58,7 @@ def random_frames(env, num_steps):
 
 
 def test_every_observation_of_a_game_is_shown_and_its_score_is_the_sum_of_the_rewards():
-    factory = Script("..L.T", limit=100)
+    factory = Games("..L.T", limit=100)
     frames = frames_of(factory.make_rendered(), episodes=2)
     # 5 steps and one reset after the lost life per game; one reset between the games.
     assert [frame.pixels[0, 0, 0] // 10 for frame in frames] == [
@@ -83,7 +83,7 @@ def test_every_observation_of_a_game_is_shown_and_its_score_is_the_sum_of_the_re
 
 
 def test_a_recording_ends_after_its_steps():
-    frames = frames_of(Script("...T").make_rendered(), episodes=5, max_steps=6)
+    frames = frames_of(Games("...T").make_rendered(), episodes=5, max_steps=6)
     assert len(frames) == 1 + 6 + 1 and sum(frame.game_over for frame in frames) == 1
     assert frames[-1].length == 2
 

@@ -170,12 +170,12 @@ def test_an_update_counts_its_own_steps_before_the_target_follows():
     assert shared.env_steps == 29 and shared.updates_per_worker == [0, 4]
 
 
-def test_metrics_are_summed_for_each_worker_until_they_start_anew():
+def test_metrics_of_all_workers_are_summed_until_they_start_anew():
     shared = SharedParameters(np.zeros(3, np.float32), 2)
     shared.start_metrics(2)
     for worker, metrics in ((0, [1.0, 2.0]), (1, [3.0, 4.0]), (1, [5.0, 0.5])):
         shared.apply(worker, shared.updates, adding(np.zeros(3), 7, metrics))
-    assert shared.metric_sums.tolist() == [[1.0, 2.0], [8.0, 4.5]] and shared.env_steps == 21
+    assert shared.metric_sums.tolist() == [9.0, 6.5] and shared.env_steps == 21
     shared.start_metrics(2)
     assert not shared.metric_sums.any() and shared.env_steps == 21
 

@@ -1,16 +1,13 @@
 """The acting state of a runner's environments: start, save, restore."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jax_a3c.checks import check_integer
 from jax_a3c.envs.base import JaxEnvironment
-from jax_a3c.errors import InputError
-from jax_a3c.messages import shown
+from jax_a3c.keys import original, unrolled
 from jax_a3c.types import Array, Carry
 
 
@@ -49,32 +46,6 @@ NONE_CHOSEN = -1
 """Value of `ActorState.next_action` where no action has been chosen yet."""
 
 
-def as_key(key: Array | int) -> Array:
-    """Return a random key for a key or a seed.
-
-    Args:
-      key: a typed key, a raw uint32 key, or a seed, an integer of 64 bits.
-
-    Returns:
-      The key.
-
-    Raises:
-      InputError: if `key` is something else, such as a batch of keys.
-    """
-    if isinstance(key, numbers.Integral):
-        check_integer("key", key, -(2**63), 2**63 - 1)
-        return jax.random.key(int(key))
-
-    if isinstance(key, jax.Array):
-        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-        if (key.ndim == 0 and typed) or (key.ndim == 1 and key.dtype == jnp.uint32):
-            return key
-
-    raise InputError(
-        f"key must be a random key or a seed, got {shown(key)}; a batch of keys needs jax.vmap"
-    )
-
-
 def init_actor(
     env: JaxEnvironment,
     carry: Carry,
@@ -99,14 +70,14 @@ def init_actor(
     Returns:
       The acting state before the first step.
     """
-    reset_key, key = jax.random.split(key)
+    reset_key, key = jax.random.split(unrolled(key))
     exploration = None
     if explore is not None:
         explore_key, key = jax.random.split(key)
         exploration = explore(explore_key, num_envs)
 
     env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
-    return ActorState(
+    actor = ActorState(
         env_state=env_state,
         observation=observation,
         reset=jnp.ones(num_envs, bool),
@@ -118,6 +89,7 @@ def init_actor(
         next_action=jnp.full(num_envs, NONE_CHOSEN, jnp.int32) if needs_next_action else None,
         running_return=jnp.zeros(num_envs, jnp.float32) if needs_running_return else None,
     )
+    return original(actor)
 
 
 def actor_to_save(actor: ActorState) -> tuple[Array, Any]:

@@ -20,6 +20,7 @@ from jax_a3c.acting.actor import NONE_CHOSEN
 from jax_a3c.acting.unroll import Act, UnrollConfig
 from jax_a3c.envs.base import Box, EnvSpec, HostStep, to_bounds
 from jax_a3c.envs.host import check_step
+from jax_a3c.keys import original, unrolled
 from jax_a3c.rollouts import Rollout
 from jax_a3c.types import Array, Carry, Params
 
@@ -236,7 +237,7 @@ def compile_host_act(
     """
 
     def act_at(params: Params, key: Array, t: Array, *args: Any) -> tuple[Carry, Array, Any]:
-        return act(params, jax.random.fold_in(key, t), *args)
+        return original(act(params, jax.random.fold_in(unrolled(key), t), *args))
 
     observed = (actor.carry, actor.observation, actor.reset, actor.exploration)
     arguments = (params, actor.key, np.int32(0), *observed, np.float32(0))
@@ -302,7 +303,7 @@ def as_rollout(rollouts: Sequence[HostRollout]) -> Rollout:
     return Rollout(joined.carry, steps, last, joined.last_carry)
 
 
-_next_key = jax.jit(lambda key: jax.random.fold_in(key, 2**31 - 1))
+_next_key = jax.jit(lambda key: original(jax.random.fold_in(unrolled(key), 2**31 - 1)))
 
 
 def _padded(column: np.ndarray, length: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jax_a3c.acting.actor import NONE_CHOSEN, ActorState
 from jax_a3c.envs.base import JaxEnvironment, to_bounds
+from jax_a3c.keys import original, unrolled
 from jax_a3c.objectives.bootstrap import row_after_each_step
 from jax_a3c.rollouts import Rollout, Transition, select_rows
 from jax_a3c.settings.parts import AutoReset
@@ -83,6 +84,7 @@ def unroll(
     References:
       Mnih et al. (2016), Algorithm S3, the inner loop.
     """
+    actor = unrolled(actor)
     num_envs = actor.reset.shape[0]
     num_steps = config.num_steps
     exploration = actor.exploration
@@ -95,7 +97,9 @@ def unroll(
     step_keys = tuple(jax.random.split(k, num_steps) for k in (action_key, env_key, reset_key))
 
     # Draw one start state per environment for the whole rollout, unless resets are exact.
-    start = jax.vmap(env.reset)
+    def start(keys: Array) -> Any:
+        return unrolled(jax.vmap(env.reset)(keys))
+
     pool = start(jax.random.split(reset_key, num_envs)) if config.auto_reset == "pooled" else None
 
     def step(state: tuple[ActorState, EpisodeSums], keys: tuple[Array, Array, Array]) -> Any:
@@ -110,7 +114,7 @@ def unroll(
         # Receive r_t and s_{t+1}.
         env_keys = jax.random.split(env_key, num_envs)
         taken = to_bounds(env.spec.action_space, action)
-        env_state, timestep = jax.vmap(env.step)(env_keys, actor.env_state, taken)
+        env_state, timestep = unrolled(jax.vmap(env.step)(env_keys, actor.env_state, taken))
         timestep = timestep._replace(reward=timestep.reward.astype(jnp.float32))
         ended = timestep.terminated | timestep.truncated
 
@@ -176,7 +180,7 @@ def unroll(
         next_action = _next_actions(choose, jax.random.fold_in(action_key, num_steps), steps)
         steps = steps._replace(next_action=next_action)
         last = last._replace(next_action=jnp.where(last.reset, NONE_CHOSEN, next_action[-1]))
-    return last, Rollout(actor.carry, steps), sums
+    return original((last, Rollout(actor.carry, steps), sums))
 
 
 def no_episodes() -> EpisodeSums:

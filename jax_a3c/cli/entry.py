@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from jax_a3c.checks import check_choice
+from jax_a3c.cli.cache import use_compilation_cache
 from jax_a3c.cli.commands import (
     Envs,
     Eval,
@@ -59,6 +60,7 @@ def run() -> int:
     # Some terminals cannot encode the plus-minus sign.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    use_compilation_cache()
 
     code: int = ExitCode.FAILED
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from jax_a3c.checks import MAX_EPISODES, MAX_STEPS, check_choice, check_integer
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device, to_bounds
 from jax_a3c.exploration import epsilon_greedy
+from jax_a3c.keys import original, unrolled
 from jax_a3c.networks.base import Network
 from jax_a3c.programs import shared_jit
 from jax_a3c.types import Array, Carry, Params
@@ -149,9 +150,9 @@ def acting(network: Network, policy: str) -> Act:
         params: Params, key: Array, carry: Carry, observation: Array, reset: Array
     ) -> tuple[Array, Carry, Array]:
         # The network takes [T, N, ...], here with T = 1.
-        key, action_key = jax.random.split(key)
+        key, action_key = jax.random.split(unrolled(key))
         carry, distribution, values = network.apply(params, carry, observation[None], reset[None])
-        return key, carry, ACTIONS[policy](action_key, distribution, values)[0]
+        return original(key), carry, ACTIONS[policy](action_key, distribution, values)[0]
 
     return shared_jit(act)
 
@@ -254,7 +255,7 @@ def _on_device(
 
         # [T = 1, N, ...] -> [N, ...]
         taken = to_bounds(env.spec.action_space, action[0])
-        env_state, timestep = jax.vmap(env.step)(env_keys, loop.env_state, taken)
+        env_state, timestep = unrolled(jax.vmap(env.step)(env_keys, loop.env_state, taken))
 
         # Only the first episode of each environment counts.
         return _Loop(
@@ -269,18 +270,20 @@ def _on_device(
         )
 
     def begin(key: Array) -> _Loop:
-        key, reset_key = jax.random.split(key)
+        key, reset_key = jax.random.split(unrolled(key))
         env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
         true = jnp.ones(num_episodes, bool)
         zeros = jnp.zeros(num_episodes)
         carry = network.initial_carry((num_episodes,))
-        return _Loop(key, env_state, observation, carry, true, true, zeros, zeros.astype(jnp.int32))
+        lengths = zeros.astype(jnp.int32)
+        return original(_Loop(key, env_state, observation, carry, true, true, zeros, lengths))
 
     def go_on(params: Params, loop: _Loop, until: Array) -> tuple[_Loop, Array, Array]:
         def unfinished(loop: _Loop) -> Array:
             return jnp.any(loop.running) & (loop.lengths.max() < until)
 
-        loop = jax.lax.while_loop(unfinished, lambda loop: step(params, loop), loop)
+        loop = unrolled(loop)
+        loop = original(jax.lax.while_loop(unfinished, lambda loop: step(params, loop), loop))
 
         # Return the number of running episodes and the total length of the ended ones too.
         return (

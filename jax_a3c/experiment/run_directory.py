@@ -26,6 +26,7 @@ from jax_a3c.experiment.checkpoints import (
     steps_of,
 )
 from jax_a3c.experiment.files import append_line, locked, write_whole
+from jax_a3c.machine import cpu_model, has_interpreter_lock
 from jax_a3c.messages import plain, shown, tell
 from jax_a3c.settings.run import RunOptions, Settings, stored_settings
 from jax_a3c.types import Params
@@ -363,9 +364,10 @@ def environment() -> dict[str, Any]:
     """Return versions, devices, processor and commit, which belong to every measured figure."""
     return {
         "python": platform.python_version(),
+        "interpreter_lock": has_interpreter_lock(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpu_cores": available_cores(),
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
         "git_commit": _git_commit(),
@@ -378,18 +380,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    """Return the name of the processor, from Linux if possible."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        "unknown",
-    )
 
 
 def _git_commit() -> str | None:

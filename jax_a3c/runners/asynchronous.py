@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_a3c.acting.actor import ActorState, actor_to_save, as_key, init_actor, restore_actor
+from jax_a3c.acting.actor import ActorState, actor_to_save, init_actor, restore_actor
 from jax_a3c.acting.groups import close_all, init_host_actors
 from jax_a3c.checks import (
     MAX_STEPS,
@@ -22,14 +22,15 @@ from jax_a3c.checks import (
 )
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, available_cores, on_device
 from jax_a3c.errors import InputError
+from jax_a3c.keys import as_key
 from jax_a3c.networks.base import Network
 from jax_a3c.objectives import Objective
 from jax_a3c.programs import shared_jit
 from jax_a3c.runners.base import Callback, Progress, TrainingResult
+from jax_a3c.runners.packing import Packing, ravel, unraveller
 from jax_a3c.runners.parts import check_parts
-from jax_a3c.runners.segments import Segment, Segments
+from jax_a3c.runners.segments import Actor, Segment, Segments
 from jax_a3c.runners.shared_parameters import SharedParameters, Update, aligned_empty
-from jax_a3c.runners.updates import Packing, ravel, unraveller
 from jax_a3c.runners.workers import Workers
 from jax_a3c.settings.parts import AsynchronousConfig
 from jax_a3c.types import Array, Params
@@ -185,10 +186,11 @@ class AsynchronousRunner:
 
         # Run the threads until T >= T_max, a callback stops them, or one fails.
         workers = Workers(self.config.num_workers, timeout=self.config.worker_timeout)
+        actors = [self._segments.enter(actor) for actor in state.actors]
         try:
             workers.run(
                 lambda worker: work(
-                    worker, shared, self._segment_of(worker, state), state.actors, until, workers
+                    worker, shared, self._segment_of(worker, state), actors, until, workers
                 ),
                 interval=interval,
                 report=report,
@@ -197,6 +199,8 @@ class AsynchronousRunner:
             # A worker may have stopped inside a segment: do not reuse its environments.
             self.close(state)
             raise
+        finally:
+            state.actors[:] = [self._segments.leave(actor) for actor in actors]
 
         progress = self._progress(shared, start)
         report()
@@ -297,7 +301,7 @@ class AsynchronousRunner:
         optax_step = self._optax_step
         shared = state.shared
 
-        def segment(theta: np.ndarray, *args: Any) -> tuple[ActorState, Update]:
+        def segment(theta: np.ndarray, *args: Any) -> tuple[Actor, Update]:
             actor, update = run(theta, *args)
             # Optax works outside of the lock, from theta' and this worker's state.
             env_steps = np.float32(shared.env_steps + update.env_steps)
@@ -340,7 +344,7 @@ class AsynchronousRunner:
             return np.asarray(ravel(params))
 
     def _progress(self, shared: SharedParameters, start: float) -> Progress:
-        sums = shared.metric_sums.sum(axis=0).tolist()
+        sums = shared.metric_sums.tolist()
         return Progress(
             env_steps=shared.env_steps,
             updates=shared.updates,
@@ -356,7 +360,7 @@ def work(
     worker: int,
     shared: SharedParameters,
     segment: Segment,
-    actors: list[ActorState],
+    actors: list[Actor],
     until: int,
     workers: Workers,
 ) -> None:

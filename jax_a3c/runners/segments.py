@@ -20,14 +20,14 @@ from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.objectives import Objective, gradient, guarded
 from jax_a3c.programs import compile_program
 from jax_a3c.rollouts import Rollout
+from jax_a3c.runners.packing import Packing, TreePacking
 from jax_a3c.runners.shared_parameters import Update
-from jax_a3c.runners.updates import Packing
 from jax_a3c.settings.parts import AsynchronousConfig
 from jax_a3c.types import Array, Params
 
-Segment = Callable[
-    [np.ndarray, ActorState, np.ndarray | None, int | float], tuple[ActorState, Update]
-]
+Actor = Any
+"""An acting state as segments take and return it: packed for JAX environments, see `enter`."""
+Segment = Callable[[np.ndarray, Actor, np.ndarray | None, int | float], tuple[Actor, Update]]
 """`(theta [P], actor, target [P], env_steps) -> (actor, update)`."""
 
 ONE_CORE: dict[str, str | bool] = {
@@ -69,14 +69,24 @@ class Segments:
         self._unroll_config = UnrollConfig(
             config.num_steps, config.auto_reset, config.stop_at_episode_end, objective.discount
         )
+        self._enter: Callable[[ActorState], Actor] = lambda actor: actor
+        self._leave: Callable[[Actor], ActorState] = lambda actor: actor
+
+    def enter(self, actor: ActorState) -> Actor:
+        """Return an acting state in the form that a compiled segment takes: one vector."""
+        return self._enter(actor)
+
+    def leave(self, actor: Actor) -> ActorState:
+        """Return the acting state that a compiled segment returned."""
+        return self._leave(actor)
 
     def compile(self, theta: np.ndarray, actor: ActorState, target: np.ndarray | None) -> Segment:
         """Compile the segment for parameters, actor and target of these shapes."""
         run = self.program(theta, actor, target)
 
         def segment(
-            theta: np.ndarray, actor: ActorState, target: np.ndarray | None, env_steps: int | float
-        ) -> tuple[ActorState, Update]:
+            theta: np.ndarray, actor: Actor, target: np.ndarray | None, env_steps: int | float
+        ) -> tuple[Actor, Update]:
             actor, packed = run(theta, actor, target, np.float32(env_steps))
             # Wait for the segment; other workers may hold the interpreter lock meanwhile.
             return actor, self._packing.unpack(np.asarray(packed))
@@ -101,11 +111,16 @@ class Segments:
         self, theta: np.ndarray, actor: ActorState, target: np.ndarray | None
     ) -> Callable:
         """Compile a segment of JAX environments: act and differentiate in one program."""
+        packing = TreePacking(actor)
+        self._enter = self.on_one_core(packing.pack, actor)
+        packed = self._enter(actor)
+        self._leave = self.on_one_core(packing.unpack, packed)
 
         def act_and_learn(
-            flat_params: Array, actor: ActorState, target: Array | None, env_steps: Array
-        ) -> tuple[ActorState, Array]:
+            flat_params: Array, packed: Array, target: Array | None, env_steps: Array
+        ) -> tuple[Array, Array]:
             params = self._unravel(flat_params)  # theta', [P] -> tree
+            actor = packing.unpack(packed)  # [W] -> tree
 
             # Act with theta' for t_max steps, or until the episode ends.
             actor, rollout, episodes = unroll(
@@ -113,9 +128,9 @@ class Segments:
             )
 
             # Compute d theta on the segment.
-            return actor, self._packed_update(params, target, rollout, episodes)
+            return packing.pack(actor), self._packed_update(params, target, rollout, episodes)
 
-        return self.on_one_core(act_and_learn, theta, actor, target, np.float32(0))
+        return self.on_one_core(act_and_learn, theta, packed, target, np.float32(0))
 
     def _on_host(self, theta: np.ndarray, actor: ActorState, target: np.ndarray | None) -> Callable:
         """Compile a segment of host environments.

@@ -30,7 +30,7 @@ class Update(NamedTuple):
       statistics: `[S]` float32. What to add to the running statistics, the last S entries of the
         parameters. S is 0 without them.
       env_steps: t, the environment steps of the segment.
-      metrics: `[M]` float32. Metrics of the segment, in the order of `updates.Packing.names`.
+      metrics: `[M]` float32. Metrics of the segment, in the order of `packing.Packing.names`.
     """
 
     gradient: np.ndarray
@@ -57,7 +57,6 @@ class SharedParameters:
       worker_moments: a vector `[P]` per worker for a rule that does not share moments, else None.
       target: `[P]` float32, 64-byte aligned. theta^-, the target network's parameters; None without
         one.
-      metric_sums: `[workers, M]`. Sums of the updates' metrics since `start_metrics`.
     """
 
     def __init__(
@@ -106,11 +105,14 @@ class SharedParameters:
         self._updates = [0] * num_workers
         self._staleness_sum = [0] * num_workers
         self._staleness_max = [0] * num_workers
-        self.metric_sums = np.zeros((num_workers, 0))
+        self._metric_sums = [np.zeros(0)] * num_workers
 
     @property
     def env_steps(self) -> int:
-        """T, the environment steps of all workers together."""
+        """T, the environment steps of all workers together.
+
+        Workers may add steps while the slots are summed. For each reader T never goes back.
+        """
         return sum(self._env_steps)
 
     @property
@@ -122,6 +124,11 @@ class SharedParameters:
     def updates_per_worker(self) -> list[int]:
         """Updates of each worker."""
         return list(self._updates)
+
+    @property
+    def metric_sums(self) -> np.ndarray:
+        """`[M]`. Sums of the metrics of all updates since `start_metrics`."""
+        return np.sum(self._metric_sums, axis=0)
 
     @property
     def mean_staleness(self) -> float:
@@ -168,7 +175,7 @@ class SharedParameters:
 
     def start_metrics(self, num_metrics: int) -> None:
         """Start the sums of M metrics at 0."""
-        self.metric_sums = np.zeros((len(self._updates), num_metrics))
+        self._metric_sums = [np.zeros(num_metrics)] * len(self._updates)
 
     def apply(self, worker: int, version: int, update: Update) -> None:
         """Count an update's steps and metrics, and apply it to the shared buffers in place.
@@ -183,7 +190,8 @@ class SharedParameters:
         """
         self._env_steps[worker] += update.env_steps  # T <- T + t, once per segment
         env_steps = self.env_steps
-        self.metric_sums[worker] += update.metrics
+        # Replace the row, so that a report never sees half of a segment's metrics.
+        self._metric_sums[worker] = self._metric_sums[worker] + update.metrics
 
         with self._guard:
             staleness = self.updates - version

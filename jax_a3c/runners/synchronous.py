@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_a3c.acting.actor import ActorState, as_key, init_actor
+from jax_a3c.acting.actor import ActorState, init_actor
 from jax_a3c.acting.groups import alternate, close_all, init_host_actors, refuse_tracer
 from jax_a3c.acting.host_unroll import (
     HostRollout,
@@ -26,6 +26,7 @@ from jax_a3c.acting.host_unroll import (
 from jax_a3c.acting.unroll import EpisodeSums, UnrollConfig, no_episodes, unroll
 from jax_a3c.checks import check_kind
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
+from jax_a3c.keys import as_key
 from jax_a3c.networks.base import Network
 from jax_a3c.objectives import Objective, gradient, guarded
 from jax_a3c.programs import compile_program, shared_jit

@@ -26,7 +26,9 @@ class Workers:
         self._timeout = timeout
         self._stop = threading.Event()
         self._outcomes: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
-        self._heartbeats: dict[int, float] = {}  # of the workers that have not ended
+        # Of the workers that have not ended. The calling thread alone adds and removes keys, so it
+        # may iterate while workers write.
+        self._heartbeats: dict[int, float] = {}
 
     def go_on(self, worker: int) -> bool:
         """Return whether a worker should continue, and record that it is alive."""

@@ -36,7 +36,7 @@ for _number in (signal.SIGINT, signal.SIGHUP):
 
 def start(*words, script=None, first=None, shares_programs=True, **more):
     """Start `jax-a3c WORDS` or another script, with its output in a pipe; run `first` before it."""
-    shared = SHARED_PROGRAMS if shares_programs else {}
+    shared = SHARED_PROGRAMS if shares_programs else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     program = ["-m", "jax_a3c.cli"] if script is None else [str(script)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, **shared, **more.pop("env", {})}

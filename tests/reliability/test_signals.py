@@ -157,13 +157,13 @@ def test_a_second_signal_ends_it_at_once(method, sent, tmp_path):
     command = [
         "train",
         method,
-        "gymnasium:tests.crashing:Stuck-v0",
+        "gymnasium:tests.breaking:Hanging-v0",
         *flags,
         "--run-dir",
         tmp_path / "run",
     ]
-    process = start(*command, env={"STUCK": str(tmp_path / "stuck")})
-    while not (tmp_path / "stuck").exists():
+    process = start(*command, env={"HUNG": str(tmp_path / "hung")})
+    while not (tmp_path / "hung").exists():
         assert process.poll() is None, finish(process)
         time.sleep(0.01)
     process.send_signal(sent)

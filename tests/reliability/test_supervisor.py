@@ -9,7 +9,7 @@ from reliability.runs import await_checkpoint, finish, start
 from jax_a3c.experiment.run_directory import RunDirectory
 
 pytest.importorskip("gymnasium", reason="pip install 'jax-a3c[gymnasium]'")
-CRASHING = "gymnasium:tests.crashing:Crashing-v0"
+CRASHING = "gymnasium:tests.breaking:Crashing-v0"
 FLAGS = [
     "--num-envs",
     "2",

@@ -1,11 +1,11 @@
-"""An update as one vector: the parts come back as they were, in their order."""
+"""Updates and trees as one vector: the parts come back as they were, in their order."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_a3c.runners.updates import Packing, ravel, unraveller
+from jax_a3c.runners.packing import Packing, TreePacking, ravel, unraveller
 
 GRADS = {"b": jnp.arange(3.0), "a": {"w": jnp.linspace(-1e-20, 1e20, 4).reshape(2, 2)}}
 METRICS = {
@@ -42,3 +42,39 @@ def test_the_vector_of_a_tree_goes_back_to_its_dtypes():
     for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
+
+
+TREE = {
+    "key": jax.random.split(jax.random.key(1), 2),
+    "rbg": jax.random.key(1, impl="rbg"),
+    "bool": jnp.array([True, False, True]),
+    "uint8": jnp.arange(250, 256, dtype=jnp.uint8),
+    "int8": jnp.array([-128, -1, 127], jnp.int8),
+    "int16": jnp.array([[-(2**15)], [2**15 - 1]], jnp.int16),
+    "int32": jnp.array([-(2**31), -1, 2**31 - 1], jnp.int32),
+    "bfloat16": jnp.array([1.5, -0.0, jnp.nan], jnp.bfloat16),
+    "float16": jnp.float16(1e-7),
+    "float32": jnp.array([jnp.nan, -jnp.inf, -0.0, 1e-45], jnp.float32),
+    "empty": jnp.zeros((0, 3)),
+    "none": None,
+    "tuple": (),
+}
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["32 bits", "64 bits"])
+def test_a_packed_tree_comes_back_bit_for_bit(wide):
+    with jax.enable_x64(wide):
+        tree = dict(TREE)
+        if wide:
+            tree |= {"float64": jnp.array([1e-300, jnp.nan]), "int64": jnp.int64(-(2**63))}
+        packing = TreePacking(tree)
+        vector = jax.jit(packing.pack)(tree)
+        assert vector.dtype == jnp.uint32 and vector.ndim == 1
+        back = jax.jit(packing.unpack)(vector)
+
+        assert jax.tree.structure(back) == jax.tree.structure(tree)
+        for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
+            assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+            if jax.dtypes.issubdtype(theirs.dtype, jax.dtypes.prng_key):
+                ours, theirs = jax.random.key_data(ours), jax.random.key_data(theirs)
+            assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
