@@ -435,6 +435,18 @@ def test_the_epsilon_greedy_evaluation_takes_one_action_in_twenty_at_random():
         evaluator(env, network, num_episodes=1, policy="epsilon_greedy")
 
 
+@pytest.mark.parametrize(("workers", "lock"), [(8, True), (9, True), (9, False)])
+def test_more_workers_than_the_interpreter_lock_serves_are_told(
+    workers, lock, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: lock, raising=False)
+    settings = {"num_workers": workers, "total_timesteps": 200, "eval_episodes": 0}
+    train("a3c", CARTPOLE, settings, tmp_path / "run", options=RunOptions(quiet=True))
+    warned = "9 workers take turns in Python; more than 8 bring nothing" in capsys.readouterr().err
+    assert warned == (workers == 9 and lock)
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["interpreter_lock"] == lock
+
+
 def test_a_run_that_ends_before_its_exploration_says_so(tmp_path, capsys):
     flags = [
         "--total-timesteps",

@@ -20,7 +20,7 @@ from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.objectives import Objective, gradient, guarded
 from jax_a3c.programs import compile_program
 from jax_a3c.rollouts import Rollout
-from jax_a3c.runners.packing import Packing, TreePacking
+from jax_a3c.runners.packing import Packing, TreePacking, ravel
 from jax_a3c.runners.shared_parameters import Update
 from jax_a3c.settings.parts import AsynchronousConfig
 from jax_a3c.types import Array, Params
@@ -173,7 +173,8 @@ class Segments:
         """Return d theta, the metrics and the changes of running statistics as one vector."""
         target_params = None if target is None else self._unravel(target)  # theta^-
         grads, metrics = gradient(self._objective, params, rollout, target_params)
-        grads, metrics = guarded(grads, metrics, self._max_grad_norm)
+        # One vector needs one kernel where a tree needs one for each leaf.
+        grads, metrics = guarded(ravel(grads), metrics, self._max_grad_norm)
 
         # Running statistics have no gradient: they change by what this segment contributes.
         statistics = self._objective.statistics

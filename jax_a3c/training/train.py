@@ -10,12 +10,13 @@ import jax
 import optax
 
 from jax_a3c.checks import check_choice, check_kind
-from jax_a3c.envs.base import HostFactory, JaxEnvironment
+from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.errors import InputError
 from jax_a3c.experiment.build import Experiment, Parts, build, check_own_parts
 from jax_a3c.experiment.checkpoints import DoesNotFitError, import_params
 from jax_a3c.experiment.files import locked
 from jax_a3c.experiment.run_directory import RunDirectory, new_run_dir
+from jax_a3c.machine import has_interpreter_lock
 from jax_a3c.messages import tell
 from jax_a3c.networks.base import Network
 from jax_a3c.objectives.base import Objective
@@ -38,6 +39,10 @@ from jax_a3c.settings.run import (
 from jax_a3c.training.loggers import tensorboard_parts, wandb_module
 from jax_a3c.training.session import Session
 from jax_a3c.training.signals import stop_on_signal
+
+MOST_WITH_LOCK = 8
+"""Workers that the interpreter lock can serve on JAX environments, whose segments hold it for a
+seventh of their time."""
 
 
 def train(
@@ -113,6 +118,19 @@ def train(
             f"warning: most actions will be random: epsilon falls only {end:.0%} of its way in "
             f"total_timesteps={settings.total_timesteps:,}, because epsilon_anneal_steps="
             f"{settings.epsilon_anneal_steps:,}"
+        )
+
+    # Segments of JAX environments are so short that more threads only wait for the lock.
+    if (
+        isinstance(settings, AsynchronousConfig)
+        and settings.num_workers > MOST_WITH_LOCK
+        and on_device(experiment.env)
+        and has_interpreter_lock()
+    ):
+        tell(
+            f"warning: {settings.num_workers} workers take turns in Python; more than "
+            f"{MOST_WITH_LOCK} bring nothing on a JAX environment with this interpreter; a "
+            "free-threaded one, such as python3.14t, has no such limit"
         )
 
     # Read the given parameters before the folder is made.
