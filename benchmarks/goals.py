@@ -2,14 +2,15 @@
 
     python benchmarks/goals.py
 
-The script measures nothing. It compares the results of `peers.py`, `scaling.py`, `host.py` and
-`startup.py` with the goals that these scripts declare. All goals are for two cores of a CPU.
+The script measures nothing. It compares the results of `peers.py`, `scaling.py`, `host.py`,
+`startup.py` and `command.py` with the goals that these scripts declare. All goals are for two cores
+of a CPU.
 """
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from benchmarks import host, peers, scaling, startup
+from benchmarks import command, host, peers, scaling, startup
 from benchmarks.frame.results import RESULTS, matching, read_result
 from benchmarks.frame.summaries import ranged, short_id
 from benchmarks.frame.tables import Column, Table, as_text
@@ -50,6 +51,7 @@ def goals() -> Iterator[Goal]:
     yield from _of_scaling(rows_of("scaling") + rows_of("scaling_pong"))
     yield from _of_host(rows_of("host"))
     yield from _of_startup(rows_of("startup"))
+    yield from _of_command(rows_of("command"))
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -93,6 +95,12 @@ def _of_startup(rows: list[dict[str, Any]]) -> Iterator[Goal]:
         for figure in startup.GOALS.keys() & row.keys():
             what = f"{names[figure]}, {row['what']}"
             yield Goal(what, startup.GOALS[figure], row[figure], "startup.py", at_most=True)
+
+
+def _of_command(rows: list[dict[str, Any]]) -> Iterator[Goal]:
+    for row in rows:
+        what = f"`jax-a3c train` / bare loop, {row['method']}"
+        yield Goal(what, command.GOAL, row["ratio"], "command.py")
 
 
 COLUMNS = (

@@ -16,9 +16,11 @@ from typing import Any
 
 from benchmarks import (
     atari,
+    command,
     convolutions,
     goals,
     host,
+    kernels,
     learning,
     methods,
     peers,
@@ -229,6 +231,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup-imports": from_result("startup", part("imports")),
     "startup-compilation": from_result("startup", part("compilation")),
     "startup-command": from_result("startup", part("command")),
+    "command": from_result("command", first(command)),
+    "kernels": from_result("kernels", first(kernels)),
     "startup-memory": from_result("startup", part("memory")),
     "returns": from_result("returns", returns.summary_table),
     "convolutions-forward": from_result("convolutions", lambda rows: convolutions.tables(rows)[0]),

@@ -50,7 +50,7 @@ from jax_a3c.envs.base import on_device
 from jax_a3c.experiment.build import build
 from jax_a3c.objectives import ActorCriticConfig, actor_critic
 from jax_a3c.runners.asynchronous import use_worker_threads
-from jax_a3c.runners.packing import Packing
+from jax_a3c.runners.packing import Packing, TreePacking
 from jax_a3c.runners.segments import Segments
 from jax_a3c.settings.run import Settings, resolve
 
@@ -69,6 +69,8 @@ PARTS = {
     "apply": "shared buffer: apply",
 }
 """The parts of a worker's time, by the name of the method or of the compiled function."""
+ONCE = ("pack", "unpack")
+"""Functions that run once for each actor, before and after training."""
 SEGMENT = PARTS["act_and_learn"]
 REST = "Python and the rest"
 
@@ -129,6 +131,8 @@ class Clock:
         def on_one_core(segments: Segments, function: Callable, *args: Any) -> Callable:
             name = getattr(function, "__name__", "")
             program = compile_(segments, function, *args)
+            if name in ONCE:
+                return program
             # The call of a program may return before it has run.
             return self.timed(
                 PARTS.get(name, PARTS["split"]), lambda *a: jax.block_until_ready(program(*a))
@@ -259,7 +263,7 @@ def row_of(windows: list[dict[str, Any]], alone: dict[str, Any] | None) -> dict[
 
     def held(window: dict[str, Any]) -> float:
         calls = 0.0 if alone is None else alone["call"]["cpu_us"] * 1e3 * window["segments"]
-        python = window["parts"][REST][2] + window["parts"][PARTS["count"]][2]
+        python = window["parts"][REST][2]
         return (python + calls) / window["whole"][0]
 
     # Cores that did nothing for this process.
@@ -303,8 +307,10 @@ def segment_in_parts(
     # The program of a segment, as the runner compiles it.
     packing = Packing(state.shared.flat_params.size)
     segments = Segments(env, objective, unravel, config, packing=packing, device=cpu)
-    arguments = (np.array(state.shared.flat_params), state.actors[0], None, np.float32(0))
-    whole = segments.program(*arguments[:3])
+    theta = np.array(state.shared.flat_params)
+    whole = segments.program(theta, state.actors[0], None)
+    actors = [segments.enter(actor) for actor in state.actors]
+    arguments = (theta, actors[0], None, np.float32(0))
 
     # Programs with the arguments and results of a segment, which compute a part of it.
     padding = jnp.zeros(len(packing.names) - 2)
@@ -312,10 +318,11 @@ def segment_in_parts(
     def packed(flat: Any, taken: Any, used: Any) -> Any:
         return jnp.concatenate([flat, jnp.stack([taken, used]), padding])
 
+    tree = TreePacking(state.actors[0])
+
     def nothing(flat: Any, actor: Any, target: Any, env_steps: Any) -> Any:
-        key = jax.random.fold_in(actor.key, 0)
-        flat, rest = jax.lax.optimization_barrier((flat, actor._replace(key=None)))
-        return rest._replace(key=key), packed(flat, 0.0, env_steps)
+        flat, actor = jax.lax.optimization_barrier((flat, actor))
+        return actor, packed(flat, 0.0, env_steps)
 
     unroll_config = UnrollConfig(
         config.num_steps, config.auto_reset, config.stop_at_episode_end, objective.discount
@@ -323,10 +330,13 @@ def segment_in_parts(
 
     def playing(act: Callable) -> Callable:
         def play(flat: Any, actor: Any, target: Any, env_steps: Any) -> Any:
-            last, rollout, _ = unroll(env, act, unravel(flat), actor, unroll_config, env_steps)
+            last, rollout, _ = unroll(
+                env, act, unravel(flat), tree.unpack(actor), unroll_config, env_steps
+            )
             # Use all that a gradient would read, so that XLA leaves out no part of the loop.
             used = sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(rollout.steps))
-            return last, packed(flat, rollout.steps.mask.sum().astype(jnp.float32), used)
+            taken = rollout.steps.mask.sum().astype(jnp.float32)
+            return tree.pack(last), packed(flat, taken, used)
 
         return play
 
@@ -344,8 +354,8 @@ def segment_in_parts(
         name: segments.on_one_core(function, *arguments) for name, function in functions.items()
     }
     programs["gradient"] = whole
-    starts = [[arguments[0].copy(), actor] for actor in state.actors]
-    ledgers = side_by_side(starts, programs, calls, arguments[0].size)
+    starts = [[theta.copy(), actor] for actor in actors]
+    ledgers = side_by_side(starts, programs, calls, theta.size)
 
     # Each program does all that the one before does, and one part more.
     parts = {}

@@ -50,12 +50,12 @@ class Categorical(NamedTuple):
         Returns:
           `[*B]` int32 in [0, A).
         """
-        probs = jax.nn.softmax(
-            self.logits.astype(jnp.promote_types(self.logits.dtype, jnp.float32))
-        )
-        # XLA may add in any order, so the sum need not end in 1 or be monotone.
-        cumulative = jnp.cumsum(probs, axis=-1)
-        reachable = jnp.where(probs > 0, cumulative, 0.0)
+        logits = self.logits.astype(jnp.promote_types(self.logits.dtype, jnp.float32))
+        # Probabilities up to a factor, which u below has as well.
+        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        # XLA may add in any order, so the sum need not be monotone.
+        cumulative = jnp.cumsum(weights, axis=-1)
+        reachable = jnp.where(weights > 0, cumulative, 0.0)
 
         # Scale u below the largest reachable entry, so that some reachable entry exceeds it.
         total = jnp.max(reachable, axis=-1, keepdims=True)

@@ -130,6 +130,6 @@ def test_states_and_environments_hold_keys_of_jax():
     for held in (state, after):
         assert held.actor.key.dtype == held.actor.env_state[1].dtype == KEY.dtype
     result = evaluator(env, network, num_episodes=2, policy="sampled", max_episode_steps=5)(
-        after.params, make_key(0)
+        after.params, jax.random.PRNGKey(0)
     )
     assert np.isfinite(result.returns).all()
