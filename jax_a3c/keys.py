@@ -73,7 +73,7 @@ def unrolled(tree: Any) -> Any:
       The tree. Use its keys within one compiled function only, and convert them with `original`.
     """
     # Without this option, JAX assigns other bits to the entries of an array.
-    if not jax.config.jax_threefry_partitionable:
+    if not getattr(jax.config, "jax_threefry_partitionable", False):
         return tree
     return jax.tree.map(functools.partial(_converted, old=ORIGINAL, new=_unrolled_keys()), tree)
 
@@ -114,7 +114,7 @@ def _split(key: Array, shape: tuple[int, ...]) -> Array:
     return jnp.stack(_hash(key, *_counts(shape)), axis=-1)  # [*shape, 2]
 
 
-def _fold_in(key: Array, data: Array) -> Array:
+def _fold_in(key: Array, data: Any) -> Array:
     data = jnp.asarray(data).astype(jnp.uint32)
     return jnp.stack(_hash(key, jnp.zeros_like(data), data))  # [2]
 

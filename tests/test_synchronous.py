@@ -197,7 +197,10 @@ def test_host_loop_counts_and_stops():
     assert result.progress.env_steps == 1020 and result.progress.updates == 51
     assert result.progress.metric_sums["episodes"] == 1020
     assert result.progress.metric_sums["env_steps"] == 1020
-    assert [r.env_steps for r in reports] == sorted(r.env_steps for r in reports)
+    assert [report.updates for report in reports] == list(range(1, 52))
+    assert [report.env_steps for report in reports] == list(range(20, 1021, 20))
+    times = [report.seconds for report in reports]
+    assert times == sorted(times) and times[0] > 0
     assert reports[-1] == result.progress
     stopped = runner.run(0, until=1001, callback=lambda progress: progress.updates >= 7)
     assert 7 <= stopped.progress.updates < 51

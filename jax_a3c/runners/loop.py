@@ -143,7 +143,7 @@ class SynchronousRunner:
         Args:
           state: state to continue from, or a random key or a seed of a new run.
           until: environment steps since the start of the run.
-          callback: function called with the progress, 200 times in a run and at least every
+          callback: function called with the progress, about 200 times in a run and at least every
             `interval` seconds. Training ends early if it returns True, after the updates that the
             device has already begun: up to 2 `interval` seconds. The progress within one call to
             the device is reported when the call has ended, so its `seconds` are interpolated.
@@ -267,13 +267,9 @@ class SynchronousRunner:
         # Sum the metrics over the updates of each report.
         fetched = jax.device_get(metrics)
         starts = [0, *ends[:-1]]
-        rows = {
-            name: np.array(
-                [
-                    np.sum([row[name] for row in fetched[a:b]])
-                    for a, b in zip(starts, ends, strict=True)
-                ]
-            )
+        parts = [fetched[a:b] for a, b in zip(starts, ends, strict=True)]
+        rows: Any = {
+            name: np.array([np.sum([row[name] for row in part]) for part in parts])
             for name in fetched[0]
         }
         return state, rows
