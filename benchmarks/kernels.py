@@ -6,7 +6,7 @@
 The script compiles the training loop for the default device, as `jax-a3c train` does, and counts
 the instructions of the compiled program that are launched as kernels. Nothing runs. "Step" is the
 loop over the T steps of a rollout, "update" is the rest of an update. "Launches" counts an inner
-loop as often as it runs.
+loop as often as it runs, and no conditions of loops.
 """
 
 import re

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rlax
 
-from benchmarks import learning, peers, returns, startup, throughput
+from benchmarks import kernels, learning, peers, returns, startup, throughput
 from benchmarks.frame.learners import check_learned
 from benchmarks.frame.processes import require_device
 from benchmarks.frame.results import rows_that_hold
@@ -230,3 +230,42 @@ def test_a_script_runs_from_any_folder(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "mean return" in result.stdout
+
+
+def test_kernels_are_counted_by_loop():
+    text = """HloModule a
+%body (p: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %p = (s32[], f32[2]{0}) parameter(0)
+  %x = f32[2]{0} get-tuple-element((s32[], f32[2]{0}) %p), index=1
+  %c = f32[2]{0} copy(f32[2]{0} %x)
+  %f = f32[2]{0} fusion(f32[2]{0} %c), kind=kLoop, calls=%fused
+  ROOT %t = (s32[], f32[2]{0}) tuple(%i, %f)
+}
+
+%cond (p: (s32[], f32[2])) -> pred[] {
+  ROOT %l = pred[] fusion(s32[] %i), kind=kLoop, calls=%less
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %d = f32[2]{0} dot(f32[2]{0} %x, f32[2]{0} %x)
+  %w = (s32[], /*index=1*/f32[2]{0}) while(%t), condition=%cond, body=%body, \
+backend_config={"known_trip_count":{"n":"7"}}
+}
+"""
+    program = kernels.program_of(text)
+    assert program.kernels == {"dot": 1} and program.launches == 1 + 7 * 2
+    (loop,) = program.loops
+    assert loop.trips == 7 and loop.kernels == {"copy": 1, "fusion": 1} and not loop.loops
+
+
+@pytest.mark.parametrize("name", ["command", "kernels", "returns", "scaling", "worker_time"])
+def test_a_short_form_writes_its_result_and_prints_its_table(name, tmp_path):
+    short = [] if name == "kernels" else ["--short"]
+    small = ["--env", "gymnax:CartPole-v1"] * (name in ("kernels", "scaling", "worker_time"))
+    out = tmp_path / "result.json"
+    command = [sys.executable, f"benchmarks/{name}.py", *short, *small, "--out", str(out)]
+    root = Path(__file__).parents[1]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    table = subprocess.run([*command, "--table"], cwd=root, capture_output=True, text=True)
+    assert table.returncode == 0 and table.stdout.strip() in ended.stdout
