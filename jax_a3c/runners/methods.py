@@ -4,6 +4,7 @@ The synchronous ones return a pair of pure functions, the asynchronous ones a ru
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import optax
 
@@ -23,11 +24,11 @@ from jax_a3c.settings.parts import (
     AsynchronousConfig,
     AsyncQConfig,
     QConfig,
-    SynchronousConfig,
 )
 
 Env = JaxEnvironment | HostFactory
 MakeEnv = Callable[..., Env]
+Built = TypeVar("Built")
 
 
 def a2c(
@@ -62,7 +63,7 @@ def a2c(
       >>> metrics["loss"].shape
       (3,)
     """
-    return _in_lockstep(actor_critic, A2CConfig, env, network, optimizer, config)
+    return _method(synchronous, actor_critic, A2CConfig, env, network, optimizer, config)
 
 
 def a3c(
@@ -98,7 +99,7 @@ def a3c(
       >>> runner.run(jax.random.key(0)).progress.env_steps >= 1000
       True
     """
-    return _on_threads(actor_critic, A3CConfig, make_env, network, optimizer, config)
+    return _method(asynchronous, actor_critic, A3CConfig, make_env, network, optimizer, config)
 
 
 def one_step_q(
@@ -121,7 +122,7 @@ def one_step_q(
     References:
       Mnih et al. (2016), Algorithm 1, with the workers' gradients averaged into one update.
     """
-    return _in_lockstep(one_step_q_objective, QConfig, env, network, optimizer, config)
+    return _method(synchronous, one_step_q_objective, QConfig, env, network, optimizer, config)
 
 
 def one_step_sarsa(
@@ -135,7 +136,7 @@ def one_step_sarsa(
     References:
       Mnih et al. (2016), section 4.
     """
-    return _in_lockstep(one_step_sarsa_objective, QConfig, env, network, optimizer, config)
+    return _method(synchronous, one_step_sarsa_objective, QConfig, env, network, optimizer, config)
 
 
 def n_step_q(
@@ -149,7 +150,7 @@ def n_step_q(
     References:
       Mnih et al. (2016), Algorithm S2.
     """
-    return _in_lockstep(n_step_q_objective, QConfig, env, network, optimizer, config)
+    return _method(synchronous, n_step_q_objective, QConfig, env, network, optimizer, config)
 
 
 def async_one_step_q(
@@ -172,7 +173,9 @@ def async_one_step_q(
     References:
       Mnih et al. (2016), Algorithm 1.
     """
-    return _on_threads(one_step_q_objective, AsyncQConfig, make_env, network, optimizer, config)
+    return _method(
+        asynchronous, one_step_q_objective, AsyncQConfig, make_env, network, optimizer, config
+    )
 
 
 def async_one_step_sarsa(
@@ -186,7 +189,9 @@ def async_one_step_sarsa(
     References:
       Mnih et al. (2016), section 4.
     """
-    return _on_threads(one_step_sarsa_objective, AsyncQConfig, make_env, network, optimizer, config)
+    return _method(
+        asynchronous, one_step_sarsa_objective, AsyncQConfig, make_env, network, optimizer, config
+    )
 
 
 def async_n_step_q(
@@ -200,7 +205,9 @@ def async_n_step_q(
     References:
       Mnih et al. (2016), Algorithm S2.
     """
-    return _on_threads(n_step_q_objective, AsyncQConfig, make_env, network, optimizer, config)
+    return _method(
+        asynchronous, n_step_q_objective, AsyncQConfig, make_env, network, optimizer, config
+    )
 
 
 def asynchronous(
@@ -226,29 +233,19 @@ def asynchronous(
     return AsynchronousRunner(make_env(), network, optimizer, objective, config)
 
 
-def _in_lockstep(
+def _method(
+    build: Callable[..., Built],
     make_objective: Callable[..., Objective],
-    kind: type[SynchronousConfig],
-    env: Env,
+    kind: type,
+    env: Env | MakeEnv,
     network: Network,
     optimizer: optax.GradientTransformation,
-    config: SynchronousConfig | None,
-) -> Algorithm:
-    """Build a method on the synchronous runner; `kind` is the class of its settings."""
+    config: Any,
+) -> Built:
+    """Build a method; `build` is `synchronous` or `asynchronous`, `kind` the class of its settings.
+
+    The asynchronous runner takes a function that makes the environment.
+    """
     config = kind() if config is None else config
     check_kind("config", config, kind)
-    return synchronous(env, network, optimizer, make_objective(network, config), config)
-
-
-def _on_threads(
-    make_objective: Callable[..., Objective],
-    kind: type[AsynchronousConfig],
-    make_env: MakeEnv,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    config: AsynchronousConfig | None,
-) -> AsynchronousRunner:
-    """Build a method on the asynchronous runner; `kind` is the class of its settings."""
-    config = kind() if config is None else config
-    check_kind("config", config, kind)
-    return asynchronous(make_env, network, optimizer, make_objective(network, config), config)
+    return build(env, network, optimizer, make_objective(network, config), config)
