@@ -13,9 +13,6 @@ the bare loop.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +21,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from benchmarks.frame.processes import process
 from benchmarks.frame.results import Rows, parser_of, print_result, publish, result_path
 from benchmarks.frame.summaries import spread
 from benchmarks.frame.tables import Table, field, spread_field
@@ -113,7 +111,7 @@ def bare(method: str, timesteps: int) -> float:
 def by_loop(method: str, timesteps: int, cache: str) -> float:
     """Return the steps per second of the loop alone, in a process of its own."""
     words = [__file__, "--bare", method, "--timesteps", str(timesteps)]
-    return float(process(words, cache))
+    return float(process(words, cache).output)
 
 
 def by_command(method: str, timesteps: int, cache: str) -> float:
@@ -124,15 +122,6 @@ def by_command(method: str, timesteps: int, cache: str) -> float:
             flags += [f"--{name.replace('_', '-')}", str(value)]
         process(["-m", "jax_a3c.cli", "train", method, ENV, *flags], cache)
         return json.loads(Path(folder, "summary.json").read_text())["env_steps_per_second"]
-
-
-def process(words: list[str], cache: str) -> str:
-    """Run the interpreter on the CPU and return what it printed."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
-    ended = subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True)
-    if ended.returncode:
-        raise SystemExit(ended.stderr)
-    return ended.stdout
 
 
 def tables(rows: Rows) -> list[Table]:

@@ -107,8 +107,8 @@ def main() -> None:
 def count(env_id: str) -> dict[str, Any]:
     """Compile the training loop of an environment and count its kernels."""
     settings = resolve("a2c", env_id, **FORMS[env_id])
-    algorithm: Any = build("a2c", env_id, settings).runner
-    algorithm = algorithm.algorithm
+    runner: Any = build("a2c", env_id, settings).runner
+    algorithm = runner.algorithm
     state = jax.jit(algorithm.init)(jax.random.key(0))
 
     def updates(state: Any, number: Any) -> Any:
@@ -117,14 +117,14 @@ def count(env_id: str) -> dict[str, Any]:
     program: Any = compile_program(updates, state, np.int32(1), donate_argnums=(0,))
     (update,) = program_of(program.as_text()).loops
     (step,) = [loop for loop in update.loops if loop.trips == settings.num_steps]
-    numbers = [loop for loop in (*update.loops, *step.loops) if loop is not step]
+    others = [loop for loop in (*update.loops, *step.loops) if loop is not step]
     return {
         "env": env_id,
         **FORMS[env_id],
         "device": jax.devices()[0].platform,
         "step": dict(step.kernels),
         "update": dict(update.kernels),
-        "other_loops": len(numbers),
+        "other_loops": len(others),
         "launches": update.launches,
     }
 

@@ -26,19 +26,18 @@ The script checks of everything that trains that its parameters moved and are fi
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from benchmarks.frame.learners import check_learned, copy_of_weights
+from benchmarks.frame.processes import process
 from benchmarks.frame.results import Rows, matching, parser_of, print_result, publish, result_path
 from benchmarks.frame.summaries import short_id, spread
 from benchmarks.frame.tables import Table, field, spread_field
@@ -204,39 +203,6 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "command": command,
     "memory": memory,
 }
-
-
-class Ended(NamedTuple):
-    """A process that has ended.
-
-    Attributes:
-      seconds: from its start to its end.
-      output: what it printed.
-    """
-
-    seconds: float
-    output: str
-
-
-def process(words: Sequence[str], cache: str | None = None) -> Ended:
-    """Run the interpreter with these words on the CPU, with or without a compilation cache."""
-    settings = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    if cache is not None:
-        settings |= {
-            "JAX_ENABLE_COMPILATION_CACHE": "true",
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        }
-
-    start = time.perf_counter()
-    ended = subprocess.run(
-        [sys.executable, *words], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
-    )
-    seconds = time.perf_counter() - start
-    if ended.returncode:
-        raise SystemExit(ended.returncode)  # the process has printed why
-    return Ended(seconds, ended.stdout)
 
 
 def task(name: str, arguments: dict[str, Any], cache: str | None = None) -> dict[str, float]:

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -122,3 +123,40 @@ def confined(cores: int, script: str, flags: Sequence[str]) -> Any:
     if code:
         raise SystemExit(code)  # the script has printed why
     return part
+
+
+class Ended(NamedTuple):
+    """A process that has ended.
+
+    Attributes:
+      seconds: from its start to its end.
+      output: what it printed.
+    """
+
+    seconds: float
+    output: str
+
+
+def process(words: Sequence[str], cache: str | None = None) -> Ended:
+    """Run the interpreter with these words on the CPU, with or without a compilation cache.
+
+    Raises:
+      SystemExit: if the process failed, with what it printed as errors.
+    """
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    if cache is not None:
+        settings |= {
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+
+    start = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, *words], env={**os.environ, **settings}, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    if ended.returncode:
+        raise SystemExit(ended.stderr)
+    return Ended(seconds, ended.stdout)
