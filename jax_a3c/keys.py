@@ -53,7 +53,7 @@ def as_key(key: Array | int) -> Array:
         return jax.random.key(int(key))
 
     if isinstance(key, jax.Array):
-        if key.ndim == 0 and _is_typed(key):
+        if key.ndim == 0 and is_key(key):
             return key
         if key.ndim == 1 and key.dtype == jnp.uint32:
             return jax.random.wrap_key_data(key)
@@ -85,12 +85,13 @@ def original(tree: Any) -> Any:
 
 def _converted(leaf: Any, old: Any, new: Any) -> Any:
     """Return a leaf of a tree; a key of the kind `old` becomes one of the kind `new`."""
-    if not _is_typed(leaf) or jax.random.key_impl(leaf) != old:
+    if not is_key(leaf) or jax.random.key_impl(leaf) != old:
         return leaf
     return jax.random.wrap_key_data(jax.random.key_data(leaf), impl=new)
 
 
-def _is_typed(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Check whether a leaf of a tree is a typed random key, or an array of them."""
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

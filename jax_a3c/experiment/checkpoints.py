@@ -24,6 +24,7 @@ import safetensors.numpy
 from jax_a3c.checks import check_choice
 from jax_a3c.errors import InputError
 from jax_a3c.experiment.files import PARTIAL, write_whole
+from jax_a3c.keys import is_key
 from jax_a3c.messages import shown, tell
 from jax_a3c.runners.shared_parameters import COUNTERS
 from jax_a3c.types import Params
@@ -289,7 +290,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     Random keys become integers.
     """
     return {
-        prefix + name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        prefix + name: np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         for name, leaf in named_leaves(tree).items()
     }
 
@@ -320,7 +321,7 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
     leaves = []
     for name, leaf in expected.items():
         array = arrays[name]
-        if _is_key(leaf):
+        if is_key(leaf):
             leaves.append(
                 jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
             )
@@ -444,11 +445,6 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return arrays, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedError(f"{path} is damaged or not a safetensors file: {error}") from error
-
-
-def _is_key(leaf: Any) -> bool:
-    """Check whether a leaf is a typed random key."""
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _digest(array: np.ndarray) -> str:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jax_a3c.keys import is_key
 from jax_a3c.runners.shared_parameters import Update
 from jax_a3c.types import Array, Metrics, Params
 
@@ -36,7 +37,7 @@ class Packing:
         """Join the parts to one vector `[P + M + S]` float32, under `jit`.
 
         Args:
-          grads: d theta, the tree.
+          grads: d theta, the tree or its vector `[P]`.
           metrics: scalars, one of them `env_steps`.
           statistics: a tree of changes, `()` without running statistics.
         """
@@ -70,9 +71,7 @@ class TreePacking:
         """
         leaves, self._structure = jax.tree.flatten(like)
         # A key has no dtype of numbers, but a kind.
-        self._kinds = [
-            jax.random.key_impl(leaf) if _is_key(leaf) else leaf.dtype for leaf in leaves
-        ]
+        self._kinds = [jax.random.key_impl(leaf) if is_key(leaf) else leaf.dtype for leaf in leaves]
         self._words = [jax.eval_shape(_as_words, leaf) for leaf in leaves]
 
     def pack(self, tree: Any) -> Array:
@@ -91,13 +90,9 @@ class TreePacking:
         return jax.tree.unflatten(self._structure, leaves)
 
 
-def _is_key(leaf: Array) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _as_words(leaf: Array) -> Array:
     """Return the bits of an array as uint32: one word for each entry, or two for 64 bits."""
-    if _is_key(leaf):
+    if is_key(leaf):
         return jax.random.key_data(leaf)
     if leaf.dtype == jnp.bool_:
         return leaf.astype(jnp.uint32)

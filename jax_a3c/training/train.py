@@ -107,7 +107,26 @@ def train(
     check_method(method, settings)
     options = RunOptions() if options is None else options
     experiment = _prepare(method, env_id, settings, options, parts)
+    _warn(settings, experiment)
 
+    # Read the given parameters before the folder is made.
+    params = (
+        None if initial_params is None else import_params(initial_params, experiment.params_like())
+    )
+    folder = new_run_dir(method, env_id) if run_dir is None else run_dir
+    run = RunDirectory.create(folder, method, env_id, settings, options, params, parts.names)
+    if origin is not None:
+        tell(origin)  # all checks have passed
+    if not options.quiet:
+        _introduce(run, method, settings, experiment)
+
+    with locked(run.path), stop_on_signal() as stopped:
+        summary = Session(run, method, settings, options, experiment, stopped).run()
+    return {**summary, "run_dir": run.path}
+
+
+def _warn(settings: Settings, experiment: Experiment) -> None:
+    """Warn of settings that a run can have, but that bring little."""
     # A short run may end before epsilon reaches its final value.
     if (
         isinstance(settings, ActionValueConfig)
@@ -132,21 +151,6 @@ def train(
             f"{MOST_WITH_LOCK} bring nothing on a JAX environment with this interpreter; a "
             "free-threaded one, such as python3.14t, has no such limit"
         )
-
-    # Read the given parameters before the folder is made.
-    params = (
-        None if initial_params is None else import_params(initial_params, experiment.params_like())
-    )
-    folder = new_run_dir(method, env_id) if run_dir is None else run_dir
-    run = RunDirectory.create(folder, method, env_id, settings, options, params, parts.names)
-    if origin is not None:
-        tell(origin)  # all checks have passed
-    if not options.quiet:
-        _introduce(run, method, settings, experiment)
-
-    with locked(run.path), stop_on_signal() as stopped:
-        summary = Session(run, method, settings, options, experiment, stopped).run()
-    return {**summary, "run_dir": run.path}
 
 
 def _introduce(run: RunDirectory, method: str, settings: Settings, experiment: Experiment) -> None:
