@@ -90,8 +90,8 @@ def sequential_loop(env, network, objective, config, update, updates, key):
         params, target_params = (None if x is None else unravel(x) for x in (theta, target))
         actor, rollout, _ = unroll(env, objective.act, params, actor, unroll_config, env_steps)
         grads, metrics = gradient(objective, params, rollout, target_params)
-        grads, _ = guarded(grads, metrics, config.max_grad_norm)
-        return actor, ravel_pytree(grads)[0], rollout.steps.mask.sum()
+        grad, _ = guarded(ravel_pytree(grads)[0], metrics, config.max_grad_norm)
+        return actor, grad, rollout.steps.mask.sum()
 
     for _ in range(updates):
         actor, grad, steps = segment(theta.copy(), target, actor, np.float32(env_steps))

@@ -199,7 +199,7 @@ class Session:
                 try:
                     result = runner.run(
                         state,
-                        until=self._settings.total_timesteps,
+                        until=self._end_of_slice(),
                         callback=self._report,
                         interval=REPORTS,
                     )
@@ -273,7 +273,15 @@ class Session:
     def _report(self, progress: Progress) -> bool:
         """Pass progress to the recorder, and return whether the slice should end."""
         self._recorder(progress)
-        return self._over() or time.monotonic() >= self._next_checkpoint or self._evaluation_due()
+        return self._over() or time.monotonic() >= self._next_checkpoint
+
+    def _end_of_slice(self) -> int:
+        """Return the steps at which the next evaluation is due, or at which the run ends."""
+        total = self._settings.total_timesteps
+        interval = self._options.eval_interval
+        if interval is None:
+            return total
+        return min(total, (self._recorder.progress.env_steps // interval + 1) * interval)
 
     def _over(self) -> bool:
         """Return whether training should end."""
