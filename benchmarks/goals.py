@@ -68,13 +68,14 @@ def _of_peers(rows: list[dict[str, Any]]) -> Iterator[Goal]:
 
 def _of_scaling(rows: list[dict[str, Any]]) -> Iterator[Goal]:
     names = {
-        "ratio_to_one_worker": "2 workers / 1 worker",
-        "lock_free_to_locked": "2 workers, lock-free / locked",
+        "ratio_to_one_worker": "workers / 1 worker",
+        "lock_free_to_locked": "workers, lock-free / locked",
     }
     for row in rows:
         for goal in scaling.GOALS:
             if goal.concerns(row):
-                what = f"A3C, {short_id(row['env'])}, {names[goal.figure]}"
+                compared = f"{goal.workers} {names[goal.figure]}"
+                what = f"A3C, {short_id(row['env'])}, {compared}"
                 yield Goal(what, goal.at_least, row[goal.figure], "scaling.py")
 
 

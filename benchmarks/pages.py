@@ -22,7 +22,9 @@ from benchmarks import (
     host,
     kernels,
     learning,
+    limits,
     methods,
+    on_gpu,
     peers,
     products,
     reliability,
@@ -32,6 +34,7 @@ from benchmarks import (
     scaling,
     startup,
     throughput,
+    time_to_score,
     worker_time,
 )
 from benchmarks.frame.results import RESULTS, Rows, matching, read_result
@@ -185,6 +188,19 @@ def action_values() -> str:
     return write()
 
 
+def from_gpu(names: tuple[str, ...], choose: Callable[[Rows], Table]) -> Callable[[], str]:
+    """Return a function that writes a table of what `on_gpu.py` measured, once it has."""
+
+    def write() -> str:
+        found = [f"gpu/{name}" for name in names if (RESULTS / "gpu" / f"{name}.json").exists()]
+        if not found:
+            return "*Not measured yet: no GPU was at hand. `python benchmarks/on_gpu.py` does it.*"
+        rows = [row for name in found for row in read_result(RESULTS / f"{name}.json")["rows"]]
+        return "\n\n".join([as_markdown(choose(rows)), *map(source_of, found)])
+
+    return write
+
+
 def all_goals() -> str:
     """Return the goals of speed; each figure is from the result of its script."""
     return as_markdown(goals.table())
@@ -234,6 +250,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "command": from_result("command", first(command)),
     "kernels": from_result("kernels", first(kernels)),
     "startup-memory": from_result("startup", part("memory")),
+    "limits": from_result("limits", first(limits)),
+    "limits-machine": from_result("limits", lambda rows: limits.tables(rows)[1]),
+    "time-to-score": from_result("time_to_score", first(time_to_score), IN_TABLE),
+    "time-to-score-tried": from_result(
+        "time_to_score", lambda rows: time_to_score.tables(rows)[1], IN_TABLE
+    ),
+    "gpu-methods": from_gpu(("methods",), first(on_gpu)),
+    "gpu-throughput": from_gpu(("throughput_cartpole", "throughput_breakout"), first(throughput)),
+    "gpu-peers": from_gpu(("peers",), first(peers)),
+    "gpu-kernels": from_gpu(("kernels",), first(kernels)),
+    "gpu-returns": from_gpu(("returns",), first(returns)),
     "returns": from_result("returns", returns.summary_table),
     "convolutions-forward": from_result("convolutions", lambda rows: convolutions.tables(rows)[0]),
     "convolutions": from_result("convolutions", lambda rows: convolutions.tables(rows)[1]),

@@ -68,6 +68,8 @@ class Goal(NamedTuple):
 
 GOALS = (
     Goal("ratio_to_one_worker", 2, 1.85, 2),
+    Goal("ratio_to_one_worker", 8, 1.6, 2, "gymnax:CartPole-v1"),
+    Goal("ratio_to_one_worker", 16, 1.6, 2, "gymnax:CartPole-v1"),
     Goal("lock_free_to_locked", 2, 1.0, 2),
     Goal("ratio_to_one_worker", 16, 12.5, 16, "envpool:Pong-v5"),
     Goal("env_steps_per_second", 16, 10_000, 16, "envpool:Pong-v5"),

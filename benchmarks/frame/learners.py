@@ -32,7 +32,8 @@ class Learning:
     def __call__(self, seconds: float) -> int:
         """Train; return the environment steps, without those that only reset."""
         result = self._runner.run(
-            state=self._state,
+            self._state,
+            until=FOREVER,
             callback=lambda progress: progress.seconds >= seconds,
             interval=INTERVAL,
         )

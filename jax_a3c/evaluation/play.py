@@ -1,7 +1,7 @@
 """Evaluate a policy on complete episodes, with unclipped and undiscounted rewards."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -116,6 +116,47 @@ def evaluator(
     Raises:
       InputError: if a number is out of range or the policy is unknown.
     """
+    play = evaluator_of_policies(
+        env,
+        network,
+        num_episodes=num_episodes,
+        policies=(policy,),
+        progress=progress,
+        max_episode_steps=max_episode_steps,
+    )
+    return lambda params, key: play(params, key, policy)
+
+
+def evaluator_of_policies(
+    env: JaxEnvironment | HostFactory,
+    network: Network,
+    *,
+    num_episodes: int,
+    policies: Sequence[str],
+    progress: Report = lambda standing: None,
+    max_episode_steps: int | None = None,
+) -> Callable[[Params, Array, str], Evaluation]:
+    """Return a function that plays complete episodes with any of several policies.
+
+    See `evaluator` for the arguments. On JAX environments all policies share one program, so that
+    only the first call compiles.
+
+    Args:
+      env: the environment.
+      network: network of the policies.
+      num_episodes: number of episodes, at least 1.
+      policies: names of the policies.
+      progress: called with the progress.
+      max_episode_steps: step limit of an episode.
+
+    Returns:
+      `(params, key, policy) -> Evaluation`.
+
+    Raises:
+      InputError: if a number is out of range or a policy is unknown.
+    """
+    for policy in policies:
+        check_choice("policy", policy, ACTIONS)
     check_integer("num_episodes", num_episodes, 1, MAX_EPISODES)
     limit = env.spec.max_episode_steps or MAX_EPISODE_STEPS
     if max_episode_steps is not None:
@@ -123,11 +164,11 @@ def evaluator(
         limit = min(limit, max_episode_steps)
 
     if on_device(env):
-        return _on_device(env, network, num_episodes, policy, limit, progress)
-    act = acting(network, policy)
+        return _on_device(env, network, num_episodes, tuple(policies), limit, progress)
+    acts = {policy: acting(network, policy) for policy in policies}
     factory = cast("HostFactory", env)
-    return lambda params, key: _on_host(
-        factory, network, act, params, key, num_episodes, limit, progress
+    return lambda params, key, policy: _on_host(
+        factory, network, acts[policy], params, key, num_episodes, limit, progress
     )
 
 
@@ -238,19 +279,19 @@ def _on_device(
     env: JaxEnvironment,
     network: Network,
     num_episodes: int,
-    policy: str,
+    policies: tuple[str, ...],
     limit: int,
     progress: Report,
-) -> Callable[[Params, Array], Evaluation]:
+) -> Callable[[Params, Array, str], Evaluation]:
     """Play the episodes in a compiled loop that returns about every `SLICE` seconds."""
-    check_choice("policy", policy, ACTIONS)
+    choices = [ACTIONS[policy] for policy in policies]
 
-    def step(params: Params, loop: _Loop) -> _Loop:
+    def step(params: Params, loop: _Loop, choice: Array) -> _Loop:
         key, action_key, env_key = jax.random.split(loop.key, 3)
         carry, distribution, values = network.apply(
             params, loop.carry, loop.observation[None], loop.reset[None]
         )
-        action = ACTIONS[policy](action_key, distribution, values)
+        action = jax.lax.switch(choice, choices, action_key, distribution, values)
         env_keys = jax.random.split(env_key, num_episodes)
 
         # [T = 1, N, ...] -> [N, ...]
@@ -278,12 +319,16 @@ def _on_device(
         lengths = zeros.astype(jnp.int32)
         return original(_Loop(key, env_state, observation, carry, true, true, zeros, lengths))
 
-    def go_on(params: Params, loop: _Loop, until: Array) -> tuple[_Loop, Array, Array]:
+    def go_on(
+        params: Params, loop: _Loop, until: Array, choice: Array
+    ) -> tuple[_Loop, Array, Array]:
         def unfinished(loop: _Loop) -> Array:
             return jnp.any(loop.running) & (loop.lengths.max() < until)
 
         loop = unrolled(loop)
-        loop = original(jax.lax.while_loop(unfinished, lambda loop: step(params, loop), loop))
+        loop = original(
+            jax.lax.while_loop(unfinished, lambda loop: step(params, loop, choice), loop)
+        )
 
         # Return the number of running episodes and the total length of the ended ones too.
         return (
@@ -295,7 +340,8 @@ def _on_device(
     begin_program = shared_jit(begin)
     go_on_program = shared_jit(go_on, donate_argnums=(1,))
 
-    def play(params: Params, key: Array) -> Evaluation:
+    def play(params: Params, key: Array, policy: str) -> Evaluation:
+        choice = np.int32(policies.index(policy))
         loop = begin_program(key)
         steps = 1
         until = 0
@@ -303,7 +349,7 @@ def _on_device(
         while running and until < limit:
             until = min(until + steps, limit)
             called = time.perf_counter()
-            loop, left, lengths = go_on_program(params, loop, np.int32(until))
+            loop, left, lengths = go_on_program(params, loop, np.int32(until), choice)
             running = int(left)
 
             # Report the progress.

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from jax_a3c import scores
 from jax_a3c.checks import MAX_EPISODES, MAX_STEPS, check_integer, check_kind
 from jax_a3c.errors import InputError
-from jax_a3c.evaluation.play import Evaluation, Standing, evaluator
+from jax_a3c.evaluation.play import Evaluation, Standing, evaluator_of_policies
 from jax_a3c.experiment.build import (
     NO_PARTS,
     Parts,
@@ -127,7 +127,7 @@ def _play(
     count = settings.eval_episodes
     limit = episode_limit(settings)
     total = len(policies) * count
-    results = {}
+    results: dict[str, Evaluation] = {}
 
     # The bar counts policies, in fractions.
     with tqdm(
@@ -140,29 +140,30 @@ def _play(
         disable=quiet,
         file=Terminal(),
     ) as bar:
-        for number, policy in enumerate(policies):
 
-            def progress(standing: Standing, number: int = number) -> None:
-                if standing.steps == 1:  # the first step compiled: leave it out of the estimate
-                    bar.unpause()
-                bar.set_postfix_str(
-                    f"{number * count + standing.ended} of {total} games", refresh=False
-                )
-                # The share of this policy that is done, estimated in steps.
-                share = standing.steps / (standing.steps + standing.remaining)
-                bar.update(number + share - bar.n)
-                if stopped():
-                    raise EvaluationStopped
-
-            play = evaluator(
-                env,
-                player.network,
-                num_episodes=count,
-                policy=policy,
-                progress=progress,
-                max_episode_steps=limit,
+        def progress(standing: Standing) -> None:
+            number = len(results)  # policies that have played
+            if standing.steps == 1:  # the first step compiled: leave it out of the estimate
+                bar.unpause()
+            bar.set_postfix_str(
+                f"{number * count + standing.ended} of {total} games", refresh=False
             )
-            results[policy] = play(params, key)
+            # The share of this policy that is done, estimated in steps.
+            share = standing.steps / (standing.steps + standing.remaining)
+            bar.update(number + share - bar.n)
+            if stopped():
+                raise EvaluationStopped
+
+        play = evaluator_of_policies(
+            env,
+            player.network,
+            num_episodes=count,
+            policies=policies,
+            progress=progress,
+            max_episode_steps=limit,
+        )
+        for policy in policies:
+            results[policy] = play(params, key, policy)
     return results
 
 
