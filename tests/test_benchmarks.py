@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,18 @@ import numpy as np
 import pytest
 import rlax
 
-from benchmarks import kernels, learning, peers, returns, startup, throughput
+from benchmarks import (
+    kernels,
+    learning,
+    limits,
+    on_gpu,
+    pages,
+    peers,
+    returns,
+    startup,
+    throughput,
+    time_to_score,
+)
 from benchmarks.frame.learners import check_learned
 from benchmarks.frame.processes import require_device
 from benchmarks.frame.results import rows_that_hold
@@ -26,6 +38,7 @@ from benchmarks.operations import (
     update_flops,
 )
 from jax_a3c import envs, networks
+from jax_a3c.runners.base import Progress
 from jax_a3c.settings.methods import A2CSettings
 
 BATCH = 32
@@ -269,3 +282,70 @@ def test_a_short_form_writes_its_result_and_prints_its_table(name, tmp_path):
     assert ended.returncode == 0, ended.stderr
     table = subprocess.run([*command, "--table"], cwd=root, capture_output=True, text=True)
     assert table.returncode == 0 and table.stdout.strip() in ended.stdout
+
+
+def test_a_score_counts_once_as_many_games_of_training_have_it():
+    case = time_to_score.Case(score=18.0, within=60.0, every=None, seeds=1)
+    reports = [(10 * n, 100 * n, 20.0 * n) for n in range(1, 100)]  # seconds, games, returns
+    sums = 0.0
+    heard = []
+
+    class Runner:
+        def run(self, seed, *, until, callback):
+            nonlocal sums
+            for seconds, games, mean in reports:
+                sums += 100 * min(mean / 10, 21.0)
+                heard.append(seconds)
+                metrics = {"episodes": float(games), "episode_return": sums}
+                progress = Progress(1000 * games, games, float(seconds), metrics, [games])
+                if callback(progress):
+                    break
+            return SimpleNamespace(progress=progress, state=None)
+
+        def close(self, state):
+            pass
+
+    seconds, env_steps, curve = time_to_score.by_training_games(
+        SimpleNamespace(runner=Runner()), SimpleNamespace(total_timesteps=10**9), case, 0
+    )
+    # The means of a hundred games are 2, 4, 6 and so on.
+    assert seconds == heard[-1] == 90 and env_steps == 900_000
+    assert curve[-1] == (90.0, 18.0)
+
+
+def test_runs_in_time_are_counted_apart_from_those_that_reach_the_score():
+    run = {"method": "a2c", "env": "gymnax:CartPole-v1", "variant": {}, "commit": None}
+    run |= {"env_steps": 10**6, "best": 500.0}
+    rows = [
+        {**run, "reached": reached, "seconds": seconds}
+        for reached, seconds in ((True, 0.5), (True, 1.5), (False, 0.5))
+    ]
+    presets, tried = time_to_score.tables(rows)
+    assert presets.lines[1][4:7] == ["1 of 3", "2 of 3", "1.00 (0.50 to 1.50)"]
+    assert not tried.rows
+    assert time_to_score.setting_of("learning_rate=1e-3") == ("learning_rate", 1e-3)
+    assert time_to_score.setting_of("optimizer=adam") == ("optimizer", "adam")
+
+
+def test_scripts_for_a_gpu_run_until_the_time_is_over(tmp_path):
+    quick = on_gpu.Job("kernels", "kernels.py", "--table", "--help")
+    wrong = on_gpu.Job("wrong", "kernels.py", "--no-such-flag", "--no-such-flag")
+    found = on_gpu.run((quick, wrong), tmp_path, 60.0, rehearse=True)
+    assert found == ["wrong"]
+    assert on_gpu.run((quick,), tmp_path, 0.0, rehearse=True) == ["kernels"]
+
+
+def test_a_page_says_that_no_gpu_was_at_hand(monkeypatch, tmp_path):
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    assert "no GPU" in pages.TABLES["gpu-kernels"]()
+
+
+def test_the_bounds_of_a_step_are_in_the_same_unit_as_its_time():
+    case = limits.CASES[3]
+    needs = limits.Needs(flops=2e6, bytes=1e3, launches=4.0)
+    # A flop, a byte and a launch in microseconds, and raw envpool in steps per second.
+    row = limits.row_of(case, needs, [2_000.0], [(1e-4, 1e-2, 0.5, 5_000.0)])
+    medians = {name: row[name]["median"] for name in ("arithmetic", "memory", "launches")}
+    assert medians == {"arithmetic": 200.0, "memory": 10.0, "launches": 1.0}
+    assert row["environment"]["median"] == 200.0 and row["step"]["median"] == 500.0
+    assert row["over_sum"]["median"] == round(500 / 411, 4)
