@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_a3c import shards
 from jax_a3c.checks import check_integer, check_number
 from jax_a3c.errors import InputError
 from jax_a3c.networks.base import Network
@@ -344,7 +345,7 @@ def _change(moments: dict[str, Array], x: Array, mask: Array, num_workers: int) 
     mean = moments["mean"]
     variance = moments["variance"]
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))  # [T, *B] -> [T, *B, 1, ...]
-    n = mask.sum(dtype=jnp.float32)
+    n = shards.total(mask.sum(dtype=jnp.float32))
     rows = jnp.maximum(n, 1.0)  # n = 0 has the weight 0
 
     # Centre on the running mean, because float32 is most precise near 0. Select with `where`: rows
@@ -352,12 +353,13 @@ def _change(moments: dict[str, Array], x: Array, mask: Array, num_workers: int) 
     x = jnp.where(mask, x.astype(jnp.float32) - jnp.expand_dims(mean, axes), 0.0)
 
     # Average twice: the sum of large numbers is rounded, and the second pass averages the rest.
-    rough = x.sum(axes, keepdims=True) / rows
+    rough = shards.total(x.sum(axes, keepdims=True)) / rows
     x = jnp.where(mask, x - rough, 0.0)
-    rest = x.sum(axes, keepdims=True) / rows
+    rest = shards.total(x.sum(axes, keepdims=True)) / rows
 
     # Mean (as m - mean) and variance (v) of the rollout.
-    own_variance = jnp.where(mask, jnp.square(x - rest), 0.0).sum(axes) / rows
+    squares = jnp.where(mask, jnp.square(x - rest), 0.0)
+    own_variance = shards.total(squares.sum(axes)) / rows
     delta = (rough + rest).reshape(mean.shape)  # [1, ..., 1, *S] -> [*S]
 
     # w, d_mean and d_variance of `observe`.

@@ -15,7 +15,7 @@ PACKAGE = "jax_a3c"
 
 # Layers from the bottom up. A row names what it may import; a folder stands for all its files.
 BOTTOM = {"types", "errors", "messages", "checks", "machine"}
-MATHS = {"returns", "losses", "distributions", "exploration"}
+MATHS = {"returns", "losses", "distributions", "exploration", "shards"}
 PROTOCOLS = {"envs.base", "envs.host", "networks.base", "settings.parts"}
 LEARNING = {"rollouts", "objectives", "normalization"}
 CORE = BOTTOM | MATHS | PROTOCOLS | LEARNING | {"acting", "keys", "programs"}

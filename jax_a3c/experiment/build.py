@@ -1,5 +1,6 @@
 """Build the parts of a run from its settings: environment, network, optimizer and runner."""
 
+import dataclasses
 import json
 import math
 import os
@@ -21,9 +22,10 @@ from jax_a3c.objectives.base import Objective
 from jax_a3c.runners.asynchronous import AsynchronousRunner
 from jax_a3c.runners.base import Runner
 from jax_a3c.runners.loop import SynchronousRunner
+from jax_a3c.runners.mesh import mesh_of
 from jax_a3c.runners.parts import check_env_kind, check_loss, check_network, params_like
 from jax_a3c.runners.synchronous import synchronous
-from jax_a3c.settings.methods import METHODS, Settings, ValueBasedSettings
+from jax_a3c.settings.methods import METHODS, DeviceConfig, Settings, ValueBasedSettings
 from jax_a3c.settings.parts import AsynchronousConfig, RunnerConfig, SynchronousConfig
 from jax_a3c.settings.run import check_method
 from jax_a3c.types import Params
@@ -127,7 +129,8 @@ def build(method: str, env_id: str, settings: Settings, parts: Parts = NO_PARTS)
     if isinstance(settings, AsynchronousConfig):
         runner = AsynchronousRunner(env, network, optimizer, objective, settings)
     elif isinstance(settings, SynchronousConfig):
-        algorithm = synchronous(env, network, optimizer, objective, settings)
+        mesh = _mesh(settings)
+        algorithm = synchronous(env, network, optimizer, objective, settings, mesh=mesh)
         runner = SynchronousRunner(algorithm, settings)
 
     # The user's own parts may not fit each other: find out before the run directory is made.
@@ -173,6 +176,39 @@ def build_player(env_id: str, settings: Settings, parts: Parts = NO_PARTS) -> Pl
     if parts.network is None:
         _check_network(player, settings)
     return player
+
+
+def count_devices(settings: Settings) -> Settings:
+    """Return settings with a number of devices: that of all that JAX finds, in place of "all"."""
+    if isinstance(settings, DeviceConfig) and settings.devices == "all":
+        return dataclasses.replace(settings, devices=len(jax.devices()))
+    return settings
+
+
+def _mesh(settings: Settings) -> jax.sharding.Mesh | None:
+    """Return the mesh of a run on several devices; None for one device.
+
+    Raises:
+      InputError: if there are fewer devices.
+    """
+    settings = count_devices(settings)
+    if not isinstance(settings, DeviceConfig) or settings.devices == 1:
+        return None
+
+    # A CPU is one device unless XLA is told otherwise.
+    devices = jax.devices()
+    if settings.devices > len(devices):
+        way_out = "take fewer"
+        if devices[0].platform == "cpu":
+            way_out += (
+                ", or set XLA_FLAGS=--xla_force_host_platform_device_count="
+                f"{settings.devices} to divide the CPU"
+            )
+        raise InputError(
+            f"devices must be at most {len(devices)}, as many as JAX finds, got "
+            f"{settings.devices}; {way_out}"
+        )
+    return mesh_of(devices[: settings.devices])
 
 
 def check_own_parts(run: RunDirectory, parts: Parts, needed: Sequence[str]) -> None:

@@ -44,6 +44,8 @@ BEGINS_ANEW = {
     re.compile(rf"{STATE}(opt_state|opt_states/\d+|shared/moments)(?=/|$)"): {"optimizer"},
 }
 """Parts of the state that can start again (actors, moments) and the settings that reset them."""
+DEVICE_KEYS = f"{STATE}actor/key"
+"""Random keys of JAX environments on a mesh, one for each device."""
 RENAMED = {
     rf"^{STATE}shared/statistics$": f"{STATE}shared/moments",
     rf"^({STATE}opt_state/(?:\d+/)*)statistics(?=/)": r"\1moments",
@@ -322,9 +324,10 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
     for name, leaf in expected.items():
         array = arrays[name]
         if is_key(leaf):
-            leaves.append(
-                jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
+            key = jax.random.wrap_key_data(
+                jax.numpy.asarray(array), impl=jax.random.key_impl(leaf)
             )
+            leaves.append(jax.device_put(key, leaf.sharding))
             continue
 
         # Check shape and dtype.
@@ -363,6 +366,10 @@ def refit(
       The arrays. `unflatten` refuses them if anything else does not fit.
     """
     fitted = dict(arrays)
+    if "devices" in changed and DEVICE_KEYS in fitted and DEVICE_KEYS in fresh:
+        fitted[DEVICE_KEYS] = fresh[DEVICE_KEYS]
+        tell("the environments continue with new random keys, one for each device")
+    arrays = dict(fitted)
     misfits: list[str] = []
 
     # Keep a part that fits, else take the part of the new run.

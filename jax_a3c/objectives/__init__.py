@@ -8,7 +8,7 @@ from jax_a3c.objectives.action_values import n_step_q, one_step_q, one_step_sars
 from jax_a3c.objectives.actor_critic import actor_critic
 from jax_a3c.objectives.base import Objective, RunningStatistics
 from jax_a3c.objectives.bootstrap import next_values
-from jax_a3c.objectives.gradients import gradient, guarded
+from jax_a3c.objectives.gradients import average, gradient, guarded
 from jax_a3c.settings.parts import ActionValueConfig, ActorCriticConfig, ObjectiveConfig
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ObjectiveConfig",
     "RunningStatistics",
     "actor_critic",
+    "average",
     "gradient",
     "guarded",
     "n_step_q",

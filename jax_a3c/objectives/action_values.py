@@ -222,7 +222,14 @@ def _action_value_objective(
             "not_greedy": masked_mean(steps.action != jnp.argmax(q_values, axis=-1), steps.mask),
         }
 
-    return Objective(act, loss, explore, needs_next_action, config.target_update_interval)
+    return Objective(
+        act,
+        loss,
+        explore,
+        needs_next_action,
+        config.target_update_interval,
+        loss_reduction=config.loss_reduction,
+    )
 
 
 def _transform(config: ActionValueConfig) -> losses.Transform:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_a3c import losses, returns
+from jax_a3c import losses, returns, shards
 from jax_a3c.errors import InputError
 from jax_a3c.networks.base import Network
 from jax_a3c.objectives.base import Objective, masked_mean, reduce_loss, rewards_and_discounts
@@ -108,11 +108,19 @@ def actor_critic(network: Network, config: ActorCriticConfig) -> Objective:
         )
         return reduce_loss(config, total, steps), {"loss": total, **means}
 
-    return Objective(act, loss)
+    return Objective(act, loss, loss_reduction=config.loss_reduction)
 
 
 def _normalize(advantages: Array, mask: Array) -> Array:
-    """Shift and scale to mean 0 and deviation 1 over the unmasked steps; keep a single one."""
-    centred = advantages - masked_mean(advantages, mask)
-    deviation = jnp.sqrt(masked_mean(jnp.square(centred), mask))
-    return jnp.where(mask.sum() > 1, centred / (deviation + 1e-8), advantages)
+    """Shift and scale to mean 0 and deviation 1 over the unmasked steps; keep a single one.
+
+    The steps are those of all shards, if there are several.
+    """
+    advantages = jax.lax.stop_gradient(advantages)
+    sum_, count = shards.total((jnp.sum(advantages, where=mask), mask.sum()))
+    rows = jnp.maximum(count, 1)
+
+    centred = advantages - sum_ / rows
+    squares = shards.total(jnp.sum(jnp.square(centred), where=mask))
+    deviation = jnp.sqrt(squares / rows)
+    return jnp.where(count > 1, centred / (deviation + 1e-8), advantages)

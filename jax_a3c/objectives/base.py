@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jax_a3c.rollouts import Rollout, Transition
-from jax_a3c.settings.parts import ObjectiveConfig
+from jax_a3c.settings.parts import ObjectiveConfig, Reduction
 from jax_a3c.types import Array, Metrics, Params
 
 
@@ -43,6 +43,8 @@ class Objective(NamedTuple):
         parameters to the target network. None if the loss needs no target network; `target_params`
         is then None.
       statistics: running statistics in the parameters; None if there are none.
+      loss_reduction: whether the loss is a mean over the unmasked steps, or a sum over the steps
+        that is averaged over environments; on several devices the runner averages accordingly.
     """
 
     act: Callable[..., tuple]
@@ -51,6 +53,7 @@ class Objective(NamedTuple):
     needs_next_action: bool = False
     target_update_interval: int | None = None
     statistics: RunningStatistics | None = None
+    loss_reduction: Reduction = "mean"
 
     @property
     def actor_needs(self) -> dict[str, Any]:

@@ -1,16 +1,21 @@
 """The gradient of an objective on a rollout, and its guard against values that are not finite.
 
-A runner takes three steps: `gradient`, an average over devices if there are several, and `guarded`.
+A runner takes three steps: `gradient`, `average` over devices if there are several, and `guarded`.
 """
+
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jax_a3c import shards
 from jax_a3c.objectives.base import Objective
 from jax_a3c.objectives.bootstrap import next_observations
 from jax_a3c.rollouts import Rollout
 from jax_a3c.types import Array, Metrics, Params
+
+Sums = TypeVar("Sums")
 
 DATA_COUNTS = ("nonfinite_rewards", "nonfinite_observations")
 """Metrics of `gradient` that stay as they are where an update is skipped: they tell its cause."""
@@ -34,6 +39,47 @@ def gradient(
     # d theta of all steps at once: the gradient of their summed or averaged loss.
     grads, metrics = jax.grad(objective.loss, has_aux=True)(params, rollout, target_params)
     return grads, {**metrics, **nonfinite_data(rollout)}
+
+
+def average(
+    objective: Objective, rollout: Rollout, grads: Params, metrics: Metrics, sums: Sums
+) -> tuple[Params, Metrics, Sums]:
+    r"""Return gradient and metrics of the rollouts of all shards, and the totals of their counts.
+
+        d theta = sum_s w_s d theta_s / sum_s w_s
+
+    w_s is the number of unmasked steps of shard s if the loss is their mean, and 1 if it is a sum
+    that is averaged over environments. So the result equals the gradient of one rollout with the
+    environments of all shards. The metrics are means over the unmasked steps. All travels in one
+    vector.
+
+    Args:
+      objective: the objective, with its `loss_reduction`.
+      rollout: `[T, *B]`, of this shard.
+      grads: from `gradient`, of this shard.
+      metrics: from `gradient`, of this shard.
+      sums: tree of what this shard counted.
+
+    Returns:
+      The same three of all shards; unchanged where there are no shards.
+    """
+    if not shards.exist():
+        return grads, metrics, sums
+
+    # Weigh what is a mean by its steps.
+    recorded = rollout.steps.mask.sum().astype(jnp.float32)
+    weight = recorded if objective.loss_reduction == "mean" else jnp.ones(())
+    means = {name: x * recorded for name, x in metrics.items() if name not in DATA_COUNTS}
+    found = {name: metrics[name] for name in DATA_COUNTS}
+    weighted = jax.tree.map(lambda g: g * weight, grads)
+
+    # Add up over the shards, and divide by the sums of the weights.
+    grads, means, found, sums, weight, recorded = shards.total(
+        (weighted, means, found, sums, weight, recorded)
+    )
+    grads = jax.tree.map(lambda g: (g / jnp.maximum(weight, 1.0)).astype(g.dtype), grads)
+    means = {name: x / jnp.maximum(recorded, 1.0) for name, x in means.items()}
+    return grads, {**means, **{name: jnp.minimum(x, 1.0) for name, x in found.items()}}, sums
 
 
 def guarded(grads: Params, metrics: Metrics, max_grad_norm: float | None) -> tuple[Params, Metrics]:

@@ -16,6 +16,7 @@ from jax_a3c.keys import as_key
 from jax_a3c.programs import compile_program, shared_jit
 from jax_a3c.runners.base import Callback, Progress, TrainingResult
 from jax_a3c.runners.counters import Counter
+from jax_a3c.runners.mesh import BY_ENVIRONMENT, one_copy, put
 from jax_a3c.runners.synchronous import Algorithm, SynchronousState
 from jax_a3c.settings.parts import SynchronousConfig
 from jax_a3c.types import Array, Metrics, Params
@@ -71,7 +72,7 @@ class SynchronousRunner:
 
     def params(self, state: SynchronousState) -> Params:
         """Return the network's variables in a state."""
-        return state.params
+        return one_copy(state.params, self.algorithm.mesh)
 
     def counts(self, state: SynchronousState) -> tuple[int, int]:
         """Return the environment steps and the updates so far."""
@@ -101,7 +102,7 @@ class SynchronousRunner:
             # Host environments start new episodes with the saved keys.
             state = self.init(0) if fresh is None else fresh
             actor = [restore_actor(*both) for both in zip(state.actor, actor, strict=True)]
-        return SynchronousState(
+        restored = SynchronousState(
             params=tree["variables"],
             opt_state=rest["opt_state"],
             actor=actor,
@@ -109,13 +110,21 @@ class SynchronousRunner:
             env_steps=Counter.of(rest["env_steps"]),
             target=rest["target"],
         )
+        return self._placed(restored)
 
     def start_from(self, state: SynchronousState, params: Params) -> SynchronousState:
         """Return `state` with copies of `params` in the network and in the target network."""
         target = state.target
         if target is not None:
             target = target._replace(params=jax.tree.map(jnp.array, params))
-        return state._replace(params=jax.tree.map(jnp.array, params), target=target)
+        state = state._replace(params=jax.tree.map(jnp.array, params), target=target)
+        return self._placed(state)
+
+    def _placed(self, state: SynchronousState) -> SynchronousState:
+        """Return a state on the devices of the run's mesh; `state` itself without a mesh."""
+        mesh = self.algorithm.mesh
+        actor = put(state.actor, mesh, BY_ENVIRONMENT) if self.algorithm.traceable else state.actor
+        return put(state._replace(actor=None), mesh)._replace(actor=actor)
 
     def last_state(self, state: SynchronousState) -> SynchronousState | None:
         """Return the state after the last complete update of a run that failed.
@@ -205,7 +214,7 @@ class SynchronousRunner:
         if not progress.metric_sums and callback is not None:
             callback(progress)
         rate = (progress.env_steps - first_step) / max(progress.seconds, 1e-9)
-        return TrainingResult(now.params, now, progress, rate, start - compiling)
+        return TrainingResult(self.params(now), now, progress, rate, start - compiling)
 
     def _updates_to(self, until: int, progress: Progress) -> int:
         """Return how many updates are left; the last one may exceed `until`."""

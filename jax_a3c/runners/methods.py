@@ -3,10 +3,12 @@
 The synchronous ones return a pair of pure functions, the asynchronous ones a runner with threads.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import optax
+from jax.sharding import Mesh
 
 from jax_a3c.checks import check_callable, check_kind
 from jax_a3c.envs.base import HostFactory, JaxEnvironment
@@ -36,6 +38,8 @@ def a2c(
     network: Network,
     optimizer: optax.GradientTransformation,
     config: A2CConfig | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
     """Build synchronous advantage actor-critic (A2C): T steps in N environments, then one update.
 
@@ -45,6 +49,7 @@ def a2c(
       optimizer: any Optax transformation. Optimizers of `jax_a3c.optimizers` schedule the learning
         rate in environment steps; Optax' own schedule it in updates.
       config: settings; the defaults if None.
+      mesh: devices that share the environments, see `synchronous`; None for the default device.
 
     Returns:
       The pair `init, step`.
@@ -63,7 +68,8 @@ def a2c(
       >>> metrics["loss"].shape
       (3,)
     """
-    return _method(synchronous, actor_critic, A2CConfig, env, network, optimizer, config)
+    build = functools.partial(synchronous, mesh=mesh)
+    return _method(build, actor_critic, A2CConfig, env, network, optimizer, config)
 
 
 def a3c(
@@ -107,6 +113,8 @@ def one_step_q(
     network: Network,
     optimizer: optax.GradientTransformation,
     config: QConfig | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
     """Build one-step Q-learning on the synchronous runner.
 
@@ -115,6 +123,7 @@ def one_step_q(
       network: action values, see `networks.q_network`.
       optimizer: as for `a2c`.
       config: settings; the defaults if None.
+      mesh: as for `a2c`.
 
     Returns:
       The pair `init, step`.
@@ -122,7 +131,8 @@ def one_step_q(
     References:
       Mnih et al. (2016), Algorithm 1, with the workers' gradients averaged into one update.
     """
-    return _method(synchronous, one_step_q_objective, QConfig, env, network, optimizer, config)
+    build = functools.partial(synchronous, mesh=mesh)
+    return _method(build, one_step_q_objective, QConfig, env, network, optimizer, config)
 
 
 def one_step_sarsa(
@@ -130,13 +140,16 @@ def one_step_sarsa(
     network: Network,
     optimizer: optax.GradientTransformation,
     config: QConfig | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
     """Build one-step Sarsa on the synchronous runner; the arguments are those of `one_step_q`.
 
     References:
       Mnih et al. (2016), section 4.
     """
-    return _method(synchronous, one_step_sarsa_objective, QConfig, env, network, optimizer, config)
+    build = functools.partial(synchronous, mesh=mesh)
+    return _method(build, one_step_sarsa_objective, QConfig, env, network, optimizer, config)
 
 
 def n_step_q(
@@ -144,13 +157,16 @@ def n_step_q(
     network: Network,
     optimizer: optax.GradientTransformation,
     config: QConfig | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
     """Build n-step Q-learning on the synchronous runner; the arguments are those of `one_step_q`.
 
     References:
       Mnih et al. (2016), Algorithm S2.
     """
-    return _method(synchronous, n_step_q_objective, QConfig, env, network, optimizer, config)
+    build = functools.partial(synchronous, mesh=mesh)
+    return _method(build, n_step_q_objective, QConfig, env, network, optimizer, config)
 
 
 def async_one_step_q(

@@ -1,7 +1,7 @@
 """The synchronous runner: one rollout, one gradient and one update per step.
 
 With JAX environments the step is a pure function. With host environments it is a Python loop around
-compiled programs.
+compiled programs. On a mesh each device steps a part of the environments, and all learn together.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jax_a3c.acting.actor import ActorState, init_actor
 from jax_a3c.acting.groups import alternate, close_all, init_host_actors, refuse_tracer
@@ -28,9 +29,10 @@ from jax_a3c.checks import check_kind
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.keys import as_key
 from jax_a3c.networks.base import Network
-from jax_a3c.objectives import Objective, gradient, guarded
+from jax_a3c.objectives import Objective, average, gradient, guarded
 from jax_a3c.programs import compile_program, shared_jit
 from jax_a3c.rollouts import Rollout
+from jax_a3c.runners import mesh as meshes
 from jax_a3c.runners.counters import Counter
 from jax_a3c.runners.parts import check_parts
 from jax_a3c.settings.parts import SynchronousConfig
@@ -57,7 +59,7 @@ class SynchronousState(NamedTuple):
       params: theta, the network's variables.
       opt_state: state of the optimizer.
       actor: the acting state (`ActorState`). With host environments, a list with one for each
-        group.
+        group. On a mesh, JAX environments have a key for each device.
       updates: updates so far, each on `num_envs * num_steps` rows. Read it with
         `int(state.updates)`.
       env_steps: T, environment steps so far. Rows that only reset a host environment do not count.
@@ -70,6 +72,17 @@ class SynchronousState(NamedTuple):
     updates: Counter
     env_steps: Counter
     target: Target | None = None
+
+
+PARTITION = SynchronousState(
+    params=meshes.EVERYWHERE,
+    opt_state=meshes.EVERYWHERE,
+    actor=meshes.BY_ENVIRONMENT,
+    updates=meshes.EVERYWHERE,
+    env_steps=meshes.EVERYWHERE,
+    target=meshes.EVERYWHERE,
+)
+"""What the devices of a mesh hold: all of them the same, except the environments."""
 
 
 class Algorithm(NamedTuple):
@@ -85,11 +98,13 @@ class Algorithm(NamedTuple):
         episode_length` over the episodes that ended in the rollout.
       compile_for: `state -> None`, compiles the programs of `step` for host environments. Without
         this call the first `step` compiles them. None if `init` and `step` are pure functions.
+      mesh: the devices of the run, with one axis; None for one device.
     """
 
     init: Callable[[Array], SynchronousState]
     step: Callable[[SynchronousState], tuple[SynchronousState, Metrics]]
     compile_for: Callable[[SynchronousState], None] | None = None
+    mesh: Mesh | None = None
 
     @property
     def traceable(self) -> bool:
@@ -103,10 +118,14 @@ def synchronous(
     optimizer: optax.GradientTransformation,
     objective: Objective,
     config: SynchronousConfig | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> Algorithm:
     """Build the synchronous runner for any objective.
 
-    Optax applies one gradient after each rollout.
+    Optax applies one gradient after each rollout. On a mesh of several devices each steps an equal
+    part of the environments, with random keys of its own. The gradients are averaged before they
+    are clipped, so that the update equals that of one device with all environments, up to rounding.
 
     Args:
       env: the environment, from `envs.make`.
@@ -114,9 +133,14 @@ def synchronous(
       optimizer: any Optax transformation.
       objective: how to act and what to minimise.
       config: sizes and the clipping norm; the defaults if None.
+      mesh: devices to share the environments; `num_envs` is the number of all devices together. Any
+        axes will do. None for the default device.
 
     Returns:
       The pair `init, step`.
+
+    Raises:
+      InputError: if a part does not fit, or if `num_envs` is not a multiple of the devices.
 
     Example:
       >>> from jax_a3c import envs, networks, objectives, optimizers
@@ -133,9 +157,10 @@ def synchronous(
     config = SynchronousConfig() if config is None else config
     check_parts(env, network, optimizer, objective)
     check_kind("config", config, SynchronousConfig)
+    mesh = meshes.check_mesh(mesh, config.num_envs)
     learner = _learner(network, optax.with_extra_args_support(optimizer), objective, config)
     build = _on_device if on_device(env) else _on_host
-    return build(env, network, objective, learner, config)
+    return build(env, network, objective, learner, config, mesh)
 
 
 class _Learner(NamedTuple):
@@ -174,8 +199,9 @@ def _learner(
     ) -> tuple[SynchronousState, Metrics]:
         target_params = None if state.target is None else state.target.params
 
-        # d theta, over all steps and environments.
+        # d theta, over all steps and environments, of all devices.
         grads, metrics = gradient(objective, state.params, rollout, target_params)
+        grads, metrics, episodes = average(objective, rollout, grads, metrics, episodes)
         grads, metrics = guarded(grads, metrics, config.max_grad_norm)
 
         # T <- T + t; theta <- theta - step(d theta).
@@ -206,17 +232,15 @@ def _on_device(
     objective: Objective,
     learner: _Learner,
     config: SynchronousConfig,
+    mesh: Mesh | None,
 ) -> Algorithm:
     """Build the runner for JAX environments: two pure functions."""
     unroll_config = UnrollConfig(config.num_steps, config.auto_reset, discount=objective.discount)
+    num_envs = config.num_envs if mesh is None else config.num_envs // mesh.size  # of a device
 
-    def init(key: Array) -> SynchronousState:
-        params_key, actor_key = jax.random.split(as_key(key))
-
-        # Running statistics start at the first observation, so reset the environments first.
-        carry = network.initial_carry((config.num_envs,))
-        actor = init_actor(env, carry, actor_key, config.num_envs, **objective.actor_needs)
-        return _with_own_buffers(learner.init(params_key, actor.observation)._replace(actor=actor))
+    def start(key: Array) -> ActorState:
+        carry = network.initial_carry((num_envs,))
+        return init_actor(env, carry, key, num_envs, **objective.actor_needs)
 
     def step(state: SynchronousState) -> tuple[SynchronousState, Metrics]:
         # Take t_max steps in each environment with the current theta.
@@ -228,7 +252,18 @@ def _on_device(
         # Compute d theta on the rollout and apply it to theta.
         return learner.learn(state._replace(actor=actor), rollout, episodes)
 
-    return Algorithm(init, step)
+    start_all: Callable = start if mesh is None else meshes.spread_start(start, mesh)
+    step_all: Callable = step if mesh is None else meshes.spread_step(step, mesh, PARTITION)
+
+    def init(key: Array) -> SynchronousState:
+        params_key, actor_key = jax.random.split(as_key(key))
+
+        # Running statistics start at the first observation, so reset the environments first.
+        actor = start_all(actor_key)
+        state = meshes.put(learner.init(params_key, actor.observation), mesh)
+        return _with_own_buffers(state._replace(actor=actor))
+
+    return Algorithm(init, step_all, mesh=mesh)
 
 
 def _on_host(
@@ -237,35 +272,40 @@ def _on_host(
     objective: Objective,
     learner: _Learner,
     config: SynchronousConfig,
+    mesh: Mesh | None,
 ) -> Algorithm:
     """Build the runner for host environments.
 
     The environments form two groups that take turns. While the policy acts for one group, the other
-    steps.
+    steps. On a mesh the policy acts on the first device, and all devices learn.
     """
     half = config.num_envs // 2
     sizes = [config.num_envs - half] + [half] * (half > 0)
     unroll_config = UnrollConfig(config.num_steps, discount=objective.discount)
     init_learner = shared_jit(learner.init)
     programs: dict[str, Callable] = {}
+    learn_all = learner.learn
+    if mesh is not None:
+        learn_all = meshes.spread_learn(learner.learn, mesh, PARTITION)
 
     def learn(
         state: SynchronousState, rollouts: list[HostRollout], episodes: EpisodeSums
     ) -> tuple[SynchronousState, Metrics]:
-        return learner.learn(state, as_rollout(rollouts), episodes)
+        return learn_all(state, as_rollout(rollouts), episodes)
 
     def compile_for(state: SynchronousState) -> None:
         rollouts = []
+        params = meshes.one_copy(state.params, mesh)
 
         # Compile one acting program for each size of group.
         for actor in state.actor:
-            program, extras = compile_host_act(objective.act, state.params, actor, compile_program)
+            program, extras = compile_host_act(objective.act, params, actor, compile_program)
             programs[f"act {len(actor.reset)}"] = program
             rollouts.append(rollout_like(actor, env.spec, config.num_steps, extras))
 
         # Compile one learning program for the rollouts of all groups.
         programs["learn"] = compile_program(
-            learn, state._replace(actor=None), rollouts, no_episodes()
+            learn, state._replace(actor=None), *meshes.put((rollouts, no_episodes()), mesh)
         )
 
     def init(key: Array) -> SynchronousState:
@@ -275,16 +315,18 @@ def _on_host(
         # Running statistics start at the first observation, so reset the environments first.
         actors = init_host_actors(env, network, actors_key, sizes, **objective.actor_needs)
         observation = np.concatenate([actor.observation for actor in actors])
-        return init_learner(params_key, observation)._replace(actor=actors)
+        state = meshes.put(init_learner(params_key, observation), mesh)
+        return state._replace(actor=actors)
 
     def step(state: SynchronousState) -> tuple[SynchronousState, Metrics]:
         if not programs:
             compile_for(state)
         env_steps = np.float32(int(state.env_steps))
+        params = meshes.one_copy(state.params, mesh)
 
         def play(actor: ActorState) -> Unroll:
             program = programs[f"act {len(actor.reset)}"]
-            return host_unroll(program, state.params, actor, unroll_config, env_steps)
+            return host_unroll(program, params, actor, unroll_config, env_steps)
 
         # Take t_max steps in each environment with the current theta.
         groups = [actor.env_state for actor in state.actor]
@@ -297,10 +339,11 @@ def _on_host(
         actors, rollouts, episodes = map(list, zip(*ends, strict=True))
 
         # Compute d theta on the joined rollouts and apply it to theta.
-        learned, metrics = programs["learn"](state._replace(actor=None), rollouts, total(episodes))
+        collected = meshes.put((rollouts, total(episodes)), mesh)
+        learned, metrics = programs["learn"](state._replace(actor=None), *collected)
         return learned._replace(actor=actors), metrics
 
-    return Algorithm(init, step, compile_for)
+    return Algorithm(init, step, compile_for, mesh)
 
 
 def _follow(

@@ -103,6 +103,24 @@ class OptimizerConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceConfig(Config):
+    """The devices of a run with a synchronous method.
+
+    Attributes:
+      devices: number of devices that share the environments, such as GPUs, or all that JAX finds;
+        num_envs must be a multiple of it.
+    """
+
+    devices: int | Literal["all"] = 1
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.devices != "all":
+            check_integer("devices", self.devices, 1)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
 class NormalizationConfig(Config):
     """Whether a run keeps running statistics.
 
@@ -274,7 +292,7 @@ class ValueBasedSettings(QNetworkConfig, Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class A2CSettings(A2CConfig, ActorCriticSettings):
+class A2CSettings(A2CConfig, DeviceConfig, ActorCriticSettings):
     """The settings of a run of A2C. The defaults are those of OpenAI Baselines."""
 
 
@@ -286,7 +304,7 @@ class A3CSettings(A3CConfig, ActorCriticSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QSettings(QConfig, ValueBasedSettings):
+class QSettings(QConfig, DeviceConfig, ValueBasedSettings):
     """The settings of a run of a synchronous value-based method."""
 
 

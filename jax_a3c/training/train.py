@@ -12,7 +12,13 @@ import optax
 from jax_a3c.checks import check_choice, check_kind
 from jax_a3c.envs.base import HostFactory, JaxEnvironment, on_device
 from jax_a3c.errors import InputError
-from jax_a3c.experiment.build import Experiment, Parts, build, check_own_parts
+from jax_a3c.experiment.build import (
+    Experiment,
+    Parts,
+    build,
+    check_own_parts,
+    count_devices,
+)
 from jax_a3c.experiment.checkpoints import DoesNotFitError, import_params
 from jax_a3c.experiment.files import locked
 from jax_a3c.experiment.run_directory import RunDirectory, new_run_dir
@@ -22,7 +28,7 @@ from jax_a3c.networks.base import Network
 from jax_a3c.objectives.base import Objective
 from jax_a3c.runners.asynchronous import use_worker_threads
 from jax_a3c.runners.parts import check_env_kind
-from jax_a3c.settings.methods import METHODS
+from jax_a3c.settings.methods import METHODS, DeviceConfig
 from jax_a3c.settings.parts import ActionValueConfig, AsynchronousConfig
 from jax_a3c.settings.presets import preset_line
 from jax_a3c.settings.run import (
@@ -105,6 +111,7 @@ def train(
         settings = resolve(method, env_id, **(settings or {}))
         origin = preset_line(method, env_id)
     check_method(method, settings)
+    settings = count_devices(settings)
     options = RunOptions() if options is None else options
     experiment = _prepare(method, env_id, settings, options, parts)
     _warn(settings, experiment)
@@ -157,6 +164,8 @@ def _introduce(run: RunDirectory, method: str, settings: Settings, experiment: E
     """Print what is trained, with how many parameters, where, and where the run is written."""
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(experiment.params_like())]
     device = jax.devices()[0].device_kind
+    if isinstance(settings, DeviceConfig) and settings.devices != 1:
+        device = f"{settings.devices} of {device}"
     if isinstance(settings, AsynchronousConfig):
         device = (
             f"{settings.num_workers} threads of {jax.local_devices(backend='cpu')[0].device_kind}"
@@ -211,6 +220,7 @@ def resume(
         method, _, stored = run.config()
         check_names(method, settings)
         settings = dataclasses.replace(stored, **settings)
+    settings = None if settings is None else count_devices(settings)
     method, env_id, stored = stored_run(run, settings, force=force)
     settings = stored if settings is None else settings
     options = run.options() if options is None else options
