@@ -25,7 +25,7 @@ from jax_a3c.runners.loop import SynchronousRunner
 from jax_a3c.runners.mesh import mesh_of
 from jax_a3c.runners.parts import check_env_kind, check_loss, check_network, params_like
 from jax_a3c.runners.synchronous import synchronous
-from jax_a3c.settings.methods import METHODS, DeviceConfig, Settings, ValueBasedSettings
+from jax_a3c.settings.methods import METHODS, Settings, ValueBasedSettings
 from jax_a3c.settings.parts import AsynchronousConfig, RunnerConfig, SynchronousConfig
 from jax_a3c.settings.run import check_method
 from jax_a3c.types import Params
@@ -180,9 +180,10 @@ def build_player(env_id: str, settings: Settings, parts: Parts = NO_PARTS) -> Pl
 
 def count_devices(settings: Settings) -> Settings:
     """Return settings with a number of devices: that of all that JAX finds, in place of "all"."""
-    if isinstance(settings, DeviceConfig) and settings.devices == "all":
-        return dataclasses.replace(settings, devices=len(jax.devices()))
-    return settings
+    if getattr(settings, "devices", 1) != "all":
+        return settings
+    changed: Any = {"devices": len(jax.devices())}
+    return dataclasses.replace(settings, **changed)
 
 
 def _mesh(settings: Settings) -> jax.sharding.Mesh | None:
@@ -191,24 +192,23 @@ def _mesh(settings: Settings) -> jax.sharding.Mesh | None:
     Raises:
       InputError: if there are fewer devices.
     """
-    settings = count_devices(settings)
-    if not isinstance(settings, DeviceConfig) or settings.devices == 1:
+    count: Any = getattr(count_devices(settings), "devices", 1)
+    if count == 1:
         return None
 
     # A CPU is one device unless XLA is told otherwise.
     devices = jax.devices()
-    if settings.devices > len(devices):
+    if count > len(devices):
         way_out = "take fewer"
         if devices[0].platform == "cpu":
             way_out += (
-                ", or set XLA_FLAGS=--xla_force_host_platform_device_count="
-                f"{settings.devices} to divide the CPU"
+                f", or set XLA_FLAGS=--xla_force_host_platform_device_count={count} to divide the "
+                "CPU"
             )
         raise InputError(
-            f"devices must be at most {len(devices)}, as many as JAX finds, got "
-            f"{settings.devices}; {way_out}"
+            f"devices must be at most {len(devices)}, as many as JAX finds, got {count}; {way_out}"
         )
-    return mesh_of(devices[: settings.devices])
+    return mesh_of(devices[:count])
 
 
 def check_own_parts(run: RunDirectory, parts: Parts, needed: Sequence[str]) -> None:

@@ -324,9 +324,7 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray], prefix: str, path: Pa
     for name, leaf in expected.items():
         array = arrays[name]
         if is_key(leaf):
-            key = jax.random.wrap_key_data(
-                jax.numpy.asarray(array), impl=jax.random.key_impl(leaf)
-            )
+            key = jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
             leaves.append(jax.device_put(key, leaf.sharding))
             continue
 

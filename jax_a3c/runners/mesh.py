@@ -19,11 +19,13 @@ from jax_a3c.messages import shown
 from jax_a3c.rollouts import Rollout
 from jax_a3c.shards import SHARDS, on_first
 
-EVERYWHERE = P()
+EVERYWHERE: Any = P()
 """Partition of an array that each device holds as a whole."""
-BY_ENVIRONMENT = P(SHARDS)
+BY_ENVIRONMENT: Any = P(SHARDS)
 """Partition of an array `[N, ...]` of which each device holds the rows of its environments."""
-ROLLOUT = Rollout(BY_ENVIRONMENT, P(None, SHARDS), BY_ENVIRONMENT, BY_ENVIRONMENT)
+STEPS: Any = P(None, SHARDS)
+"""Partition of an array `[T, N, ...]`."""
+ROLLOUT = Rollout(BY_ENVIRONMENT, STEPS, BY_ENVIRONMENT, BY_ENVIRONMENT)
 """Partition of a rollout `[T, N]`."""
 
 
@@ -97,7 +99,7 @@ def spread_learn(learn: Callable, mesh: Mesh, state: Any) -> Callable:
     return _spread(one, mesh, (state, ROLLOUT, EVERYWHERE), (state, EVERYWHERE))
 
 
-def put(tree: Any, mesh: Mesh | None, partition: P = EVERYWHERE) -> Any:
+def put(tree: Any, mesh: Mesh | None, partition: Any = EVERYWHERE) -> Any:
     """Place the arrays of a tree on the devices; return `tree` itself without a mesh."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, partition))
 
