@@ -28,12 +28,13 @@ def exist() -> bool:
 def total(tree: Tree) -> Tree:
     """Return the sums over all shards of the arrays of a tree; `tree` itself without shards.
 
-    The arrays travel as one float32 vector: a device exchanges one large array faster than many
-    small ones.
+    The arrays travel as one vector of floating-point numbers: a device exchanges one large array
+    faster than many small ones.
     """
     if not exist():
         return tree
-    flat, unravel = ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
+    floats = jax.tree.map(lambda x: x.astype(jnp.result_type(x, jnp.float32)), tree)
+    flat, unravel = ravel_pytree(floats)
     sums = unravel(jax.lax.psum(flat, SHARDS))
     return jax.tree.map(lambda x, like: x.astype(like.dtype), sums, tree)
 

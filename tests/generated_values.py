@@ -165,6 +165,7 @@ FIELDS = {
     ),
     "num_envs": integer(1, 2**31 - 1, 32),
     "num_steps": integer(1, 2**31 - 1, 32),
+    "devices": integer(1, 2**31 - 1, 1),
     "num_workers": integer(1, 1024, 8),
     "stop_at_episode_end": BOOLEAN,
     "lock": BOOLEAN,

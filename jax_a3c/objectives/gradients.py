@@ -74,10 +74,12 @@ def average(
     weighted = jax.tree.map(lambda g: g * weight, grads)
 
     # Add up over the shards, and divide by the sums of the weights.
-    grads, means, found, sums, weight, recorded = shards.total(
+    totals, means, found, sums, weight, recorded = shards.total(
         (weighted, means, found, sums, weight, recorded)
     )
-    grads = jax.tree.map(lambda g: (g / jnp.maximum(weight, 1.0)).astype(g.dtype), grads)
+    grads = jax.tree.map(
+        lambda total, g: (total / jnp.maximum(weight, 1.0)).astype(g.dtype), totals, grads
+    )
     means = {name: x / jnp.maximum(recorded, 1.0) for name, x in means.items()}
     return grads, {**means, **{name: jnp.minimum(x, 1.0) for name, x in found.items()}}, sums
 

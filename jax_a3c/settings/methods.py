@@ -115,7 +115,8 @@ class DeviceConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.devices != "all":
+        # An array has no single answer to "!=".
+        if not isinstance(self.devices, str) or self.devices != "all":
             check_integer("devices", self.devices, 1)
         super().__post_init__()
 
