@@ -10,6 +10,7 @@ GPUs. The learners of an environment take turns.
 """
 
 import dataclasses
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -18,10 +19,17 @@ from tqdm import tqdm
 
 from benchmarks.frame.learners import Learning
 from benchmarks.frame.processes import part_of, write_part
-from benchmarks.frame.results import Rows, parser_of, print_result, publish, result_path
+from benchmarks.frame.results import (
+    Rows,
+    parse_windows,
+    parser_of,
+    print_result,
+    publish,
+    result_path,
+)
 from benchmarks.frame.summaries import short_id, spread
 from benchmarks.frame.tables import Column, Table, field, spread_field
-from benchmarks.frame.timing import watched
+from benchmarks.frame.timing import rate_of
 from jax_a3c.settings.run import resolve
 
 CARTPOLE = "gymnax:CartPole-v1"
@@ -52,12 +60,7 @@ def main() -> None:
     """Measure in a child process that has the devices, write and print."""
     parser = parser_of(__doc__, short="two short rounds", part=True)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=7, help="number of rounds")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
-    args = parser.parse_args()
-    if args.short:
-        args.repeats = 2
-        args.seconds = 0.3
+    args = parse_windows(parser)
     if args.part:
         return write_part(args.part, measure(args.devices, args.repeats, args.seconds))
 
@@ -99,17 +102,11 @@ def measure(devices: list[int], repeats: int, seconds: float) -> Rows:
         rates: dict[int, list[float]] = {number: [] for number in devices}
         for _ in tqdm(range(repeats), desc=f"{form.env} {form.num_envs} x {form.num_steps}"):
             for number, learner in learners.items():
-                rates[number].append(rate_of(learner, seconds))
+                rates[number].append(rate_of(functools.partial(learner, seconds)))
         for learner in learners.values():
             learner.close()
         rows += [row_of(form, number, rates) for number in devices]
     return rows
-
-
-def rate_of(learner: Learning, seconds: float) -> float:
-    """Return the environment steps per second of a window."""
-    steps, window = watched(lambda: learner(seconds))
-    return steps / window.seconds
 
 
 def row_of(form: Form, number: int, rates: dict[int, list[float]]) -> dict[str, Any]:

@@ -33,10 +33,17 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.frame.learners import FOREVER, Learning
-from benchmarks.frame.results import Rows, parser_of, print_result, publish, result_path
+from benchmarks.frame.results import (
+    Rows,
+    parse_windows,
+    parser_of,
+    print_result,
+    publish,
+    result_path,
+)
 from benchmarks.frame.summaries import short_id, spread
 from benchmarks.frame.tables import Column, Table, spread_field
-from benchmarks.frame.timing import fitting_count, interleaved_seconds, watched
+from benchmarks.frame.timing import fitting_count, interleaved_seconds, rate_of
 from benchmarks.host import Case as HostCase
 from benchmarks.host import stepping
 from benchmarks.kernels import count, program_of
@@ -106,12 +113,7 @@ class Needs(NamedTuple):
 def main() -> None:
     """Measure, write and print."""
     parser = parser_of(__doc__, short="two short rounds")
-    parser.add_argument("--repeats", type=int, default=7, help="number of rounds")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
-    args = parser.parse_args()
-    if args.short:
-        args.repeats = 2
-        args.seconds = 0.3
+    args = parse_windows(parser)
 
     out = result_path("limits", args.out, args.short)
     if args.table:
@@ -141,7 +143,7 @@ def measure(repeats: int, seconds: float) -> Rows:
     costs: dict[str, list[float]] = {name: [] for name in peaks}
     for number in tqdm(range(repeats + 1), desc="rounds"):
         racers: dict[Any, Callable[[float], int]] = {**learners, "raw": raw}
-        found = {key: rate_of(racer, seconds) for key, racer in racers.items()}
+        found = {key: rate_of(functools.partial(racer, seconds)) for key, racer in racers.items()}
         times = interleaved_seconds(peaks, 1)
         if number:  # the first round warms up
             for key, rate in found.items():
@@ -157,12 +159,6 @@ def measure(repeats: int, seconds: float) -> Rows:
     per_launch = [1e6 * s / launches for s in costs["launch"]]
     units = list(zip(per_flop, per_byte, per_launch, rates["raw"], strict=True))
     return [row_of(case, needs[case.key], rates[case.key], units) for case in CASES]
-
-
-def rate_of(run: Callable[[float], int], seconds: float) -> float:
-    """Return the steps per second of one window."""
-    steps, window = watched(functools.partial(run, seconds))
-    return steps / window.seconds
 
 
 def row_of(case: Case, needs: Needs, rates: list[float], units: list[tuple]) -> dict[str, Any]:

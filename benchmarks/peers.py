@@ -47,6 +47,7 @@ from benchmarks.frame.learners import FOREVER, Learning, check_learned, copy_of_
 from benchmarks.frame.processes import PLATFORMS, part_on_device, require_device, write_part
 from benchmarks.frame.results import (
     Rows,
+    parse_windows,
     parser_of,
     plain_settings,
     print_result,
@@ -55,7 +56,7 @@ from benchmarks.frame.results import (
 )
 from benchmarks.frame.summaries import short_id, spread
 from benchmarks.frame.tables import Column, Table, field, spread_field
-from benchmarks.frame.timing import watched
+from benchmarks.frame.timing import rate_of
 from benchmarks.host import Case, stepping
 from jax_a3c import A2CConfig, a2c, envs, networks, optimizers
 from jax_a3c.runners.asynchronous import use_worker_threads
@@ -135,12 +136,7 @@ def main() -> None:
     parser = parser_of(__doc__, short="two short rounds", part=True)
     parser.add_argument("--device", nargs="+", choices=list(PLATFORMS), default=["cpu"])
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument("--repeats", type=int, default=7, help="number of rounds")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
-    args = parser.parse_args()
-    if args.short:
-        args.repeats = 2
-        args.seconds = 0.3
+    args = parse_windows(parser)
 
     out = result_path("peers", args.out, args.short or set(args.only) != set(GROUPS))
     if args.table:
@@ -184,8 +180,7 @@ def measure(group: str, repeats: int, seconds: float) -> dict[str, list[float]]:
     # One round more than asked: the first one warms up.
     for _ in tqdm(range(repeats + 1), desc="rounds", disable=not racers):
         for name, racer in racers.items():
-            steps, window = watched(racer.run)
-            rates[name].append(steps / window.seconds)
+            rates[name].append(rate_of(racer.run))
 
     for racer in racers.values():
         racer.close()

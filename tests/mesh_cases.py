@@ -211,8 +211,7 @@ def runner_of_a_mesh():
     whole = training.run(0, until=8000)
     half = training.run(0, until=4000)
 
-    tree = jax.tree.map(lambda x: x, training.save(half.state))
-    state = training.restore(tree)
+    state = training.restore(training.save(half.state))
     rest = training.run(state, until=8000)
     jax.tree.map(np.testing.assert_array_equal, whole.params, rest.params)
     assert {d for leaf in jax.tree.leaves(rest.params) for d in leaf.devices()} == {

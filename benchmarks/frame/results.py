@@ -50,6 +50,17 @@ def parser_of(
     return parser
 
 
+def parse_windows(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add `--repeats` and `--seconds`, and parse; `--short` means two rounds of 0.3 seconds."""
+    parser.add_argument("--repeats", type=int, default=7, help="number of rounds")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
+    args = parser.parse_args()
+    if args.short:
+        args.repeats = 2
+        args.seconds = 0.3
+    return args
+
+
 def result_path(name: str, out: Path | None, partial: object = False) -> Path:
     """Return where a result goes: `out`, else runs/bench if it is partial, else `RESULTS`."""
     return out or (Path("runs", "bench") if partial else RESULTS) / f"{name}.json"

@@ -43,6 +43,12 @@ def watched(run: Callable[[], Result]) -> tuple[Result, Window]:
     return result, Window(seconds, cpu, others)
 
 
+def rate_of(run: Callable[[], int]) -> float:
+    """Run once; return per second what `run` counted, such as environment steps."""
+    count, window = watched(run)
+    return count / window.seconds
+
+
 def _machine_seconds() -> float | None:
     """Return the core-seconds since the start of the machine that were not idle."""
     try:

@@ -3,7 +3,6 @@
 The synchronous ones return a pair of pure functions, the asynchronous ones a runner with threads.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -68,8 +67,7 @@ def a2c(
       >>> metrics["loss"].shape
       (3,)
     """
-    build = functools.partial(synchronous, mesh=mesh)
-    return _method(build, actor_critic, A2CConfig, env, network, optimizer, config)
+    return _method(synchronous, actor_critic, A2CConfig, env, network, optimizer, config, mesh=mesh)
 
 
 def a3c(
@@ -131,8 +129,9 @@ def one_step_q(
     References:
       Mnih et al. (2016), Algorithm 1, with the workers' gradients averaged into one update.
     """
-    build = functools.partial(synchronous, mesh=mesh)
-    return _method(build, one_step_q_objective, QConfig, env, network, optimizer, config)
+    return _method(
+        synchronous, one_step_q_objective, QConfig, env, network, optimizer, config, mesh=mesh
+    )
 
 
 def one_step_sarsa(
@@ -148,8 +147,9 @@ def one_step_sarsa(
     References:
       Mnih et al. (2016), section 4.
     """
-    build = functools.partial(synchronous, mesh=mesh)
-    return _method(build, one_step_sarsa_objective, QConfig, env, network, optimizer, config)
+    return _method(
+        synchronous, one_step_sarsa_objective, QConfig, env, network, optimizer, config, mesh=mesh
+    )
 
 
 def n_step_q(
@@ -165,8 +165,9 @@ def n_step_q(
     References:
       Mnih et al. (2016), Algorithm S2.
     """
-    build = functools.partial(synchronous, mesh=mesh)
-    return _method(build, n_step_q_objective, QConfig, env, network, optimizer, config)
+    return _method(
+        synchronous, n_step_q_objective, QConfig, env, network, optimizer, config, mesh=mesh
+    )
 
 
 def async_one_step_q(
@@ -257,6 +258,7 @@ def _method(
     network: Network,
     optimizer: optax.GradientTransformation,
     config: Any,
+    **options: Any,
 ) -> Built:
     """Build a method; `build` is `synchronous` or `asynchronous`, `kind` the class of its settings.
 
@@ -264,4 +266,4 @@ def _method(
     """
     config = kind() if config is None else config
     check_kind("config", config, kind)
-    return build(env, network, optimizer, make_objective(network, config), config)
+    return build(env, network, optimizer, make_objective(network, config), config, **options)
